@@ -1,0 +1,67 @@
+// Checks of the operators' arguments, before any work. A failed one throws std::invalid_argument, which arrives in Python as
+// ValueError; the texts are those of crossd_ops/_checks.py, which looks first and so is what callers of Python functions see.
+#pragma once
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "shift_problem.h"
+
+namespace crossd_ops {
+
+inline std::string shape_text(const int64_t* sizes, size_t count) {
+  std::string text = "(";
+  for (size_t i = 0; i < count; ++i) text += (i ? ", " : "") + std::to_string(sizes[i]);
+  return text + (count == 1 ? ",)" : ")");
+}
+inline std::string shape_text(const torch::stable::Tensor& tensor) {
+  return shape_text(tensor.sizes().data(), tensor.sizes().size());
+}
+inline void require(bool holds, const std::string& message) {
+  if (!holds) throw std::invalid_argument(message);
+}
+
+inline Dtype checked_dtype(const torch::stable::Tensor& tensor, const char* name) {
+  using torch::headeronly::ScalarType;
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double: return Dtype::float64;
+    case ScalarType::Float: return Dtype::float32;
+    case ScalarType::BFloat16: return Dtype::bfloat16;
+    case ScalarType::Half: return Dtype::float16;
+    default: break;
+  }
+  throw std::invalid_argument(std::string(name) + ": expected a dtype of float64, float32, bfloat16 or float16");
+}
+
+inline void check_weight_and_shift(const torch::stable::Tensor& weight, const torch::stable::Tensor& shift, int64_t dim,
+                                   std::optional<int64_t> index) {
+  require(weight.dim() == 5, "weight: expected (O, C, Kd, Kh, Kw), got " + shape_text(weight));
+  for (int i = 2; i < 5; ++i)
+    require(weight.size(i) >= 1 && weight.size(i) <= kMaxKernel,
+            "weight: expected kernel sizes from 1 to " + std::to_string(kMaxKernel) + ", got " + shape_text(weight));
+  require(shift.dim() == 2 && shift.size(1) == 3, "shift: expected (B, 3), got " + shape_text(shift));
+  const Dtype accumulate = accumulate_dtype(checked_dtype(weight, "weight"));
+  require(checked_dtype(shift, "shift") == accumulate,
+          std::string("shift: expected ") + (accumulate == Dtype::float64 ? "float64 for a float64" : "float32 for this") + " weight");
+  require(weight.is_cuda() == shift.is_cuda() && weight.get_device_index() == shift.get_device_index(),
+          "shift: expected the device of weight");
+  require(dim >= 0 && dim <= 2, "dim: expected 0, 1 or 2, got " + std::to_string(dim));
+  require(index || dim == 0, "dim: expected 0 for the whole weight, got " + std::to_string(dim));
+  if (index)
+    require(*index >= 0 && *index < weight.size(2 + dim),
+            "index: expected 0 to " + std::to_string(weight.size(2 + dim) - 1) + ", got " + std::to_string(*index));
+}
+
+inline void check_grad(const torch::stable::Tensor& grad, const torch::stable::Tensor& weight, const std::vector<int64_t>& sizes) {
+  bool same = grad.dim() == static_cast<int64_t>(sizes.size());
+  for (size_t i = 0; i < sizes.size() && same; ++i) same = grad.size(static_cast<int64_t>(i)) == sizes[i];
+  require(same, "grad: expected " + shape_text(sizes.data(), sizes.size()) + ", got " + shape_text(grad));
+  require(grad.is_cuda() == weight.is_cuda() && grad.get_device_index() == weight.get_device_index(), "grad: expected the device of weight");
+}
+
+}  // namespace crossd_ops
