@@ -1,0 +1,64 @@
+# Each goal does its own set-up in .venv and installs again only what changed.
+#
+#   make test | bench | build | lint | clean | help
+#   TORCH=2.11.0             another torch (the environment is switched to it)
+#   PYTHON=python3.12        the interpreter that .venv is made with
+#   PYTEST_ARGS, BENCH_ARGS  arguments for pytest and for the benchmark (BENCH_ARGS=--help lists them)
+#   CROSSD_CUDA, TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, MAX_JOBS   see setup.py
+
+PYTHON ?= python3
+TORCH ?= 2.13.0
+VENV := .venv
+STAMPS := $(VENV)/.crossd_ops
+SOURCES := pyproject.toml setup.py build_backend.py $(shell find csrc -type f)
+
+.PHONY: help build test bench lint clean FORCE
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
+
+build: $(STAMPS)/package
+
+test: $(STAMPS)/test
+	$(VENV)/bin/python -m pytest tests $(PYTEST_ARGS)
+
+bench: $(STAMPS)/bench
+	$(VENV)/bin/python -m benchmarks $(BENCH_ARGS)
+
+lint: $(STAMPS)/dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(VENV)/bin/clang-format --dry-run --Werror
+
+clean:
+	rm -rf build dist *.egg-info crossd_ops/lib crossd_ops/*.so $(STAMPS)/package
+	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "crossd_ops: expected Python 3.10 or newer, got $$($(PYTHON) --version 2>&1 | head -n 1); set PYTHON=..." >&2; exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	mkdir -p $(STAMPS) && touch $@
+
+# What was asked for, written only when it changes: asking for something else is what makes the goals below out of date.
+$(STAMPS)/torch-version: FORCE | $(STAMPS)/venv
+	@echo '$(TORCH)' | cmp -s - $@ || echo '$(TORCH)' > $@
+
+$(STAMPS)/build-options: FORCE | $(STAMPS)/venv
+	@echo '$(CROSSD_CUDA) $(TORCH_CUDA_ARCH_LIST) $(CUDA_HOME) $(CXX)' | cmp -s - $@ || \
+	  echo '$(CROSSD_CUDA) $(TORCH_CUDA_ARCH_LIST) $(CUDA_HOME) $(CXX)' > $@
+
+# The build tools are those of pyproject.toml, installed into .venv: a build after a change then needs no network.
+$(STAMPS)/torch: $(STAMPS)/torch-version
+	$(VENV)/bin/python -m pip install 'torch==$(TORCH)' 'setuptools>=77' ninja 'pybind11>=2.12'
+	touch $@
+
+$(STAMPS)/package: $(STAMPS)/torch $(STAMPS)/build-options $(SOURCES)
+	$(VENV)/bin/python -m pip install --no-build-isolation --no-deps --editable .
+	touch $@
+
+# One for each set of optional dependencies in pyproject.toml.
+$(STAMPS)/test $(STAMPS)/bench $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml $(STAMPS)/torch | $(STAMPS)/package
+	$(VENV)/bin/python -m pip install --no-build-isolation --editable '.[$*]'
+	touch $@

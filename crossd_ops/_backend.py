@@ -1,0 +1,116 @@
+"""Which implementation runs: the compiled kernels where the device has them, the torch.fft reference elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from . import _library
+
+REFERENCE = "reference"
+COMPILED = "compiled"
+
+
+class Operators(Protocol):
+    """The two operators a backend has to offer; arguments as the schemas of the compiled library, already checked."""
+
+    def fourier_shift(
+        self, weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: torch.dtype
+    ) -> Tensor: ...
+
+    def fourier_shift_backward(
+        self,
+        grad: Tensor,
+        weight: Tensor,
+        shift: Tensor,
+        dim: int,
+        index: int | None,
+        need_weight: bool,
+        need_shift: bool,
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+class _CompiledOperators:
+    def __init__(self) -> None:
+        # The overloads, not the packets: a packet would resolve the overload anew at every call.
+        self.fourier_shift = torch.ops.crossd_ops.fourier_shift.default
+        self.fourier_shift_backward = torch.ops.crossd_ops.fourier_shift_backward.default
+
+
+_registry: dict[str, Operators] = {}
+if _library.load_error is None:
+    _registry[COMPILED] = _CompiledOperators()
+
+# Of the process, not of the thread: torch.compile guards on a global, and autograd has backward threads of its own.
+_forced: str | None = None
+_warned_devices: set[str] = set()
+
+
+def register(name: str, operators: Operators) -> None:
+    """Makes a further implementation known under `name`, for `use_backend`."""
+    if name == REFERENCE:
+        raise ValueError(f"name: expected another name than {REFERENCE!r}, which differentiates torch.fft itself")
+    _registry[name] = operators
+
+
+def operators(name: str) -> Operators:
+    """The implementation registered under `name`."""
+    return _registry[name]
+
+
+def names() -> tuple[str, ...]:
+    """Every name that `use_backend` accepts here."""
+    return (*_registry, REFERENCE)
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Forces one implementation inside a `with` block: "compiled", or "reference" (torch.fft and its own gradients).
+
+    Blocks nest, and an exception restores what was in force before. The setting belongs to the process: threads that
+    need different backends at the same time have to take turns. A backward pass uses the backend of its forward pass,
+    wherever it runs.
+
+    Raises:
+        ValueError: the name is not known.
+        RuntimeError: the compiled operators are not there; the message says why.
+    """
+    global _forced
+    if name == COMPILED and name not in _registry:
+        raise RuntimeError(_library.missing_kernels("cpu"))
+    if name not in names():
+        raise ValueError(f"name: expected one of {', '.join(names())}, got {name!r}")
+    previous = _forced
+    _forced = name
+    try:
+        yield
+    finally:
+        _forced = previous
+
+
+def select(device_type: str) -> str:
+    """The name of the implementation for tensors of this device type, inside or outside of `use_backend`."""
+    if _forced is not None:
+        if _forced == COMPILED and device_type not in _library.devices:
+            raise RuntimeError(_library.missing_kernels(device_type))
+        return _forced
+    if device_type in _library.devices:
+        return COMPILED
+    if device_type == "cuda" and device_type not in _warned_devices:
+        _warned_devices.add(device_type)
+        warnings.warn(
+            _library.missing_kernels(device_type) + "; the torch.fft reference, many times slower, is used instead",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return REFERENCE
+
+
+def backend(device: torch.device | str | None = None) -> str:
+    """The implementation used for tensors on `device` (default: torch's default device): "compiled" or "reference"."""
+    return select((torch.get_default_device() if device is None else torch.device(device)).type)

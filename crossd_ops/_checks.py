@@ -1,0 +1,103 @@
+"""Checks of arguments, made before any work and before a backend is chosen, so every backend reports the same text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_KERNEL = 15
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_DTYPE_NAMES = "float64, float32, bfloat16 or float16"
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type in which a weight of `dtype` is shifted: float64 for float64, float32 for every other."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """`value` is a tensor of a supported floating type."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}")
+    if value.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected a dtype of {_DTYPE_NAMES}, got {value.dtype}")
+
+
+def check_device(name: str, value: Tensor, weight: Tensor) -> None:
+    """`value` is on the device of `weight`."""
+    if value.device != weight.device:
+        raise ValueError(f"{name}: expected the device of weight ({weight.device}), got {value.device}")
+
+
+def check_weight_and_shift(weight: Tensor, shift: Tensor, dtype: torch.dtype | None) -> None:
+    """weight (O, C, Kd, Kh, Kw), shift (B, 3), of supported types, on one device."""
+    check_tensor("weight", weight)
+    check_tensor("shift", shift)
+    sizes = weight.shape
+    if len(sizes) != 5:
+        raise ValueError(f"weight: expected (O, C, Kd, Kh, Kw), got {tuple(sizes)}")
+    for size in sizes[2:]:
+        if not 1 <= size <= MAX_KERNEL:
+            raise ValueError(f"weight: expected kernel sizes from 1 to {MAX_KERNEL}, got {tuple(sizes)}")
+    shift_sizes = shift.shape
+    if len(shift_sizes) != 2 or shift_sizes[1] != 3:
+        raise ValueError(f"shift: expected (B, 3), got {tuple(shift_sizes)}")
+    check_device("shift", shift, weight)
+    if dtype is not None and dtype not in DTYPES:
+        raise TypeError(f"dtype: expected {_DTYPE_NAMES}, got {dtype}")
+
+
+def check_slice(weight: Tensor, dim: int, index: int | None) -> tuple[int, int]:
+    """`dim` and `index` counted from the start: 0 to 2, and 0 to K - 1; no index is the middle slice K // 2."""
+    if not isinstance(dim, int):
+        raise TypeError(f"dim: expected an int, got {type(dim).__name__}")
+    if not -3 <= dim <= 2:
+        raise ValueError(f"dim: expected -3 to 2, got {dim}")
+    dim %= 3
+    size = weight.shape[2 + dim]
+    if index is None:
+        return dim, size // 2
+    if not isinstance(index, int):
+        raise TypeError(f"index: expected an int or None, got {type(index).__name__}")
+    if not -size <= index < size:
+        raise ValueError(f"index: expected {-size} to {size - 1}, got {index}")
+    return dim, index % size
+
+
+def check_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, groups: int) -> None:
+    """The arguments of a per-sample convolution fit each other; weight and shift were looked at before."""
+    check_tensor("input", input)
+    if input.dim() != 4:
+        raise ValueError(f"input: expected (B, C, H, W), got {tuple(input.shape)}")
+    check_device("input", input, weight)
+    out_channels, group_channels = weight.shape[:2]
+    if not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"groups: expected a positive int, got {groups}")
+    if out_channels % groups:
+        raise ValueError(f"weight: expected a multiple of {groups} groups as O, got {tuple(weight.shape)}")
+    if input.shape[1] != group_channels * groups:
+        raise ValueError(f"input: expected {group_channels * groups} channels, got {tuple(input.shape)}")
+    if shift.shape[0] != input.shape[0]:
+        raise ValueError(f"shift: expected ({input.shape[0]}, 3), got {tuple(shift.shape)}")
+    if bias is not None:
+        check_tensor("bias", bias)
+        check_device("bias", bias, weight)
+        if bias.shape != (out_channels,):
+            raise ValueError(f"bias: expected ({out_channels},), got {tuple(bias.shape)}")
+
+
+def check_rotation(axis: Tensor, angle: Tensor, rotation: str) -> None:
+    """axis (B, 3), angle (B,) or (B, 1), a known kind of rotation."""
+    check_tensor("axis", axis)
+    check_tensor("angle", angle)
+    if rotation not in ("linear", "exact"):
+        raise ValueError(f"rotation: expected 'linear' or 'exact', got {rotation!r}")
+    if axis.dim() != 2 or axis.shape[1] != 3:
+        raise ValueError(f"axis: expected (B, 3), got {tuple(axis.shape)}")
+    samples = axis.shape[0]
+    if angle.shape != (samples,) and angle.shape != (samples, 1):
+        raise ValueError(f"angle: expected ({samples},) or ({samples}, 1), got {tuple(angle.shape)}")
+    if angle.device != axis.device:
+        raise ValueError(f"angle: expected the device of axis ({axis.device}), got {angle.device}")

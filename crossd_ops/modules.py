@@ -1,0 +1,212 @@
+"""Layers that predict a rotation for each sample and convolve with the weight it shifts (arXiv 2411.02441)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._checks import MAX_KERNEL, check_tensor
+from .functional import crossd_conv2d, rotation_shift
+
+_PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+_LARGEST_ANGLE = math.pi / 4
+
+
+def _pair(name: str, value: int | tuple[int, int], smallest: int) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or any(not isinstance(item, int) or item < smallest for item in pair):
+        raise ValueError(f"{name}: expected one int or two, each at least {smallest}, got {value!r}")
+    return pair[0], pair[1]
+
+
+class CrossDConv2d(nn.Module):
+    """2D convolution whose weight is, for each sample, a slice of a 3D weight that a head shifts.
+
+        rotation_params(x) -> m (B, 4, H, W);   v = sum_hw softmax_hw(m) m
+        axis = v[:, :3] / (|v[:, :3]| + 1e-8),  angle = tanh(v[:, 3]) pi / 4
+        y_b = conv2d(x_b, slice of weights_3d shifted by rotation_shift(axis_b, angle_b)) + bias
+
+    Where every kernel size is 1 a shift is the identity: head and shift are skipped, and the head, whose gradient would
+    be exactly 0, is kept for its names but does not require one.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            as for `torch.nn.Conv2d`; every one is honoured.
+        rotation: "linear", as the published code, or "exact"; see `rotation_shift`.
+        dim, index: the slice, see `fourier_shift_slice`; default the published middle slice of the first axis.
+        depth: size of the weight along `dim`; default the larger of the two kernel sizes.
+        rotation_channels: hidden channels of the head.
+
+    Shapes:
+        input (B, in_channels, H, W), B may be 0; output (B, out_channels, H', W'), as for `torch.nn.Conv2d`.
+
+    Attributes:
+        weights_3d: (out_channels, in_channels / groups, Kd, Kh, Kw).
+        bias: (out_channels,) or None. The published layer has none: a state dict of one, which has no entry for it,
+            loads strictly and sets it to 0.
+        rotation_params: the head.
+
+    Raises:
+        ValueError, TypeError: arguments that do not fit, with what was expected and what came.
+    """
+
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        rotation: Literal["linear", "exact"] = "linear",
+        dim: int = 0,
+        index: int | None = None,
+        depth: int | None = None,
+        rotation_channels: int = 16,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size = _pair("kernel_size", kernel_size, 1)
+        self.stride = _pair("stride", stride, 1)
+        self.dilation = _pair("dilation", dilation, 1)
+        self.padding = padding if isinstance(padding, str) else _pair("padding", padding, 0)
+        self.padding_mode = padding_mode
+        self.rotation = rotation
+        self.depth = max(self.kernel_size) if depth is None else depth
+        self._check_arguments(dim, index)
+        self.dim = dim % 3
+        self.index = self.depth // 2 if index is None else index % self.depth
+        sizes = list(self.kernel_size)
+        sizes.insert(self.dim, self.depth)
+        self.weights_3d = nn.Parameter(
+            torch.empty(out_channels, in_channels // groups, *sizes, device=device, dtype=dtype)
+        )
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.rotation_params = nn.Sequential(
+            nn.Conv2d(in_channels, rotation_channels, 1, device=device, dtype=dtype),
+            nn.BatchNorm2d(rotation_channels, device=device, dtype=dtype),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(rotation_channels, 4, 1, device=device, dtype=dtype),
+        )
+        self._is_identity = set(sizes) == {1}
+        if self._is_identity:
+            # Else DistributedDataParallel would wait for gradients that never come.
+            self.rotation_params.requires_grad_(False)
+        self.reset_parameters()
+
+    def _check_arguments(self, dim: int, index: int | None) -> None:
+        for name in ("in_channels", "out_channels", "groups", "depth"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < (0 if name == "out_channels" else 1):
+                raise ValueError(f"{name}: expected a positive int, got {value!r}")
+        for name in ("in_channels", "out_channels"):
+            if getattr(self, name) % self.groups:
+                raise ValueError(f"{name}: expected a multiple of {self.groups} groups, got {getattr(self, name)}")
+        if max(*self.kernel_size, self.depth) > MAX_KERNEL:
+            raise ValueError(
+                f"kernel_size: expected sizes up to {MAX_KERNEL}, got {self.kernel_size} and depth {self.depth}"
+            )
+        if isinstance(self.padding, str):
+            if self.padding not in ("same", "valid"):
+                raise ValueError(f"padding: expected 'same', 'valid' or numbers, got {self.padding!r}")
+            if self.padding == "same" and self.stride != (1, 1):
+                raise ValueError(f"padding: expected 'same' with stride 1 only, got stride {self.stride}")
+        if self.padding_mode not in _PADDING_MODES:
+            raise ValueError(f"padding_mode: expected one of {', '.join(_PADDING_MODES)}, got {self.padding_mode!r}")
+        if self.rotation not in ("linear", "exact"):
+            raise ValueError(f"rotation: expected 'linear' or 'exact', got {self.rotation!r}")
+        if not -3 <= dim <= 2:
+            raise ValueError(f"dim: expected -3 to 2, got {dim}")
+        if index is not None and not -self.depth <= index < self.depth:
+            raise ValueError(f"index: expected {-self.depth} to {self.depth - 1}, got {index}")
+
+    def reset_parameters(self) -> None:
+        """Draws all parameters anew: the weight as published, the bias as `torch.nn.Conv2d`, the head as its layers."""
+        nn.init.kaiming_normal_(self.weights_3d, mode="fan_out", nonlinearity="relu")
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.in_channels // self.groups * self.kernel_size[0] * self.kernel_size[1])
+            nn.init.uniform_(self.bias, -bound, bound)
+        for layer in self.rotation_params:
+            if isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
+                layer.reset_parameters()
+
+    def predict_rotation(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        """Axis (B, 3) and angle (B, 1), in radians, of each sample; in float32 at least, whatever the head runs in."""
+        scores = self.rotation_params(input).flatten(2)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        pooled = (scores.softmax(-1) * scores).sum(-1)
+        direction, angle = pooled[:, :3], pooled[:, 3:]
+        axis = direction / (torch.linalg.vector_norm(direction, dim=1, keepdim=True) + 1e-8)
+        return axis, angle.tanh() * _LARGEST_ANGLE
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The convolution, (B, out_channels, H', W')."""
+        check_tensor("input", input)
+        if input.dim() != 4 or input.shape[1] != self.in_channels:
+            raise ValueError(f"input: expected (B, {self.in_channels}, H, W), got {tuple(input.shape)}")
+        padded, padding = self._padded(input)
+        if self._is_identity:
+            weight = self.weights_3d.select(2 + self.dim, 0)
+            return F.conv2d(padded, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        shift = rotation_shift(*self.predict_rotation(input), rotation=self.rotation)
+        return crossd_conv2d(
+            padded,
+            self.weights_3d,
+            shift,
+            self.bias,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+            dim=self.dim,
+            index=self.index,
+        )
+
+    def _padded(self, input: Tensor) -> tuple[Tensor, tuple[int, int] | str]:
+        """The input padded by what is not zeros, and the padding left to the convolution."""
+        if self.padding_mode == "zeros" or self.padding == "valid":
+            return input, self.padding
+        if isinstance(self.padding, str):
+            totals = [rate * (size - 1) for rate, size in zip(self.dilation, self.kernel_size, strict=True)]
+            (top, left) = (total // 2 for total in totals)
+            bottom, right = totals[0] - top, totals[1] - left
+        else:
+            (top, left), (bottom, right) = self.padding, self.padding
+        return F.pad(input, (left, right, top, bottom), mode=self.padding_mode), (0, 0)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        weight = state_dict.get(prefix + "weights_3d")
+        if self.bias is not None and weight is not None and prefix + "bias" not in state_dict:
+            state_dict[prefix + "bias"] = torch.zeros_like(self.bias, device=weight.device)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    def extra_repr(self) -> str:
+        """Arguments of the constructor; those that have their default only where `torch.nn.Conv2d` shows them too."""
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        shown = {
+            "padding": (self.padding, (0, 0)),
+            "dilation": (self.dilation, (1, 1)),
+            "groups": (self.groups, 1),
+            "bias": (self.bias is not None, True),
+            "padding_mode": (self.padding_mode, "zeros"),
+            "rotation": (self.rotation, "linear"),
+            "dim": (self.dim, 0),
+            "depth": (self.depth, max(self.kernel_size)),
+            "index": (self.index, self.depth // 2),
+        }
+        return text + "".join(f", {name}={value}" for name, (value, default) in shown.items() if value != default)

@@ -1,0 +1,149 @@
+"""Compiles crossd_ops/lib/libcrossd_ops.so (operators, kernels) and crossd_ops/_C (build facts).
+
+CROSSD_CUDA           0: CPU kernels alone; 1: CUDA kernels too, an error without nvcc; auto (default): where nvcc is
+TORCH_CUDA_ARCH_LIST  as everywhere in PyTorch, PTX of the newest added; default: those of 8.0;9.0;10.0 that nvcc knows
+CUDA_HOME, CXX, MAX_JOBS  as everywhere in PyTorch
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+from build_backend import check_environment, fail, run
+
+TORCH_TARGET = (2, 11)  # the LibTorch stable ABI of this release: the binary runs on it and on every later one
+DEFAULT_ARCHITECTURES = ("8.0", "9.0", "10.0")
+BUILDING = {"bdist_wheel", "build", "build_ext", "develop", "editable_wheel", "install"}.intersection(sys.argv)
+
+CUDA_HOME = check_environment() if BUILDING else None  # the toolkit's folder where CUDA kernels are built
+if BUILDING:
+    import torch
+    from torch.utils import cpp_extension
+
+    # The environment's own ninja, also where the environment is not activated.
+    os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+    cpp_extension.CUDA_HOME = CUDA_HOME  # CPU-only torch looks for none, and others take a wrapper's folder for it
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < TORCH_TARGET:
+        fail(f"expected torch {TORCH_TARGET[0]}.{TORCH_TARGET[1]} or newer, got {torch.__version__}")
+
+
+def cuda_version() -> str:
+    version = re.search(r"release (\d+)(\.\d+)", run(f"{CUDA_HOME}/bin/nvcc", "--version"))
+    if version is None:
+        fail(f"{CUDA_HOME}/bin/nvcc does not tell its version; set CUDA_HOME to a working toolkit, or CROSSD_CUDA=0")
+    ours, theirs = f"{version[1]}{version[2]}", torch.version.cuda
+    if theirs and int(version[1]) > int(theirs.split(".")[0]):  # a driver for torch's CUDA may be too old for ours
+        advice = f"set CUDA_HOME to a toolkit of CUDA {theirs}, or CROSSD_CUDA=0"
+        fail(f"nvcc {ours} is newer than the CUDA {theirs} of the installed torch; {advice}")
+    # An older toolkit does well: the library shares no CUDA runtime with torch. torch's own check would refuse it.
+    cpp_extension._check_cuda_version = lambda *arguments: None
+    return ours
+
+
+def architecture_flags() -> list[str]:
+    requested = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(" ", ";").strip(";")
+    if not requested:
+        known = run(f"{CUDA_HOME}/bin/nvcc", "--list-gpu-arch").split()
+        requested = ";".join(arch for arch in DEFAULT_ARCHITECTURES if f"compute_{arch.replace('.', '')}" in known)
+    if re.fullmatch(r"(\d+\.\d+;)*\d+\.\d+", requested):
+        newest = max(requested.split(";"), key=lambda arch: [int(part) for part in arch.split(".")])
+        requested += f";{newest}+PTX"
+    os.environ["TORCH_CUDA_ARCH_LIST"] = requested
+    try:
+        return cpp_extension._get_cuda_arch_flags()
+    except (ValueError, IndexError):
+        fail(f'TORCH_CUDA_ARCH_LIST: expected architectures such as "8.0;9.0+PTX", got "{requested}"')
+
+
+def library(architectures: list[str]) -> Extension:
+    sources = Path("csrc/sources.txt").read_text().split()
+    definitions = [f"-DTORCH_TARGET_VERSION=0x{TORCH_TARGET[0]:02x}{TORCH_TARGET[1]:02x}000000000000"]
+    # -g0: Python's own flags ask for debug information. -isystem: no warnings from torch's headers.
+    cxx = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    cxx += [flag for path in cpp_extension.include_paths() for flag in ("-isystem", path)]
+    nvcc, link, folders = [], [], cpp_extension.library_paths()
+    if CUDA_HOME:
+        definitions += ["-DCROSSD_WITH_CUDA", "-DUSE_CUDA"]
+        cxx += ["-isystem", f"{CUDA_HOME}/include"]
+        nvcc = ["-O3", "-lineinfo", "--threads=2", "-Xcompiler=-Wall,-Wextra,-fvisibility=hidden", *architectures]
+        # A static CUDA runtime, its symbols kept inside: loads with CPU-only torch too, and beside torch's own runtime.
+        link = ["-Wl,--exclude-libs,ALL", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+        folders += [folder for name in ("lib64", "lib") if os.path.isdir(folder := f"{CUDA_HOME}/{name}")]
+    else:
+        sources = [source for source in sources if not source.endswith(".cu")]
+    return Extension(
+        "crossd_ops.lib.libcrossd_ops",
+        sources,
+        depends=[str(path) for path in Path("csrc").rglob("*")],
+        include_dirs=[os.path.abspath("csrc")],
+        library_dirs=folders,
+        libraries=["torch_cpu", "c10"],
+        extra_compile_args={"cxx": cxx + definitions, "nvcc": nvcc + definitions},
+        extra_link_args=link,
+        language="c++",
+    )
+
+
+def bindings(version: str | None, architectures: list[str]) -> list[Extension]:
+    try:
+        import pybind11
+    except ImportError:
+        print("crossd_ops: pybind11 is not installed: crossd_ops._C (build facts) is left out; nothing else needs it")
+        return []
+    flags = ["-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    if version:  # -gencode=arch=compute_90,code=sm_90 is told as sm_90; compute_90 stands for PTX
+        names = ";".join(flag.rsplit("code=", 1)[1] for flag in architectures)
+        flags += [f'-DCROSSD_CUDA_VERSION="{version}"', f'-DCROSSD_CUDA_ARCHITECTURES="{names}"']
+    return [
+        Extension(
+            "crossd_ops._C",
+            ["csrc/bindings.cpp"],
+            include_dirs=[os.path.abspath("csrc"), pybind11.get_include()],
+            extra_compile_args=flags,
+            language="c++",
+            optional=True,
+        )
+    ]
+
+
+def build_command() -> type:
+    class BuildExtension(cpp_extension.BuildExtension):
+        def finalize_options(self) -> None:
+            super().finalize_options()
+            os.makedirs("crossd_ops/lib", exist_ok=True)  # in-place builds copy into it
+            # One folder for all kinds of builds: ninja compiles only what changed. Another torch has other headers.
+            self.build_temp = f"build/objects-torch{torch.__version__}-{sys.implementation.cache_tag}"
+
+        def get_ext_filename(self, name: str) -> str:  # the library is no Python module and has no suffix of one
+            path = super().get_ext_filename(name)
+            return path if name.endswith("_C") else f"{path.split('.', 1)[0]}.so"
+
+        def build_extension(self, extension: Extension) -> None:
+            if extension.name == "crossd_ops._C":
+                extension.extra_compile_args.append(f'-DCROSSD_VERSION="{self.distribution.get_version()}"')
+            try:
+                super().build_extension(extension)
+            except Exception as error:
+                if not extension.optional:
+                    fail(f"the compiler's messages above say why {extension.name} was not built ({error})")
+                print(f"crossd_ops: {extension.name} was not built and is left out; nothing else needs it ({error})")
+
+    return BuildExtension
+
+
+def main() -> None:
+    if not BUILDING:  # metadata and source distributions need no torch
+        return setup()
+    version, architectures = (cuda_version(), architecture_flags()) if CUDA_HOME else (None, [])
+    print(f"crossd_ops: building for torch {torch.__version__}, CUDA kernels: {version or 'none'}")
+    extensions = [library(architectures), *bindings(version, architectures)]
+    setup(ext_modules=extensions, cmdclass={"build_ext": build_command()})
+
+
+main()

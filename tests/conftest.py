@@ -1,0 +1,48 @@
+"""Fixtures of the whole suite: the backends, and tensors to try them on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import crossd_ops
+from crossd_ops import _backend, _library
+
+BACKENDS = ("reference", "compiled", "emulated")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def compiled_library() -> None:
+    """Skips where the compiled operators do not load."""
+    if _library.load_error:
+        pytest.skip(_library.load_error)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each backend in turn, in force during the test; "emulated" runs the CUDA kernels on the CPU."""
+    if request.param == "emulated":
+        _register_emulated()
+    elif request.param == "compiled":
+        request.getfixturevalue("compiled_library")
+    with crossd_ops.use_backend(request.param):
+        yield request.param
+
+
+@functools.cache
+def _register_emulated() -> None:
+    from emulator.build import why_not
+    from emulator.harness import EmulatedBackend
+
+    reason = why_not("plain")
+    if reason:
+        pytest.skip(reason)
+    _backend.register("emulated", EmulatedBackend())

@@ -1,0 +1,131 @@
+"""Compiles C++ programs with the emulator into ``build/emulator``, once for each state of their sources."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+EMULATOR = Path(__file__).resolve().parent
+REPOSITORY = EMULATOR.parents[1]
+CSRC = REPOSITORY / "csrc"
+CACHE = REPOSITORY / "build" / "emulator"
+
+# Strict IEEE arithmetic in all of them: results of two builds and of two orders of threads are compared bit by bit.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "plain": ("-O2",),
+    "ucontext": ("-O2", "-DEMU_UCONTEXT"),
+    "thread": ("-O1", "-g1", "-fsanitize=thread"),
+    "address": ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+}
+
+# Leaks are not looked for: LeakSanitizer needs ptrace, which containers often forbid.
+SANITIZER_ENVIRONMENT = {
+    "ASAN_OPTIONS": "detect_leaks=0",
+    "TSAN_OPTIONS": "halt_on_error=1 exitcode=66",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+}
+
+
+def compiler() -> str | None:
+    """The GNU C++ compiler (its sanitizers are what the emulator is written for), or None."""
+    return shutil.which("g++")
+
+
+def compile_program(
+    source: Path, variant: str = "plain", *, csrc: Path = CSRC, folder: Path = CACHE, shared: bool = False
+) -> Path:
+    """The program, or the shared library, made from ``source``; RuntimeError with the compiler's text."""
+    command = _command(variant, csrc, shared)
+    target = folder / f"{source.stem}-{variant}-{_digest(source, csrc, command)}{'.so' if shared else ''}"
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        result = Path(scratch) / "result"
+        process = subprocess.run([*command, str(source), "-o", str(result)], capture_output=True, text=True)
+        if process.returncode:
+            raise RuntimeError(f"{source.name} ({variant}) does not compile:\n{process.stderr[:6000]}")
+        for outdated in folder.glob(f"{source.stem}-{variant}-*"):
+            outdated.unlink(missing_ok=True)
+        os.replace(result, target)  # at once: another process may be looking for it
+    return target
+
+
+def altered_sources(name: str, alter: Callable[[Path], None]) -> tuple[Path, Path]:
+    """A copy of ``csrc`` after ``alter(copy)``, and a folder for what is compiled from it."""
+    folder = CACHE / name
+    csrc = folder / "csrc"
+    shutil.rmtree(csrc, ignore_errors=True)
+    shutil.copytree(CSRC, csrc, ignore=shutil.ignore_patterns("*.cpp"))
+    alter(csrc)
+    return csrc, folder
+
+
+def in_parallel(jobs: Sequence[Callable[[], Path]]) -> list[Path]:
+    """The results of the jobs, two of which run at a time."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return [future.result() for future in [pool.submit(job) for job in jobs]]
+
+
+def run_program(program: Path, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Runs a program; stdout and stderr come together in ``stdout``."""
+
+    def run(prefix: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*prefix, str(program), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            env={**os.environ, **SANITIZER_ENVIRONMENT},
+        )
+
+    process = run([])
+    if process.returncode and "unexpected memory mapping" in process.stdout and shutil.which("setarch"):
+        process = run(["setarch", "--addr-no-randomize"])  # TSan of older compilers on kernels that randomise more bits
+    return process
+
+
+@functools.cache
+def why_not(variant: str) -> str | None:
+    """The reason why programs of this variant cannot be built and run here, or None."""
+    if compiler() is None:
+        return "g++ is not installed"
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / "probe.cpp"
+        source.write_text("int main() { return 0; }\n")
+        try:
+            process = run_program(compile_program(source, variant, folder=Path(scratch)))
+        except RuntimeError as error:
+            return f"g++ cannot build with {' '.join(VARIANTS[variant])}: {str(error)[-200:]}"
+    return None if process.returncode == 0 else f"a program of variant {variant} does not run: {process.stdout[-200:]}"
+
+
+def _command(variant: str, csrc: Path, shared: bool) -> list[str]:
+    gxx = compiler()
+    if gxx is None:
+        raise RuntimeError("the emulator needs g++, which is not installed")
+    library = ["-shared", "-fPIC", "-fvisibility=hidden"] if shared else []
+    includes = [f"-I{csrc}", f"-I{EMULATOR / 'cuda_on_cpu'}", f"-I{EMULATOR}"]
+    return [gxx, "-DCUDA_ON_CPU", "-ffp-contract=off", *VARIANTS[variant], *library, *includes]
+
+
+def _digest(source: Path, csrc: Path, command: Sequence[str]) -> str:
+    files = [source, *csrc.rglob("*.h"), *csrc.rglob("*.cuh"), *EMULATOR.rglob("*.h")]
+    digest = hashlib.sha256("\0".join([_compiler_version(), *command]).encode())
+    for path in sorted(set(files)):
+        digest.update(f"\0{path}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _compiler_version() -> str:
+    return subprocess.run([compiler() or "g++", "--version"], capture_output=True, text=True).stdout

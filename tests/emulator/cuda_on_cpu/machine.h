@@ -1,0 +1,163 @@
+// The state of the emulated block: its fibers, its warps, its shared memory.
+#pragma once
+#include <array>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <sys/mman.h>
+
+#include "sanitizers.h"
+#include "switch_stack.h"
+#include "types.h"
+
+namespace emu::detail {
+
+constexpr unsigned kMaxThreads = 1024;
+constexpr unsigned kLanes = 32;
+constexpr size_t kStackSize = 64 * 1024;
+constexpr size_t kGuardSize = 4096;
+
+// Where a kernel called a barrier.
+struct Site {
+  const char* file = "";
+  int line = 0;
+  bool operator!=(const Site& other) const { return line != other.line || std::strcmp(file, other.file) != 0; }
+};
+
+enum class State : uint8_t { ready, waits_for_block, waits_for_warp, done };
+
+// A warp operation from the first arrival to the last departure. Lanes of other masks may be at another one meanwhile.
+struct WarpOperation {
+  uint32_t mask = 0;  // 0: not in use
+  uint32_t arrived = 0;
+  uint32_t departed = 0;
+  Site site;
+  uint64_t value[kLanes];  // what each lane brought
+  char tag = 0;            // what TSan orders the lanes by
+};
+
+struct Warp {
+  // A lane is at one operation at a time, so there are never more of them than lanes.
+  std::array<WarpOperation, kLanes> operations;
+};
+
+struct Fiber {
+  State state = State::done;
+  unsigned lane = 0;
+  Warp* warp = nullptr;
+  uint3 index{};
+  Site site;
+  char* stack = nullptr;
+  StackContext context;
+  SanitizerFiber sanitizer;
+};
+
+struct Machine {
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  std::vector<uint32_t> run_order;
+  std::unique_ptr<char[]> dynamic_shared;
+  size_t dynamic_shared_bytes = 0;
+  std::vector<std::pair<void*, size_t>> poisoned_arrays;
+  Fiber launcher;
+  Fiber* current = nullptr;
+  std::function<void()> body;
+  std::string error;
+  bool unwinding = false;
+  char start_tag = 0, end_tag = 0, block_tags[2] = {};
+  int block_phase = 0;
+};
+inline Machine& machine() {
+  static Machine instance;
+  return instance;
+}
+
+EMU_UNSEEN_BY_TSAN inline uint3 thread_index() { return machine().current->index; }
+
+// An EMU_SHARED array: garbage when it is declared, and again at the start of each later block.
+struct PoisonedArray {
+  PoisonedArray(void* array, size_t bytes) {
+    machine().poisoned_arrays.push_back({array, bytes});
+    std::memset(array, 0xff, bytes);
+  }
+};
+
+inline std::string where(const Fiber& fiber) {
+  std::ostringstream text;
+  text << "thread (" << fiber.index.x << "," << fiber.index.y << "," << fiber.index.z << ") of block (" << blockIdx.x
+       << "," << blockIdx.y << "," << blockIdx.z << ")";
+  if (fiber.site.line) text << " at " << fiber.site.file << ":" << fiber.site.line;
+  return text.str();
+}
+
+// Ends a fiber in the middle of the kernel, once the launch has failed. Not an std::exception: no kernel catches it.
+struct Unwind {};
+
+inline void switch_to(Fiber& from, Fiber& to) {
+  ++statistics.switches;
+  from.sanitizer.before_switch_to(to.sanitizer, to.stack, kStackSize);
+  switch_stack(from.context, to.context);
+  from.sanitizer.after_switch_back();
+}
+
+// The calling fiber sleeps until the launcher runs it again.
+inline void wait_for_others(Fiber& fiber, State state) {
+  fiber.state = state;
+  switch_to(fiber, machine().launcher);
+  if (machine().unwinding) throw Unwind();
+}
+
+// Never returns: a fiber is used again for the next block and the next launch.
+inline void fiber_main() {
+  SanitizerFiber::on_first_entry();
+  Machine& m = machine();
+  for (;;) {
+    acquire(&m.start_tag);
+    try {
+      if (!m.unwinding) m.body();
+    } catch (const std::exception& error) {
+      m.error = error.what();
+    } catch (const Unwind&) {
+    }
+    release(&m.end_tag);
+    IgnoreAccesses ignore;
+    m.current->state = State::done;
+    switch_to(*m.current, m.launcher);
+  }
+}
+
+// Gives the fiber a stack, once.
+inline void prepare(Fiber& fiber) {
+  if (fiber.stack) return;
+  void* memory = mmap(nullptr, kStackSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw Error("mmap of a fiber's stack failed");
+  fiber.stack = static_cast<char*>(memory);
+  mprotect(fiber.stack, kGuardSize, PROT_NONE);  // an overflow is a fault, not a corruption
+  fiber.sanitizer.create();
+  prepare_stack(fiber.context, fiber.stack, kStackSize, fiber_main);
+}
+
+// After a failed launch, which leaves fibers in the middle of the kernel: unwinds them, so that they can be used again.
+inline void unwind_fibers() {
+  Machine& m = machine();
+  m.unwinding = true;
+  for (Fiber& fiber : m.fibers) {
+    if (fiber.state == State::done) continue;
+    m.current = &fiber;
+    switch_to(m.launcher, fiber);
+  }
+  m.unwinding = false;
+  acquire(&m.end_tag);
+}
+
+}  // namespace emu::detail
+
+// A __shared__ array that starts as NaN in each block, as good as unwritten on the device.
+#define EMU_SHARED(type, name, count) \
+  static type name[count];            \
+  static ::emu::detail::PoisonedArray name##_poisoned(name, sizeof name)

@@ -1,0 +1,56 @@
+// The launchers of the CUDA kernels, run by the emulator, as C functions for ctypes. An error is returned as text.
+#include <cstddef>
+#include <exception>
+#include <mutex>
+#include <string>
+
+#include "cuda/fourier_shift_launch.cuh"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+std::mutex one_launch_at_a_time;  // ctypes releases Python's lock, and the emulator has one machine
+thread_local std::string last_error;
+
+template <typename Function>
+const char* error_of(Function&& function) {
+  const std::lock_guard<std::mutex> lock(one_launch_at_a_time);
+  try {
+    function();
+  } catch (const std::exception& error) {
+    last_error = error.what();
+    return last_error.c_str();
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+EXPORT const char* emulated_forward(const crossd_ops::ForwardProblem* problem) {
+  return error_of([&] { crossd_ops::cuda::launch_forward(*problem, nullptr); });
+}
+EXPORT const char* emulated_backward(const crossd_ops::BackwardProblem* problem) {
+  return error_of([&] { crossd_ops::cuda::launch_backward(*problem, nullptr); });
+}
+EXPORT size_t emulated_partial_elements(const crossd_ops::ShiftShape* shape) {
+  return crossd_ops::cuda::backward_partial_elements(*shape);
+}
+EXPORT void emulated_set_order(int order, uint64_t seed) {
+  const std::lock_guard<std::mutex> lock(one_launch_at_a_time);
+  emu::order = static_cast<emu::Order>(order);
+  emu::seed = seed;
+}
+EXPORT void emulated_statistics(uint64_t* launches, size_t* largest_dynamic_shared) {
+  *launches = emu::statistics.launches;
+  *largest_dynamic_shared = emu::statistics.largest_dynamic_shared;
+}
+
+// Lets the mirrored structs be compared: the size, and the offset of the last member.
+EXPORT void emulated_layout(size_t* forward_size, size_t* forward_out, size_t* backward_size,
+                            size_t* backward_partial) {
+  *forward_size = sizeof(crossd_ops::ForwardProblem);
+  *forward_out = offsetof(crossd_ops::ForwardProblem, out);
+  *backward_size = sizeof(crossd_ops::BackwardProblem);
+  *backward_partial = offsetof(crossd_ops::BackwardProblem, partial);
+}

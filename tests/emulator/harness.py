@@ -1,0 +1,175 @@
+"""The CUDA kernels as a backend for CPU tensors: the launchers, compiled with the emulator, called by ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+import torch
+
+from .build import CSRC, EMULATOR, compile_program
+
+DTYPES = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+ORDERS = {"forward": 0, "reverse": 1, "random": 2}
+
+
+# Mirrors of csrc/shift_problem.h.
+class ShiftShape(ctypes.Structure):
+    _fields_ = [
+        ("samples", ctypes.c_int64),
+        ("out_channels", ctypes.c_int64),
+        ("in_channels", ctypes.c_int64),
+        ("kernel", ctypes.c_int32 * 3),
+        ("axis", ctypes.c_int32 * 3),
+        ("first_slice", ctypes.c_int32),
+        ("slices", ctypes.c_int32),
+    ]
+
+
+class WeightStrides(ctypes.Structure):
+    _fields_ = [("out_channel", ctypes.c_int64), ("in_channel", ctypes.c_int64), ("kernel", ctypes.c_int64 * 3)]
+
+
+class GradStrides(ctypes.Structure):
+    _fields_ = [("sample", ctypes.c_int64), *WeightStrides._fields_]
+
+
+class ForwardProblem(ctypes.Structure):
+    _fields_ = [
+        ("shape", ShiftShape),
+        ("weight", ctypes.c_void_p),
+        ("weight_strides", WeightStrides),
+        ("weight_dtype", ctypes.c_int32),
+        ("out_dtype", ctypes.c_int32),
+        ("shift", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+    ]
+
+
+class BackwardProblem(ctypes.Structure):
+    _fields_ = [
+        ("shape", ShiftShape),
+        ("grad", ctypes.c_void_p),
+        ("grad_strides", GradStrides),
+        ("grad_dtype", ctypes.c_int32),
+        ("weight_dtype", ctypes.c_int32),
+        ("weight", ctypes.c_void_p),
+        ("weight_strides", WeightStrides),
+        ("shift", ctypes.c_void_p),
+        ("grad_weight", ctypes.c_void_p),
+        ("grad_weight_strides", WeightStrides),
+        ("grad_shift", ctypes.c_void_p),
+        ("partial", ctypes.c_void_p),
+    ]
+
+
+class EmulatedBackend:
+    """The operators of crossd_ops for CPU tensors, through the CUDA kernels. Slow: for small shapes.
+
+    Same contract as ``torch.ops.crossd_ops.fourier_shift`` and ``fourier_shift_backward``. A launch that would fail
+    on a device raises RuntimeError. ``csrc``: the folder of the sources, for a test that alters them.
+    """
+
+    def __init__(self, csrc: Path = CSRC) -> None:
+        self._library = _load(compile_program(EMULATOR / "harness.cpp", csrc=csrc, shared=True))
+
+    def set_order(self, order: str, seed: int = 0) -> None:
+        """The order in which the threads of a block run: "forward", "reverse" or "random"."""
+        self._library.emulated_set_order(ORDERS[order], seed)
+
+    def statistics(self) -> dict[str, int]:
+        """Launches so far, and the largest dynamic shared memory of one, in bytes."""
+        launches, shared = ctypes.c_uint64(), ctypes.c_size_t()
+        self._library.emulated_statistics(ctypes.byref(launches), ctypes.byref(shared))
+        return {"launches": launches.value, "largest_dynamic_shared": shared.value}
+
+    def fourier_shift(
+        self, weight: torch.Tensor, shift: torch.Tensor, dim: int, index: int | None, dtype: torch.dtype
+    ) -> torch.Tensor:
+        weight, shift = weight.detach(), shift.detach().contiguous()
+        shape = _shape(weight, shift, dim, index)
+        out = torch.full(_output_size(shape, index), float("nan"), dtype=dtype)
+        problem = ForwardProblem(
+            shape, weight.data_ptr(), _weight_strides(weight, shape), DTYPES[weight.dtype], DTYPES[dtype],
+            shift.data_ptr(), out.data_ptr(),
+        )  # fmt: skip
+        _check(self._library.emulated_forward(ctypes.byref(problem)))
+        return out
+
+    def fourier_shift_backward(
+        self,
+        grad: torch.Tensor,
+        weight: torch.Tensor,
+        shift: torch.Tensor,
+        dim: int,
+        index: int | None,
+        need_weight: bool,
+        need_shift: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        grad, weight, shift = grad.detach(), weight.detach(), shift.detach().contiguous()
+        shape = _shape(weight, shift, dim, index)
+        if tuple(grad.shape) != _output_size(shape, index):
+            raise ValueError(f"grad: expected {_output_size(shape, index)}, got {tuple(grad.shape)}")
+        nan = float("nan")
+        grad_weight = torch.full(weight.shape if need_weight else (0,), nan, dtype=weight.dtype)
+        grad_shift = torch.full(shift.shape if need_shift else (0,), nan, dtype=shift.dtype)
+        elements = self._library.emulated_partial_elements(ctypes.byref(shape)) if need_shift else 0
+        partial = torch.full((elements,), nan, dtype=shift.dtype)
+        problem = BackwardProblem(
+            shape, grad.data_ptr(), _grad_strides(grad, index), DTYPES[grad.dtype],
+            DTYPES[weight.dtype], weight.data_ptr(), _weight_strides(weight, shape), shift.data_ptr(),
+            grad_weight.data_ptr() if need_weight else None,
+            _weight_strides(grad_weight, shape) if need_weight else WeightStrides(),
+            grad_shift.data_ptr() if need_shift else None, partial.data_ptr() if need_shift else None,
+        )  # fmt: skip
+        if need_weight or need_shift:
+            _check(self._library.emulated_backward(ctypes.byref(problem)))
+        return grad_weight, grad_shift
+
+
+@functools.cache
+def _load(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    for name in ("emulated_forward", "emulated_backward"):
+        getattr(library, name).restype = ctypes.c_char_p
+    library.emulated_partial_elements.restype = ctypes.c_size_t
+    library.emulated_set_order.argtypes = [ctypes.c_int, ctypes.c_uint64]
+    layout = [ctypes.c_size_t() for _ in range(4)]
+    library.emulated_layout(*map(ctypes.byref, layout))
+    expected = [size.value for size in layout]
+    got = [ctypes.sizeof(ForwardProblem), ForwardProblem.out.offset]
+    got += [ctypes.sizeof(BackwardProblem), BackwardProblem.partial.offset]
+    if got != expected:
+        raise RuntimeError(f"the structs of harness.py and shift_problem.h differ: expected {expected}, got {got}")
+    return library
+
+
+def _check(error: bytes | None) -> None:
+    if error is not None:
+        raise RuntimeError(error.decode())
+
+
+def _shape(weight: torch.Tensor, shift: torch.Tensor, dim: int, index: int | None) -> ShiftShape:
+    axis = [dim, *(other for other in range(3) if other != dim)]
+    kernel = [weight.shape[2 + a] for a in axis]
+    first, slices = (0, kernel[0]) if index is None else (index, 1)
+    return ShiftShape(
+        shift.shape[0], *weight.shape[:2], (ctypes.c_int32 * 3)(*kernel), (ctypes.c_int32 * 3)(*axis), first, slices
+    )
+
+
+def _output_size(shape: ShiftShape, index: int | None) -> tuple[int, ...]:
+    slices = () if index is not None else (shape.kernel[0],)
+    return (shape.samples, shape.out_channels, shape.in_channels, *slices, shape.kernel[1], shape.kernel[2])
+
+
+def _weight_strides(tensor: torch.Tensor, shape: ShiftShape) -> WeightStrides:
+    strides = tensor.stride()
+    return WeightStrides(strides[0], strides[1], (ctypes.c_int64 * 3)(*(strides[2 + a] for a in shape.axis)))
+
+
+def _grad_strides(grad: torch.Tensor, index: int | None) -> GradStrides:
+    strides = list(grad.stride())
+    kernel = strides[3:] if index is None else [0, *strides[3:]]
+    return GradStrides(*strides[:3], (ctypes.c_int64 * 3)(*kernel))
