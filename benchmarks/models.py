@@ -164,7 +164,7 @@ class UNet(nn.Module):
 
 
 def use_channels_last(model: nn.Module) -> None:
-    """`model.to(memory_format=torch.channels_last)`, which refuses models with 5D weights, for the others of a model."""
+    """`model.to(memory_format=torch.channels_last)`, which refuses a model with 5D weights, for the other weights."""
     for parameter in model.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -66,7 +66,7 @@ def network_runs(device: torch.device, *, quick: bool, whole: bool) -> list[Netw
 def benchmark_networks(
     runs: list[NetworkRun], device: torch.device, *, rounds: int, seed: int, begin: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Times, breakdown, launches and memory of each network's variants, as JSON values; `begin` is told what is next."""
+    """Times, breakdown, launches and memory of each network's variants, as JSON values; `begin` is told what comes."""
     return [_benchmark_network(run, device, rounds, seed, begin) for run in runs]
 
 

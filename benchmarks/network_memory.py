@@ -39,7 +39,7 @@ def step_memory(case: NetworkCase, variant: str, device: torch.device) -> dict[s
     )
     if completed.returncode:
         raise RuntimeError(
-            f"memory of {case.label}, {variant}: expected exit status 0, got {completed.returncode}:\n{completed.stderr}"
+            f"memory of {case.label}, {variant}: expected status 0, got {completed.returncode}:\n{completed.stderr}"
         )
     answer: dict[str, int | None] = json.loads(completed.stdout)
     return answer

@@ -35,9 +35,9 @@ def network_sections(networks: list[dict[str, Any]]) -> list[str]:
     )
     return [
         f"{introduction}\n\n{_time_table(networks)}",
-        "Where the time of a step goes, ms by torch's profiler, which itself takes time. An operator counts for the part "
-        "that called it or, in the backward pass, that created its autograd node. head: from a layer's input to the "
-        "shift; build: the weights of each sample; rest: normalisation, activations, pooling, classifier, loss"
+        "Where the time of a step goes, ms by torch's profiler, which takes time itself. An operator counts for the "
+        "part that called it or, in the backward pass, that created its autograd node. head: from a layer's input to "
+        "the shift; build: the weights of each sample; rest: normalisation, activations, pooling, classifier, loss"
         f"\n\n{_part_table(networks)}",
         f"The most expensive operators of the fused networks, ms in a step\n\n{_operator_table(networks)}",
     ]
@@ -113,6 +113,10 @@ def plot_networks(networks: list[dict[str, Any]]) -> Any:
         ratios.bar_label(bars, fmt="{:.2f}", fontsize=8, padding=2)
     ratios.set_yticks(range(rows), [network["network"] for network in networks], fontsize=8)
     ratios.set(xscale="log", xlabel="times a step with nn.Conv2d", title="Training step")
+    largest = max(variant["times_plain"] for network in networks for variant in network["variants"].values())
+    ratios.set_xlim(0.5, 1.6 * largest)
+    ratios.xaxis.set_major_formatter("{x:g}")
+    ratios.xaxis.set_minor_formatter("")
     ratios.legend(fontsize=8)
 
     broken_down = _broken_down(networks)
@@ -126,7 +130,7 @@ def plot_networks(networks: list[dict[str, Any]]) -> Any:
     labels = [f"{network}\n{_TITLES[name]}" for network, name, _ in broken_down]
     parts.set_yticks(range(len(broken_down)), labels, fontsize=8)
     parts.set(xlabel="milliseconds (profiler)", title="Where the time goes")
-    parts.legend(fontsize=7, ncols=2)
+    parts.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for axes in (ratios, parts):
         axes.invert_yaxis()
     figure.tight_layout()

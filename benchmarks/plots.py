@@ -8,6 +8,8 @@ from typing import Any
 
 import matplotlib
 
+from benchmarks.network_report import plot_networks
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
@@ -22,6 +24,8 @@ def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
         figures["time_breakdown"] = _plot_time_breakdown(results["operator"])
     if results["training"] is not None:
         figures["loss_curves"] = _plot_loss_curves(results["training"])
+    if results["network"] is not None:
+        figures["networks"] = plot_networks(results["network"])
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{name}.png")

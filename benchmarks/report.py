@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.network_report import network_sections
 from benchmarks.plots import write_plots
 
 # Above this share of the CPU time in other hands the report warns that its times are inflated.
@@ -41,6 +42,8 @@ def format_report(results: dict[str, Any]) -> str:
         sections += _operator_sections(results["operator"])
     if results["training"] is not None:
         sections.append(_training_section(results["training"]))
+    if results["network"] is not None:
+        sections += network_sections(results["network"])
     return "\n\n".join(sections) + "\n"
 
 

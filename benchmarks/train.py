@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.train",
-        description="Train a network with Cross-D or plain convolutions, on a CPU or GPU, or under torchrun on several.",
+        description="Train a network with Cross-D or plain convolutions, on a CPU or GPU, or with torchrun on several.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument

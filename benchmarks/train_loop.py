@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import random
 import signal
 import sys
 from typing import Any
@@ -50,6 +51,7 @@ class Trainer:
         self.options, self.data, self.processes = options, data, processes
         self.device = processes.device
         self._layout = torch.channels_last if options.channels_last else torch.contiguous_format
+        random.seed(options.seed)
         torch.manual_seed(options.seed)
         sizes = {"classes": data.classes, "in_channels": data.shape[0], "width": options.width}
         model = build_model(options.model, CONVOLUTIONS[options.conv], **sizes)

@@ -7,7 +7,7 @@ from importlib import metadata
 from . import reference
 from ._backend import backend, use_backend
 from ._build_info import build_info
-from .functional import crossd_conv2d, fourier_shift, fourier_shift_slice, rotation_shift
+from .functional import crossd_conv2d, crossd_conv3d, fourier_shift, fourier_shift_slice, rotation_shift
 from .modules import CrossDConv2d
 
 try:
@@ -20,6 +20,7 @@ __all__ = [
     "backend",
     "build_info",
     "crossd_conv2d",
+    "crossd_conv3d",
     "fourier_shift",
     "fourier_shift_slice",
     "reference",

@@ -175,10 +175,10 @@ class _ShiftTransformed(torch.autograd.Function):
         weight_dim, shift_dim = in_dims[:2]
         if weight_dim is None and shift_dim is not None:
             samples = shift.movedim(shift_dim, 0)
-            return shift_forward(weight, samples.flatten(0, 1), *arguments).unflatten(0, samples.shape[:2]), 0
+            return torch.unflatten(shift_forward(weight, samples.flatten(0, 1), *arguments), 0, samples.shape[:2]), 0
         if shift_dim is None and weight_dim is not None:
             weights = weight.movedim(weight_dim, 0)
-            return shift_forward(weights.flatten(0, 1), shift, *arguments).unflatten(1, weights.shape[:2]), 1
+            return torch.unflatten(shift_forward(weights.flatten(0, 1), shift, *arguments), 1, weights.shape[:2]), 1
         pairs = zip(weight.unbind(weight_dim or 0), shift.unbind(shift_dim or 0), strict=True)
         return torch.stack([shift_forward(*pair, *arguments) for pair in pairs]), 0
 

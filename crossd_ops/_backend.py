@@ -17,7 +17,7 @@ COMPILED = "compiled"
 
 
 class Operators(Protocol):
-    """The two operators a backend has to offer; arguments as the schemas of the compiled library, already checked."""
+    """The operators a backend has to offer; arguments as the schemas of the compiled library, already checked."""
 
     def fourier_shift(
         self, weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: torch.dtype
@@ -34,12 +34,18 @@ class Operators(Protocol):
         need_shift: bool,
     ) -> tuple[Tensor, Tensor]: ...
 
+    def rotation_head(self, map: Tensor, exact: bool) -> tuple[Tensor, Tensor]: ...
+
+    def rotation_head_backward(self, grad_shift: Tensor, map: Tensor, statistics: Tensor, exact: bool) -> Tensor: ...
+
 
 class _CompiledOperators:
     def __init__(self) -> None:
         # The overloads, not the packets: a packet would resolve the overload anew at every call.
         self.fourier_shift = torch.ops.crossd_ops.fourier_shift.default
         self.fourier_shift_backward = torch.ops.crossd_ops.fourier_shift_backward.default
+        self.rotation_head = torch.ops.crossd_ops.rotation_head.default
+        self.rotation_head_backward = torch.ops.crossd_ops.rotation_head_backward.default
 
 
 _registry: dict[str, Operators] = {}

@@ -66,11 +66,14 @@ def check_slice(weight: Tensor, dim: int, index: int | None) -> tuple[int, int]:
     return dim, index % size
 
 
-def check_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, groups: int) -> None:
+def check_convolution(
+    input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, groups: int, axes: int
+) -> None:
     """The arguments of a per-sample convolution fit each other; weight and shift were looked at before."""
     check_tensor("input", input)
-    if input.dim() != 4:
-        raise ValueError(f"input: expected (B, C, H, W), got {tuple(input.shape)}")
+    if input.dim() != 2 + axes:
+        expected = "(B, C, H, W)" if axes == 2 else "(B, C, D, H, W)"
+        raise ValueError(f"input: expected {expected}, got {tuple(input.shape)}")
     check_device("input", input, weight)
     out_channels, group_channels = weight.shape[:2]
     if not isinstance(groups, int) or groups < 1:

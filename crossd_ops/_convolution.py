@@ -1,15 +1,15 @@
-"""Convolution of each sample with its own kernels, out of what torch offers; every function here differentiates to any order.
+"""Convolution of each sample with its own kernels, out of what torch offers; all of it differentiates to any order.
 
-`method` is the one place that chooses. Measured over ResNet-18's layers (forward and backward, B = 4, float32, CPU; the time
-over that of one convolution with shared kernels; `python -m benchmarks --only convolution` prints the table anew):
+`method` is the one place that chooses:
 
-    grouped   one convolution with B * groups groups: about 1.1 while a sample has many more pixels than a kernel row
-    loop      one convolution for each sample: the better one where a group has few channels, which grouped kernels waste
-    matrix    unfold and a batched matrix product: the best once the kernels outweigh the pixels (7 x 7 pixels: 1.4, grouped 3.5)
+    grouped   one convolution with B * groups groups, as the published layer has it
+    loop      one convolution for each sample: better where a group has few channels
+    matrix    unfold and a batched matrix product: better once the kernels outweigh the pixels
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,6 +24,36 @@ class Geometry(NamedTuple):
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+
+
+def fit(
+    input: Tensor,
+    kernel_sizes: Sequence[int],
+    stride: int | tuple[int, ...],
+    padding: int | tuple[int, ...] | str,
+    dilation: int | tuple[int, ...],
+    groups: int,
+) -> tuple[Tensor, Geometry]:
+    """Arguments of `torch.nn.functional.conv2d` as plain numbers, and the input padded by what these cannot say."""
+    axes = len(kernel_sizes)
+    strides, dilations = _each("stride", stride, axes, 1), _each("dilation", dilation, axes, 1)
+    if not isinstance(padding, str):
+        return input, Geometry(strides, _each("padding", padding, axes, 0), dilations, groups)
+    if padding == "valid":
+        return input, Geometry(strides, (0,) * axes, dilations, groups)
+    if padding != "same" or strides != (1,) * axes:
+        raise ValueError(f"padding: expected numbers, 'valid', or 'same' (stride 1), got {padding!r} (stride {stride})")
+    totals = [rate * (size - 1) for rate, size in zip(dilations, kernel_sizes, strict=True)]
+    if any(total % 2 for total in totals):  # an even kernel needs one element more behind than before
+        input = F.pad(input, [side for total in reversed(totals) for side in (0, total % 2)])
+    return input, Geometry(strides, tuple(total // 2 for total in totals), dilations, groups)
+
+
+def _each(name: str, value: int | tuple[int, ...], axes: int, smallest: int) -> tuple[int, ...]:
+    values = (value,) * axes if isinstance(value, int) else tuple(value)
+    if len(values) != axes or any(not isinstance(item, int) or item < smallest for item in values):
+        raise ValueError(f"{name}: expected one int or {axes}, each at least {smallest}, got {value!r}")
+    return values
 
 
 def method(kernels: Tensor, pixels: int, groups: int) -> str:
@@ -47,11 +77,17 @@ def convolve(input: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geom
         output = output.reshape(samples, out_channels, *sizes)
         return output if bias is None else output + bias.reshape(-1, *(1,) * len(sizes))
     if chosen == "loop":
-        rows = zip(input.split(1), kernels.unbind())
-        return torch.cat([_library(row, kernel, bias, geometry, geometry.groups) for row, kernel in rows])
+        rows = zip(torch.split(input, 1), kernels.unbind(), strict=True)
+        return torch.cat([library_convolution(row, kernel, bias, geometry) for row, kernel in rows])
+    return grouped_convolution(input, kernels, bias, geometry)
+
+
+def grouped_convolution(input: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """`convolve` as the published layer does it: one convolution in which each sample is a block of groups."""
+    samples, out_channels = kernels.shape[:2]
     repeated = None if bias is None else bias.repeat(samples)
-    output = _library(_stack(input), kernels.flatten(0, 1), repeated, geometry, samples * geometry.groups)
-    return output.reshape(samples, out_channels, *sizes)
+    output = library_convolution(_stack(input), kernels.flatten(0, 1), repeated, geometry, samples * geometry.groups)
+    return output.reshape(samples, out_channels, *output.shape[2:])
 
 
 def convolve_backward(
@@ -62,9 +98,9 @@ def convolve_backward(
     if chosen == "matrix":
         return _matrix_backward(grad, input, kernels, geometry, need_input, need_kernels)
     if chosen == "loop":
-        rows = zip(grad.split(1), input.split(1), kernels.unbind())
+        rows = zip(torch.split(grad, 1), torch.split(input, 1), kernels.unbind(), strict=True)
         parts = [_library_backward(*row, geometry, geometry.groups, need_input, need_kernels) for row in rows]
-        inputs, kernel_grads = zip(*parts)
+        inputs, kernel_grads = zip(*parts, strict=True)
         return torch.cat(inputs) if need_input else None, torch.stack(kernel_grads) if need_kernels else None
     grad_input, grad_kernels = _library_backward(
         _stack(grad),
@@ -85,7 +121,9 @@ def output_sizes(input: Tensor, kernels: Tensor, geometry: Geometry) -> list[int
     """Spatial sizes of the result."""
     return [
         (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-        for size, kernel, stride, padding, dilation in zip(input.shape[2:], kernels.shape[3:], *geometry[:3])
+        for size, kernel, stride, padding, dilation in zip(
+            input.shape[2:], kernels.shape[3:], *geometry[:3], strict=True
+        )
     ]
 
 
@@ -101,8 +139,12 @@ def _stack(tensor: Tensor) -> Tensor:
     return tensor.reshape(1, tensor.shape[0] * tensor.shape[1], *tensor.shape[2:])
 
 
-def _library(input: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry, groups: int) -> Tensor:
+def library_convolution(
+    input: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry, groups: int | None = None
+) -> Tensor:
+    """torch's own convolution with the numbers of `geometry`; kernels (O, C, ...)."""
     stride, padding, dilation, _ = geometry
+    groups = groups or geometry.groups
     return torch.convolution(input, kernels, bias, stride, padding, dilation, False, [0] * len(stride), groups)
 
 
@@ -120,18 +162,18 @@ def _library_backward(
 def _columns(input: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
     """The input pixels that each output pixel sees: (B, groups, C * Kh * Kw, H' * W')."""
     columns = F.unfold(input, kernels.shape[3:], geometry.dilation, geometry.padding, geometry.stride)
-    return columns.unflatten(1, (geometry.groups, -1))
+    return torch.unflatten(columns, 1, (geometry.groups, -1))
 
 
 def _kernel_matrix(kernels: Tensor, groups: int) -> Tensor:
     """(B, groups, O / groups, C * Kh * Kw)."""
-    return kernels.flatten(2).unflatten(1, (groups, -1))
+    return torch.unflatten(kernels.flatten(2), 1, (groups, -1))
 
 
 def _matrix_backward(
     grad: Tensor, input: Tensor, kernels: Tensor, geometry: Geometry, need_input: bool, need_kernels: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    rows = grad.flatten(2).unflatten(1, (geometry.groups, -1))
+    rows = torch.unflatten(grad.flatten(2), 1, (geometry.groups, -1))
     grad_input: Tensor | None = None
     grad_kernels: Tensor | None = None
     if need_kernels:

@@ -6,6 +6,7 @@ The package works without them: what kept them from loading is remembered for `b
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ def _load() -> str | None:
     if not LIBRARY_PATH.exists():
         return f"{LIBRARY_PATH} does not exist"
     try:
-        torch.ops.load_library(str(LIBRARY_PATH))
+        load: Any = torch.ops.load_library
+        load(str(LIBRARY_PATH))
     except (OSError, RuntimeError) as error:  # built for another platform or another torch, or a part of it is missing
         return f"{LIBRARY_PATH} does not load: {error}"
     return None

@@ -44,25 +44,30 @@ def rotation_head(map: Tensor, rotation: str = "linear") -> Tensor:
     if backend == _backend.REFERENCE or (not compiling and transformed()):
         return composite(map, rotation)
     if not compiling and not (torch.is_grad_enabled() and map.requires_grad):
-        return _forward(map, rotation, backend)[0]
-    shift: Tensor = _RotationHead.apply(map, rotation, backend)
+        return _backend.operators(backend).rotation_head(map, rotation == "exact")[0]
+    function: Any = _RotationHead
+    shift: Tensor = function.apply(map, rotation, backend)
     return shift
 
 
 def composite(map: Tensor, rotation: str) -> Tensor:
     """`rotation_head` of torch operations: every derivative, every transformation, several passes over the map."""
+    return rotation_shift(*pooled_rotation(map), rotation=rotation)
+
+
+def pooled_rotation(map: Tensor) -> tuple[Tensor, Tensor]:
+    """Axis (B, 3) and angle (B,), in radians, of each sample of a map (B, 4, H, W); float32 at least."""
     scores = map.flatten(2).to(_checks.accumulate_dtype(map.dtype))
     v = (scores.softmax(-1) * scores).sum(-1)
     direction, angle = v[:, :3], v[:, 3].tanh() * _LARGEST_ANGLE
-    axis = direction / (torch.linalg.vector_norm(direction, dim=1, keepdim=True) + _NORM_EPSILON)
-    return rotation_shift(axis, angle, rotation=rotation)
+    return direction / (torch.linalg.vector_norm(direction, dim=1, keepdim=True) + _NORM_EPSILON), angle
 
 
 class _RotationHead(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         map, ctx.rotation, ctx.backend = inputs
-        shift, statistics = _forward(*inputs)
+        shift, statistics = _backend.operators(ctx.backend).rotation_head(map, ctx.rotation == "exact")
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(map, statistics)
         return shift
@@ -73,25 +78,12 @@ class _RotationHead(torch.autograd.Function):
             return None, None, None
         map, statistics = ctx.saved_tensors
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return _backward(grad_shift, map, statistics, ctx.rotation, ctx.backend), None, None
+            backward = _backend.operators(ctx.backend).rotation_head_backward
+            return backward(grad_shift, map, statistics, ctx.rotation == "exact"), None, None
         # This gradient will be differentiated (create_graph): its graph is that of the composite's gradient.
         shift = composite(map, ctx.rotation)
         (grad_map,) = torch.autograd.grad(shift, map, grad_shift, create_graph=True)
         return grad_map, None, None
-
-
-def _forward(map: Tensor, rotation: str, backend: str) -> tuple[Tensor, Tensor]:
-    result: tuple[Tensor, Tensor] = _operators(backend).rotation_head(map, rotation == "exact")
-    return result
-
-
-def _backward(grad_shift: Tensor, map: Tensor, statistics: Tensor, rotation: str, backend: str) -> Tensor:
-    result: Tensor = _operators(backend).rotation_head_backward(grad_shift, map, statistics, rotation == "exact")
-    return result
-
-
-def _operators(backend: str) -> Any:
-    return torch.ops.crossd_ops if backend == _backend.COMPILED else _backend.operators(backend)
 
 
 def _check_map(map: Tensor, rotation: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import _backend, _checks
 from ._autograd import shift_forward, shift_reference
+from ._convolution import fit, grouped_convolution, library_convolution
+from ._crossd_convolution import crossd_convolution
 
 
 def rotation_shift(axis: Tensor, angle: Tensor, *, rotation: str = "linear") -> Tensor:
@@ -96,8 +97,10 @@ def crossd_conv2d(
 ) -> Tensor:
     """Convolves each sample with its own slice of the shifted weight: y_b = conv2d(x_b, w_b) (arXiv 2411.02441).
 
+    Between the passes autograd keeps input, weight and shift alone: the kernels are built anew in the backward pass.
+
     Args:
-        input: (B, C * groups, H, W), of the weight's type; contiguous, channels-last or any strides; B may be 0.
+        input: (B, C * groups, H, W), of the weight's type, under autocast of any; any strides; B may be 0.
         weight: (O, C, Kd, Kh, Kw), O a multiple of `groups`.
         shift: (B, 3), in elements, see `rotation_shift`.
         bias: (O,) or None.
@@ -111,31 +114,88 @@ def crossd_conv2d(
         TypeError, ValueError: as for `fourier_shift_slice`; also sizes that do not fit each other.
     """
     _checks.check_weight_and_shift(weight, shift, None)
-    _checks.check_convolution(input, weight, shift, bias, groups)
     dim, index = _checks.check_slice(weight, dim, index)
-    samples, out_channels = input.shape[0], weight.shape[0]
-    if samples == 0:
-        # No sample has a weight. Any slice gives the sizes of the result and a gradient of zeros.
-        return F.conv2d(input, weight.select(2 + dim, index), bias, stride, padding, dilation, groups)
-    kernels = _shift(weight, shift, dim, index, None).flatten(0, 1)
-    # One convolution for all samples: each sample is a block of groups.
-    stacked = input.reshape(1, samples * input.shape[1], *input.shape[2:])
-    output = F.conv2d(stacked, kernels, None, stride, padding, dilation, samples * groups)
-    output = output.reshape(samples, out_channels, *output.shape[2:])
-    return output if bias is None else output + bias.to(output.dtype).reshape(-1, 1, 1)
+    return _convolution(input, weight, shift, bias, dim, index, stride, padding, dilation, groups)
+
+
+def crossd_conv3d(
+    input: Tensor,
+    weight: Tensor,
+    shift: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int, int] = 1,
+    padding: int | tuple[int, int, int] | str = 0,
+    dilation: int | tuple[int, int, int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolves each volume with its own shifted weight, all of it: y_b = conv3d(x_b, W_b).
+
+    Args:
+        input: (B, C * groups, D, H, W), otherwise as for `crossd_conv2d`.
+        weight, shift, bias: as for `crossd_conv2d`.
+        stride, padding, dilation, groups: as for `torch.nn.functional.conv3d`; padding also "same" or "valid".
+
+    Returns:
+        (B, O, D', H', W').
+
+    Raises:
+        TypeError, ValueError: as for `crossd_conv2d`.
+    """
+    _checks.check_weight_and_shift(weight, shift, None)
+    return _convolution(input, weight, shift, bias, 0, None, stride, padding, dilation, groups)
+
+
+def _convolution(
+    input: Tensor,
+    weight: Tensor,
+    shift: Tensor,
+    bias: Tensor | None,
+    dim: int,
+    index: int | None,
+    stride: int | tuple[int, ...],
+    padding: int | tuple[int, ...] | str,
+    dilation: int | tuple[int, ...],
+    groups: int,
+) -> Tensor:
+    """The per-sample convolution, of a slice (2D) or the whole weight (3D, no index); weight and shift were checked."""
+    _checks.check_convolution(input, weight, shift, bias, groups, axes=3 if index is None else 2)
+    sizes = list(weight.shape[2:])
+    if index is not None:
+        del sizes[dim]
+    input, geometry = fit(input, sizes, stride, padding, dilation, groups)
+    autocast = _autocast_dtype(weight)
+    if autocast is None and input.dtype is not weight.dtype:
+        raise TypeError(f"input: expected the dtype of weight ({weight.dtype}), got {input.dtype}")
+    dtype = autocast or weight.dtype
+    input, bias = input.to(dtype), None if bias is None else bias.to(dtype)
+    if input.shape[0] == 0:
+        # No sample has kernels. Any give the sizes of the result; the shift takes part, or its gradient were missing.
+        kernels = weight if index is None else weight.select(2 + dim, index)
+        return library_convolution(input, kernels.to(dtype), bias, geometry) + shift.sum().to(dtype)
+    backend = _backend.select(weight.device.type)
+    if backend == _backend.REFERENCE:
+        return grouped_convolution(input, shift_reference(weight, shift, dim, index, dtype), bias, geometry)
+    shift = shift.to(_checks.accumulate_dtype(weight.dtype))
+    return crossd_convolution(input, weight, shift, bias, dim, index, geometry, backend)
 
 
 def _shift(weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: torch.dtype | None) -> Tensor:
     """fourier_shift (no index) or its slice, of checked arguments, on the backend of the weight's device."""
-    device_type = weight.device.type
     if dtype is None:
-        dtype = weight.dtype
-        if torch.is_autocast_enabled(device_type) and dtype is not torch.float64:
-            dtype = torch.get_autocast_dtype(device_type)
-    backend = _backend.select(device_type)
+        dtype = _autocast_dtype(weight) or weight.dtype
+    backend = _backend.select(weight.device.type)
     if backend == _backend.REFERENCE:
         return shift_reference(weight, shift, dim, index, dtype)
     compute_dtype = _checks.accumulate_dtype(weight.dtype)
     if shift.dtype is not compute_dtype:
         shift = shift.to(compute_dtype)
     return shift_forward(weight, shift, dim, index, dtype, backend)
+
+
+def _autocast_dtype(weight: Tensor) -> torch.dtype | None:
+    """The type that autocast wants of kernels made of `weight`; None where it is off, or leaves float64 alone."""
+    device_type = weight.device.type
+    # Autocast does not know meta tensors, and raises.
+    if weight.dtype is torch.float64 or device_type == "meta" or not torch.is_autocast_enabled(device_type):
+        return None
+    return torch.get_autocast_dtype(device_type)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -10,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._checks import MAX_KERNEL, check_tensor
-from .functional import crossd_conv2d, rotation_shift
+from ._head import predict_shift, unused
+from ._rotation_head import pooled_rotation
+from .functional import crossd_conv2d
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
-_LARGEST_ANGLE = math.pi / 4
 
 
 def _pair(name: str, value: int | tuple[int, int], smallest: int) -> tuple[int, int]:
@@ -104,9 +106,6 @@ class CrossDConv2d(nn.Module):
             nn.Conv2d(rotation_channels, 4, 1, device=device, dtype=dtype),
         )
         self._is_identity = set(sizes) == {1}
-        if self._is_identity:
-            # Else DistributedDataParallel would wait for gradients that never come.
-            self.rotation_params.requires_grad_(False)
         self.reset_parameters()
 
     def _check_arguments(self, dim: int, index: int | None) -> None:
@@ -146,13 +145,8 @@ class CrossDConv2d(nn.Module):
                 layer.reset_parameters()
 
     def predict_rotation(self, input: Tensor) -> tuple[Tensor, Tensor]:
-        """Axis (B, 3) and angle (B, 1), in radians, of each sample; in float32 at least, whatever the head runs in."""
-        scores = self.rotation_params(input).flatten(2)
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        pooled = (scores.softmax(-1) * scores).sum(-1)
-        direction, angle = pooled[:, :3], pooled[:, 3:]
-        axis = direction / (torch.linalg.vector_norm(direction, dim=1, keepdim=True) + 1e-8)
-        return axis, angle.tanh() * _LARGEST_ANGLE
+        """Axis (B, 3) and angle (B,), in radians, of each sample; float32 at least, also where the head is in half."""
+        return pooled_rotation(self.rotation_params(input))
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution, (B, out_channels, H', W')."""
@@ -161,9 +155,9 @@ class CrossDConv2d(nn.Module):
             raise ValueError(f"input: expected (B, {self.in_channels}, H, W), got {tuple(input.shape)}")
         padded, padding = self._padded(input)
         if self._is_identity:
-            weight = self.weights_3d.select(2 + self.dim, 0)
+            weight = unused(self.weights_3d, self.rotation_params).select(2 + self.dim, 0)
             return F.conv2d(padded, weight, self.bias, self.stride, padding, self.dilation, self.groups)
-        shift = rotation_shift(*self.predict_rotation(input), rotation=self.rotation)
+        shift = predict_shift(input, self.rotation_params, self.rotation)
         return crossd_conv2d(
             padded,
             self.weights_3d,
@@ -188,6 +182,21 @@ class CrossDConv2d(nn.Module):
         else:
             (top, left), (bottom, right) = self.padding, self.padding
         return F.pad(input, (left, right, top, bottom), mode=self.padding_mode), (0, 0)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        def convert(tensor: Tensor) -> Tensor:
+            try:
+                return fn(tensor)
+            except RuntimeError:
+                if tensor.dim() != 5:
+                    raise
+                # A model's to(memory_format=torch.channels_last), which is for 4D tensors, asks it of 5D ones too, and
+                # fails. The 3D weight stays contiguous: what the convolution reads are slices made from it.
+                return fn(tensor.flatten(2, 3)).reshape(tensor.shape).contiguous()
+
+        apply: Any = super()._apply
+        module: nn.Module = apply(convert, recurse)
+        return module
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         weight = state_dict.get(prefix + "weights_3d")

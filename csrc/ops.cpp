@@ -1,142 +1,35 @@
-// The operators that torch's dispatcher sees: schemas, checks, allocation, and one table of implementations per device.
-// Only the LibTorch stable ABI is used, so one binary serves every torch from 2.11 on. Python registers what the stable ABI
-// lacks: shapes for tracing, autograd, autocast.
+// The operators that torch's dispatcher sees, as a table of contents: all schemas, then the implementations of each
+// device. Only the LibTorch stable ABI is used, so one binary serves every torch from 2.11 on. Python registers what
+// the stable ABI lacks: shapes for tracing, autograd, autocast.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
-#include <array>
-#include <optional>
-#include <tuple>
-#include <vector>
-
-#include "checks.h"
-#include "cpu/fourier_shift.h"
-#include "shift_problem.h"
-#if defined(CROSSD_WITH_CUDA)
-#include "cuda/fourier_shift.h"
-#include "cuda/torch_cuda.h"
-#endif
+#include "fourier_shift_op.h"
+#include "rotation_head_op.h"
 
 namespace crossd_ops {
-namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// Canonical order puts the sliced axis first, see shift_problem.h.
-ShiftShape make_shape(const Tensor& weight, const Tensor& shift, int64_t dim, std::optional<int64_t> index) {
-  ShiftShape shape;
-  shape.samples = shift.size(0), shape.out_channels = weight.size(0), shape.in_channels = weight.size(1);
-  shape.axis[0] = static_cast<int32_t>(dim), shape.axis[1] = dim == 0, shape.axis[2] = dim == 2 ? 1 : 2;
-  for (int i = 0; i < 3; ++i) shape.kernel[i] = static_cast<int32_t>(weight.size(2 + shape.axis[i]));
-  shape.first_slice = index ? static_cast<int32_t>(*index) : 0;
-  shape.slices = index ? 1 : shape.kernel[0];
-  return shape;
-}
-
-std::vector<int64_t> output_sizes(const ShiftShape& shape, bool whole) {
-  std::vector<int64_t> sizes = {shape.samples, shape.out_channels, shape.in_channels};
-  for (int i = whole ? 0 : 1; i < 3; ++i) sizes.push_back(shape.kernel[i]);
-  return sizes;
-}
-
-WeightStrides weight_strides(const Tensor& weight, const ShiftShape& shape) {
-  return {weight.stride(0), weight.stride(1),
-          {weight.stride(2 + shape.axis[0]), weight.stride(2 + shape.axis[1]), weight.stride(2 + shape.axis[2])}};
-}
-
-ForwardProblem forward_problem(const Tensor& weight, const Tensor& shift, const ShiftShape& shape, Tensor& out) {
-  return {shape, weight.const_data_ptr(), weight_strides(weight, shape), checked_dtype(weight, "weight"),
-          checked_dtype(out, "dtype"), shift.const_data_ptr(), out.mutable_data_ptr()};
-}
-
-BackwardProblem backward_problem(const Tensor& grad, const Tensor& weight, const Tensor& shift, const ShiftShape& shape,
-                                 Tensor* grad_weight, Tensor* grad_shift) {
-  const bool whole = grad.dim() == 6;
-  const int64_t y = whole ? 4 : 3;
-  BackwardProblem problem{};
-  problem.shape = shape;
-  problem.grad = grad.const_data_ptr();
-  problem.grad_strides = {grad.stride(0), grad.stride(1), grad.stride(2), {whole ? grad.stride(3) : 0, grad.stride(y), grad.stride(y + 1)}};
-  problem.grad_dtype = checked_dtype(grad, "grad");
-  problem.weight_dtype = checked_dtype(weight, "weight");
-  problem.weight = weight.const_data_ptr();
-  problem.weight_strides = weight_strides(weight, shape);
-  problem.shift = shift.const_data_ptr();
-  if (grad_weight) problem.grad_weight = grad_weight->mutable_data_ptr(), problem.grad_weight_strides = weight_strides(*grad_weight, shape);
-  if (grad_shift) problem.grad_shift = grad_shift->mutable_data_ptr();
-  return problem;
-}
-
-// What differs between devices. `like` gives the device; the shift may have to be made contiguous.
-struct Cpu {
-  static void forward(const ForwardProblem& problem, const Tensor&) { cpu::fourier_shift_forward(problem); }
-  static void backward(BackwardProblem& problem, const Tensor&) { cpu::fourier_shift_backward(problem); }
-};
-
-#if defined(CROSSD_WITH_CUDA)
-struct Cuda {
-  static void forward(const ForwardProblem& problem, const Tensor& like) {
-    const CudaDevice device(like);
-    cuda::fourier_shift_forward(problem, device.stream());
-  }
-  static void backward(BackwardProblem& problem, const Tensor& like) {
-    const CudaDevice device(like);
-    const auto accumulate = accumulate_dtype(problem.weight_dtype) == Dtype::float64 ? ScalarType::Double : ScalarType::Float;
-    const int64_t elements = problem.grad_shift ? static_cast<int64_t>(cuda::fourier_shift_partial_elements(problem.shape)) : 0;
-    Tensor partial = torch::stable::new_empty(like, {elements}, accumulate);
-    problem.partial = problem.grad_shift ? partial.mutable_data_ptr() : nullptr;
-    cuda::fourier_shift_backward(problem, device.stream());
-  }
-};
-#endif
-
-template <typename Device>
-Tensor fourier_shift(const Tensor& weight, const Tensor& shift, int64_t dim, std::optional<int64_t> index, ScalarType dtype) {
-  check_weight_and_shift(weight, shift, dim, index);
-  const ShiftShape shape = make_shape(weight, shift, dim, index);
-  Tensor out = torch::stable::new_empty(weight, output_sizes(shape, !index), dtype);
-  checked_dtype(out, "dtype");
-  const Tensor dense_shift = torch::stable::contiguous(shift);
-  Device::forward(forward_problem(weight, dense_shift, shape, out), weight);
-  return out;
-}
-
-template <typename Device>
-std::tuple<Tensor, Tensor> fourier_shift_backward(const Tensor& grad, const Tensor& weight, const Tensor& shift, int64_t dim,
-                                                  std::optional<int64_t> index, bool need_weight, bool need_shift) {
-  check_weight_and_shift(weight, shift, dim, index);
-  const ShiftShape shape = make_shape(weight, shift, dim, index);
-  check_grad(grad, weight, output_sizes(shape, !index));
-  const std::vector<int64_t> nothing = {0}, weight_sizes(weight.sizes().begin(), weight.sizes().end());
-  Tensor grad_weight = torch::stable::new_empty(weight, need_weight ? weight_sizes : nothing);
-  Tensor grad_shift = torch::stable::new_empty(shift, need_shift ? std::vector<int64_t>{shape.samples, 3} : nothing);
-  const Tensor dense_shift = torch::stable::contiguous(shift);
-  BackwardProblem problem = backward_problem(grad, weight, dense_shift, shape, need_weight ? &grad_weight : nullptr, need_shift ? &grad_shift : nullptr);
-  if (need_weight || need_shift) Device::backward(problem, weight);
-  return {grad_weight, grad_shift};
-}
-
-}  // namespace
 
 STABLE_TORCH_LIBRARY(crossd_ops, m) {
   m.def("fourier_shift(Tensor weight, Tensor shift, int dim, int? index, ScalarType dtype) -> Tensor");
   m.def(
       "fourier_shift_backward(Tensor grad, Tensor weight, Tensor shift, int dim, int? index, bool need_weight, "
       "bool need_shift) -> (Tensor, Tensor)");
+  m.def("rotation_head(Tensor map, bool exact) -> (Tensor shift, Tensor statistics)");
+  m.def("rotation_head_backward(Tensor grad_shift, Tensor map, Tensor statistics, bool exact) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CPU, m) {
-  m.impl("fourier_shift", TORCH_BOX(&fourier_shift<Cpu>));
-  m.impl("fourier_shift_backward", TORCH_BOX(&fourier_shift_backward<Cpu>));
+  m.impl("fourier_shift", TORCH_BOX(&fourier_shift<FourierShiftCpu>));
+  m.impl("fourier_shift_backward", TORCH_BOX(&fourier_shift_backward<FourierShiftCpu>));
+  m.impl("rotation_head", TORCH_BOX(&rotation_head<RotationHeadCpu>));
+  m.impl("rotation_head_backward", TORCH_BOX(&rotation_head_backward<RotationHeadCpu>));
 }
 
 #if defined(CROSSD_WITH_CUDA)
 STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CUDA, m) {
-  m.impl("fourier_shift", TORCH_BOX(&fourier_shift<Cuda>));
-  m.impl("fourier_shift_backward", TORCH_BOX(&fourier_shift_backward<Cuda>));
+  m.impl("fourier_shift", TORCH_BOX(&fourier_shift<FourierShiftCuda>));
+  m.impl("fourier_shift_backward", TORCH_BOX(&fourier_shift_backward<FourierShiftCuda>));
+  m.impl("rotation_head", TORCH_BOX(&rotation_head<RotationHeadCuda>));
+  m.impl("rotation_head_backward", TORCH_BOX(&rotation_head_backward<RotationHeadCuda>));
 }
 #endif
 

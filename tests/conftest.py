@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,8 +42,16 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
 def _register_emulated() -> None:
     from emulator.build import why_not
     from emulator.harness import EmulatedBackend
+    from emulator.rotation_head_harness import EmulatedRotationHead
 
     reason = why_not("plain")
     if reason:
         pytest.skip(reason)
-    _backend.register("emulated", EmulatedBackend())
+    shift, head = EmulatedBackend(), EmulatedRotationHead()
+    operators = SimpleNamespace(
+        fourier_shift=shift.fourier_shift,
+        fourier_shift_backward=shift.fourier_shift_backward,
+        rotation_head=head.rotation_head,
+        rotation_head_backward=head.rotation_head_backward,
+    )
+    _backend.register("emulated", operators)

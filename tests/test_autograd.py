@@ -156,9 +156,9 @@ TRANSFORMS: dict[str, Callable[[Shift, Tensor, Tensor], object]] = {
     "vmap shift": lambda f, w, s: vmap(f, (None, 1))(w, torch.stack([s, 2 * s, s.cos()], 1)),
     "vmap both": lambda f, w, s: vmap(f, (-1, 0))(torch.stack([w, w.cos()], -1), torch.stack([s, s.cos()])),
     "vmap twice": lambda f, w, s: vmap(vmap(f, (0, None)), (None, 0))(torch.stack([w, w.cos()]), s[None].cos()),
-    "gradient of each sample": lambda f, w, s: vmap(
-        grad(lambda w, s: f(w, s[None]).sin().sum(), BOTH), (None, 0)
-    )(w, s),
+    "gradient of each sample": lambda f, w, s: vmap(grad(lambda w, s: f(w, s[None]).sin().sum(), BOTH), (None, 0))(
+        w, s
+    ),
     "gradient of each weight": lambda f, w, s: vmap(grad(lambda w, s: f(w, s).sin().sum(), BOTH), (0, None))(
         torch.stack([w, w.cos()]), s
     ),

@@ -47,14 +47,14 @@ def test_use_backend_holds_in_every_thread() -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(ValueError, match=r"^name: expected one of .*reference, got 'fast'$"):
-        with crossd_ops.use_backend("fast"):
-            pass
+    message = r"^name: expected one of .*reference, got 'fast'$"
+    with pytest.raises(ValueError, match=message), crossd_ops.use_backend("fast"):
+        pass
 
 
 def test_registered_backend_runs() -> None:
     class Ones:
-        def fourier_shift(self, weight, shift, dim, index, dtype):  # noqa: ANN001, ANN202
+        def fourier_shift(self, weight, shift, dim, index, dtype):
             return weight.new_ones((shift.shape[0], *weight.shape), dtype=dtype)
 
         fourier_shift_backward = None
@@ -83,6 +83,12 @@ def test_one_warning_for_a_cuda_device_without_kernels(monkeypatch: pytest.Monke
 def test_forcing_the_compiled_backend_where_it_has_no_kernels(compiled_library: None) -> None:
     with crossd_ops.use_backend("compiled"), pytest.raises(RuntimeError, match="no compiled kernels for mps devices"):
         crossd_ops.backend("mps")
+
+
+def test_exported_names() -> None:
+    for name in crossd_ops.__all__:
+        assert hasattr(crossd_ops, name)
+    assert crossd_ops.__version__
 
 
 def test_build_info() -> None:

@@ -191,8 +191,8 @@ def test_quick_operator_run_writes_everything(tmp_path: Path) -> None:
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {"report.md", "results.json", "speed_up.png", "time_breakdown.png"}
     results = json.loads((tmp_path / "results.json").read_text())
-    assert set(results) == {"schema", "options", "environment", "operator", "training", "seconds"}
-    assert results["training"] is None
+    assert set(results) == {"schema", "options", "environment", "operator", "training", "network", "seconds"}
+    assert results["training"] is None and results["network"] is None
     for row in results["operator"]:
         assert max(row["deviation"]["fused_from_expansion"].values()) < 1e-5
         assert set(row["extra_bytes"]["forward"]) == {"fused", "expansion"}

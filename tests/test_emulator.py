@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def program() -> Callable[[str, str], Path]:
     wanted = [*PROGRAMS, *(("planted_faults", variant) for variant in ("plain", "thread", "address"))]
     if why_not("plain") is None:
         buildable = [(SELFTEST / f"{name}.cpp", variant) for name, variant in wanted if why_not(variant) is None]
-        in_parallel([lambda s=source, v=variant: compile_program(s, v) for source, variant in buildable])
+        in_parallel([partial(compile_program, source, variant) for source, variant in buildable])
 
     def get(name: str, variant: str) -> Path:
         reason = why_not(variant)

@@ -1,15 +1,13 @@
-// Chooses the instruction set, lays out the work and runs it on torch's threads.
+// Lays out the work and runs it on torch's threads.
 #include "cpu/fourier_shift.h"
 
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <new>
-#include <string>
 #include <vector>
 
+#include "cpu/capability.h"
 #include "cpu/huge_pages.h"
 #include "cpu/plan.h"
 #include "cpu/taps.h"
@@ -21,27 +19,7 @@ void free_scratch(void* memory) { ::operator delete(memory, std::align_val_t(64)
 
 namespace {
 
-struct Capability {
-  const char* name;
-  const Kernels* kernels;
-};
-
-Capability detect_capability() {
-  const char* wanted = std::getenv("CROSSD_CPU_CAPABILITY");
-  const std::string limit = wanted ? wanted : "avx512";
-#if defined(__x86_64__)
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (has_avx512 && limit == "avx512") return {"avx512", kernels_avx512()};
-  if (has_avx2 && limit != "baseline") return {"avx2", kernels_avx2()};
-#endif
-  return {"baseline", kernels_baseline()};
-}
-const Capability& capability() {
-  static const Capability detected = detect_capability();
-  return detected;
-}
+const Kernels& kernels() { return kernels_in_use(kernels_baseline(), kernels_avx2(), kernels_avx512()); }
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -133,18 +111,16 @@ void run_backward(const BackwardProblem& problem, void (*kernel)(const BackwardP
 
 }  // namespace
 
-const char* cpu_capability() { return capability().name; }
-
 void fourier_shift_forward(const ForwardProblem& problem) {
-  const Kernels& kernels = *capability().kernels;
-  if (problem.weight_dtype == Dtype::float64) return run_forward<double>(problem, kernels.lanes_float64, kernels.forward_float64);
-  run_forward<float>(problem, kernels.lanes_float32, kernels.forward_float32);
+  const Kernels& chosen = kernels();
+  if (problem.weight_dtype == Dtype::float64) return run_forward<double>(problem, chosen.lanes_float64, chosen.forward_float64);
+  run_forward<float>(problem, chosen.lanes_float32, chosen.forward_float32);
 }
 
 void fourier_shift_backward(const BackwardProblem& problem) {
-  const Kernels& kernels = *capability().kernels;
-  if (problem.weight_dtype == Dtype::float64) return run_backward<double>(problem, kernels.backward_float64);
-  run_backward<float>(problem, kernels.backward_float32);
+  const Kernels& chosen = kernels();
+  if (problem.weight_dtype == Dtype::float64) return run_backward<double>(problem, chosen.backward_float64);
+  run_backward<float>(problem, chosen.backward_float32);
 }
 
 }  // namespace crossd_ops::cpu

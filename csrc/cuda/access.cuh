@@ -31,21 +31,25 @@ inline bool grad_is_dense(const BackwardProblem& problem) {
   const ShiftShape& shape = problem.shape;
   const GradStrides& strides = problem.grad_strides;
   const int64_t plane = shape.kernel[1] * shape.kernel[2];
-  return (shape.slices == 1 || strides.kernel[0] == plane) && strides.kernel[1] == shape.kernel[2] && strides.kernel[2] == 1 &&
-         pairs_are_dense(shape, strides, shape.slices * plane) && is_aligned(problem.grad, strides.sample * size_of(problem.grad_dtype));
+  return (shape.slices == 1 || strides.kernel[0] == plane) && strides.kernel[1] == shape.kernel[2] &&
+         strides.kernel[2] == 1 && pairs_are_dense(shape, strides, shape.slices * plane) &&
+         is_aligned(problem.grad, strides.sample * size_of(problem.grad_dtype));
 }
 
 inline bool out_is_aligned(const ForwardProblem& problem) {
   const ShiftShape& shape = problem.shape;
-  return is_aligned(problem.out, pair_count(shape) * shape.slices * shape.kernel[1] * shape.kernel[2] * size_of(problem.out_dtype));
+  return is_aligned(problem.out,
+                    pair_count(shape) * shape.slices * shape.kernel[1] * shape.kernel[2] * size_of(problem.out_dtype));
 }
 
 inline TileAccess access_of(const ForwardProblem& problem) {
-  return {weight_is_dense(problem.shape, problem.weight, problem.weight_strides), false, false, out_is_aligned(problem)};
+  return {weight_is_dense(problem.shape, problem.weight, problem.weight_strides), false, false,
+          out_is_aligned(problem)};
 }
 inline TileAccess access_of(const BackwardProblem& problem) {
   return {weight_is_dense(problem.shape, problem.weight, problem.weight_strides),
-          problem.grad_weight && weight_is_dense(problem.shape, problem.grad_weight, problem.grad_weight_strides), grad_is_dense(problem), false};
+          problem.grad_weight && weight_is_dense(problem.shape, problem.grad_weight, problem.grad_weight_strides),
+          grad_is_dense(problem), false};
 }
 
 }  // namespace crossd_ops::cuda

@@ -1,17 +1,19 @@
 // K = 3 in the basis where a shift is a rotation. Of a plane v[y, z] and w = exp(2 pi i / 3):
-//   V(f, g) = sum_{y,z} v[y, z] w^-(f y + g z);   a shift by (s1, s2) multiplies V(f, g) by exp(-2 pi i (f s1 + g s2) / 3)
-// v is real, so V(0,0) and V(1,0), V(0,1), V(1,1), V(1,-1) say all: 9 numbers. Transforming the weight once for all samples
-// leaves 16 operations for both circulants of a slice instead of 54, and makes the derivatives in the shift products by f and g.
-// On the axis of the slices, with phi = 2 pi (s0 - x) / 3:   slice = A + B cos(phi) + C sin(phi): 18 operations instead of 27.
+//   V(f, g) = sum_{y,z} v[y, z] w^-(f y + g z);   a shift by (s1, s2) multiplies V(f, g) by exp(-2 pi i (f s1 + g s2) /
+//   3)
+// v is real, so V(0,0) and V(1,0), V(0,1), V(1,1), V(1,-1) say all: 9 numbers. Transforming the weight once for all
+// samples leaves 16 operations for both circulants of a slice instead of 54, and makes the derivatives in the shift
+// products by f and g. On the axis of the slices, with phi = 2 pi (s0 - x) / 3:   slice = A + B cos(phi) + C sin(phi):
+// 18 operations instead of 27.
 #pragma once
 #include "pairs.cuh"
-#include "taps.cuh"
 #include "tile.cuh"
 
 namespace crossd_ops::cuda {
 
 constexpr double kHalfRoot3 = 0.86602540378443864676;  // sin(2 pi / 3)
-constexpr int kPhaseCount = 5, kPhaseStride = 12;      // three vectors: phi and two elements to spare; (1,0), (0,1); (1,1), (1,-1)
+constexpr int kPhaseCount = 5,
+              kPhaseStride = 12;  // three vectors: phi and two elements to spare; (1,0), (0,1); (1,1), (1,-1)
 
 // Spectrum: V(0,0), then real and imaginary part of V(1,0), V(0,1), V(1,1), V(1,-1).
 template <typename Acc>
@@ -21,7 +23,8 @@ __device__ __forceinline__ void analyse(const Acc (&plane)[9], Acc (&spectrum)[9
 #pragma unroll
   for (int y = 0; y < 3; ++y) {
     const Acc rest = plane[3 * y + 1] + plane[3 * y + 2];
-    sum[y] = plane[3 * y] + rest, real[y] = plane[3 * y] - half * rest, difference[y] = plane[3 * y + 1] - plane[3 * y + 2];
+    sum[y] = plane[3 * y] + rest, real[y] = plane[3 * y] - half * rest,
+    difference[y] = plane[3 * y + 1] - plane[3 * y + 2];
   }
   const Acc sums = sum[1] + sum[2], reals = real[1] + real[2], differences = difference[1] + difference[2];
   spectrum[0] = sum[0] + sums;
@@ -33,8 +36,8 @@ __device__ __forceinline__ void analyse(const Acc (&plane)[9], Acc (&spectrum)[9
   spectrum[7] = even_real + odd_difference, spectrum[8] = root * (even_difference - odd_real);
 }
 
-// v[y, z] = V(0,0) + sum of Re(V(f, g) w^(f y + g z)): its inverse where V(0,0) was divided by 9 and the others by 9/2, and its
-// transpose as it stands.
+// v[y, z] = V(0,0) + sum of Re(V(f, g) w^(f y + g z)): its inverse where V(0,0) was divided by 9 and the others by 9/2,
+// and its transpose as it stands.
 template <typename Acc>
 __device__ __forceinline__ void synthesise(const Acc (&spectrum)[9], Acc (&plane)[9]) {
   const Acc root = static_cast<Acc>(kHalfRoot3), half = static_cast<Acc>(0.5);
@@ -44,7 +47,8 @@ __device__ __forceinline__ void synthesise(const Acc (&spectrum)[9], Acc (&plane
   const Acc real_rest = spectrum[3] - half * even_real, imaginary_rest = spectrum[4] - half * even_imaginary;
   const Acc sums[3] = {spectrum[0] + spectrum[1], sum - root * spectrum[2], sum + root * spectrum[2]};
   const Acc real[3] = {spectrum[3] + even_real, real_rest - root * odd_imaginary, real_rest + root * odd_imaginary};
-  const Acc imaginary[3] = {spectrum[4] + even_imaginary, imaginary_rest + root * odd_real, imaginary_rest - root * odd_real};
+  const Acc imaginary[3] = {spectrum[4] + even_imaginary, imaginary_rest + root * odd_real,
+                            imaginary_rest - root * odd_real};
 #pragma unroll
   for (int y = 0; y < 3; ++y) {
     const Acc rest = sums[y] - half * real[y];
@@ -56,7 +60,8 @@ __device__ __forceinline__ void synthesise(const Acc (&spectrum)[9], Acc (&plane
 // A, B and C, spectra of 9 numbers each, of a weight, scaled so that synthesise() gives the slice.
 template <typename Acc>
 __device__ __forceinline__ void analyse_weight(Acc (&weight)[27]) {
-  const Acc third = static_cast<Acc>(1.0 / 3), half = static_cast<Acc>(0.5), scale = static_cast<Acc>(2.0 / 3 * kHalfRoot3);
+  const Acc third = static_cast<Acc>(1.0 / 3), half = static_cast<Acc>(0.5),
+            scale = static_cast<Acc>(2.0 / 3 * kHalfRoot3);
 #pragma unroll
   for (int i = 0; i < 9; ++i) {
     const Acc first = weight[i], rest = weight[9 + i] + weight[18 + i];
@@ -94,7 +99,8 @@ __device__ __forceinline__ void synthesise_grad_weight(Acc (&grad)[27]) {
   }
 }
 
-// cos and sin of the five phases of a sample: phi of its first slice, 2 pi (f s1 + g s2) / 3 in the order of the spectrum.
+// cos and sin of the five phases of a sample: phi of its first slice, 2 pi (f s1 + g s2) / 3 in the order of the
+// spectrum.
 template <typename Acc>
 struct Cubic3Phases {
   __device__ explicit Cubic3Phases(const Acc* shared) { read_shared(shared, values); }
@@ -115,17 +121,22 @@ struct Cubic3Phases {
 
 // Phases of samples first .. first + count - 1, computed by `threads` threads.
 template <typename Acc>
-__device__ void compute_phases(const ShiftShape& shape, const void* shift, int64_t first, int count, int threads, Acc* phases) {
+__device__ void compute_phases(const ShiftShape& shape, const void* shift, int64_t first, int count, int threads,
+                               Acc* phases) {
   for (int task = threadIdx.x; task < kPhaseCount * count; task += threads) {
     const int sample = task / kPhaseCount, phase = task - sample * kPhaseCount;
     const auto reduced = [&](int axis) {  // exact; a whole turn is a shift of 3
-      const Acc value = fmod(static_cast<const Acc*>(shift)[(first + sample) * 3 + select(shape.axis, axis)], static_cast<Acc>(3));
+      const Acc value =
+          fmod(static_cast<const Acc*>(shift)[(first + sample) * 3 + select(shape.axis, axis)], static_cast<Acc>(3));
       return fma(static_cast<Acc>(-3), rint(value / 3), value);
     };
     Acc thirds;
-    if (phase == 0) thirds = reduced(0) - shape.first_slice;
-    else if (phase < 3) thirds = reduced(phase);
-    else thirds = phase == 3 ? reduced(1) + reduced(2) : reduced(1) - reduced(2);
+    if (phase == 0)
+      thirds = reduced(0) - shape.first_slice;
+    else if (phase < 3)
+      thirds = reduced(phase);
+    else
+      thirds = phase == 3 ? reduced(1) + reduced(2) : reduced(1) - reduced(2);
     Acc sine, cosine;
     sin_cos_pi(2 * thirds / 3, &sine, &cosine);
     Acc* to = phases + sample * kPhaseStride + (phase == 0 ? 0 : 2 + 2 * phase);
@@ -134,7 +145,8 @@ __device__ void compute_phases(const ShiftShape& shape, const void* shift, int64
 }
 
 template <typename Acc>
-__device__ __forceinline__ void contract_slices(const Cubic3Phases<Acc>& phases, int slice, const Acc (&weight)[27], Acc (&spectrum)[9]) {
+__device__ __forceinline__ void contract_slices(const Cubic3Phases<Acc>& phases, int slice, const Acc (&weight)[27],
+                                                Acc (&spectrum)[9]) {
   const Acc cosine = phases.slice_cosine(slice), sine = phases.slice_sine(slice);
 #pragma unroll
   for (int i = 0; i < 9; ++i) spectrum[i] = weight[i] + cosine * weight[9 + i] + sine * weight[18 + i];

@@ -43,7 +43,8 @@ T* dynamic_shared() {
 }
 
 template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t, Arguments... arguments) {
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t,
+            Arguments... arguments) {
   emu::launch(grid, block, shared_bytes, [&] { kernel(arguments...); });
 }
 
@@ -63,17 +64,21 @@ inline float to_float(Float16 value) {
 inline void from_float(float value, BFloat16& result) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
-  result.bits = value != value ? 0x7fff : static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);  // ties to even
+  result.bits =
+      value != value ? 0x7fff : static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);  // ties to even
 }
 inline void from_float(float value, Float16& result) {
   const float magnitude = std::fabs(value);
   int exponent = -14;  // of a subnormal number; the spacing is 2^(exponent - 10)
   if (magnitude >= 0x1p-14f) exponent = std::ilogb(magnitude);
-  const float steps = value != value || magnitude >= 65520.0f ? 0.0f : std::nearbyint(std::ldexp(magnitude, 10 - exponent));
+  const float steps =
+      value != value || magnitude >= 65520.0f ? 0.0f : std::nearbyint(std::ldexp(magnitude, 10 - exponent));
   // The leading 1 of a normal number adds one to the exponent field; rounding up to 2048 carries into it as it must.
   uint32_t bits = ((exponent + 14) << 10) + static_cast<uint32_t>(steps);
-  if (value != value) bits = 0x7fff;
-  else if (magnitude >= 65520.0f) bits = 0x7c00;
+  if (value != value)
+    bits = 0x7fff;
+  else if (magnitude >= 65520.0f)
+    bits = 0x7c00;
   result.bits = static_cast<uint16_t>(bits | (std::signbit(value) && value == value ? 0x8000 : 0));
 }
 
@@ -113,8 +118,11 @@ void wait_copies() {
   CopyQueue& queue = copy_queue();
   std::vector<PendingCopy> left;
   for (const PendingCopy& copy : queue.pending) {
-    if (copy.group >= queue.group - kGroupsLeft) left.push_back(copy);
-    else *static_cast<uint4*>(copy.to) = *static_cast<const uint4*>(copy.from);  // faults where the device would: misaligned
+    if (copy.group >= queue.group - kGroupsLeft)
+      left.push_back(copy);
+    else
+      *static_cast<uint4*>(copy.to) =
+          *static_cast<const uint4*>(copy.from);  // faults where the device would: misaligned
   }
   queue.pending.swap(left);
 }
@@ -128,24 +136,32 @@ __device__ __forceinline__ T* dynamic_shared() {
 }
 
 inline void check(cudaError_t status) {
-  if (status != cudaSuccess) throw std::runtime_error(std::string("crossd_ops: CUDA error: ") + cudaGetErrorString(status));
+  if (status != cudaSuccess)
+    throw std::runtime_error(std::string("crossd_ops: CUDA error: ") + cudaGetErrorString(status));
 }
 
 template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, Arguments... arguments) {
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+            Arguments... arguments) {
   if (shared_bytes > 48 * 1024)  // more than every kernel may use unasked
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shared_bytes)));
+  // clang-format off: it would part the brackets
   kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
+  // clang-format on
   check(cudaGetLastError());
 }
 
-__device__ __forceinline__ float to_float(BFloat16 value) { return __uint_as_float(static_cast<uint32_t>(value.bits) << 16); }
+__device__ __forceinline__ float to_float(BFloat16 value) {
+  return __uint_as_float(static_cast<uint32_t>(value.bits) << 16);
+}
 __device__ __forceinline__ float to_float(Float16 value) { return __half2float(__ushort_as_half(value.bits)); }
 __device__ __forceinline__ void from_float(float value, BFloat16& result) {
   result.bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
 }
-__device__ __forceinline__ void from_float(float value, Float16& result) { result.bits = __half_as_ushort(__float2half_rn(value)); }
+__device__ __forceinline__ void from_float(float value, Float16& result) {
+  result.bits = __half_as_ushort(__float2half_rn(value));
+}
 
 // Two neighbouring elements, the first in the low half.
 __device__ __forceinline__ uint32_t pack_pair(float first, float second, BFloat16) {

@@ -9,8 +9,10 @@ __device__ __forceinline__ float to_float(float value) { return value; }
 
 template <typename Acc, typename T>
 __device__ __forceinline__ Acc load_element(const T* address) {
-  if constexpr (sizeof(T) == 8) return static_cast<Acc>(*address);
-  else return static_cast<Acc>(to_float(*address));
+  if constexpr (sizeof(T) == 8)
+    return static_cast<Acc>(*address);
+  else
+    return static_cast<Acc>(to_float(*address));
 }
 template <typename T, typename Acc>
 __device__ __forceinline__ T convert(Acc value) {
@@ -37,12 +39,14 @@ __device__ __forceinline__ void with_element_type(Dtype dtype, Function&& functi
 template <typename Acc>
 __device__ __forceinline__ Acc load_as(Dtype dtype, const void* base, int64_t index) {
   Acc value = 0;
-  with_element_type(dtype, [&](auto type) { value = load_element<Acc>(static_cast<const decltype(type)*>(base) + index); });
+  with_element_type(dtype,
+                    [&](auto type) { value = load_element<Acc>(static_cast<const decltype(type)*>(base) + index); });
   return value;
 }
 template <typename Acc>
 __device__ __forceinline__ void store_as(Dtype dtype, void* base, int64_t index, Acc value) {
-  with_element_type(dtype, [&](auto type) { static_cast<decltype(type)*>(base)[index] = convert<decltype(type)>(value); });
+  with_element_type(dtype,
+                    [&](auto type) { static_cast<decltype(type)*>(base)[index] = convert<decltype(type)>(value); });
 }
 
 }  // namespace crossd_ops::cuda

@@ -1,5 +1,5 @@
-// The Fourier shift on the current CUDA device, in the order of a stream (a cudaStream_t). Asynchronous; a launch that fails
-// throws std::runtime_error.
+// The Fourier shift on the current CUDA device, in the order of a stream (a cudaStream_t). Asynchronous; a launch that
+// fails throws std::runtime_error.
 #pragma once
 #include <cstddef>
 

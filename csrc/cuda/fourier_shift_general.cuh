@@ -2,7 +2,8 @@
 //   out = Re (a2 + i b2) (a1 + i b1) (a0 + i b0) W, one axis after the other; a, b: the taps of taps.cuh as circulants
 // The imaginary parts come from even sizes and are kept only where two axes or more are even: one alone cancels in Re.
 // Adjoint, for the gradient g of a slice x, without conjugation since Re is taken last:
-//   H = (a1 + i b1)^T (a2 + i b2)^T g,   gW[x'] += Re d(x - x'; s0) H,   gs_axis = <g, Re of the product with d' on that axis>
+//   H = (a1 + i b1)^T (a2 + i b2)^T g,   gW[x'] += Re d(x - x'; s0) H,   gs_axis = <g, Re of the product with d' on
+//   that axis>
 // Bytes: W once for each split of the samples, every output and every g once.
 #pragma once
 #include "device.cuh"
@@ -39,10 +40,13 @@ __device__ Complex<Acc> convolve(ComplexPointer<Acc> taps, int size, int i, Comp
     if constexpr (kComplex) {
       const Acc b = taps.imaginary[n];
       sum.imaginary += b * value;
-      if (values.imaginary) sum.real -= b * values.imaginary[j * stride], sum.imaginary += a * values.imaginary[j * stride];
+      if (values.imaginary)
+        sum.real -= b * values.imaginary[j * stride], sum.imaginary += a * values.imaginary[j * stride];
     }
-    if constexpr (kAdjoint) n = n + 1 == size ? 0 : n + 1;
-    else n = n == 0 ? size - 1 : n - 1;
+    if constexpr (kAdjoint)
+      n = n + 1 == size ? 0 : n + 1;
+    else
+      n = n == 0 ? size - 1 : n - 1;
   }
   return sum;
 }
@@ -52,8 +56,14 @@ template <typename Acc, bool kComplex>
 class GeneralTile {
  public:
   __device__ GeneralTile(const ShiftShape& shape, int tile_pairs)
-      : k0(shape.kernel[0]), k1(shape.kernel[1]), k2(shape.kernel[2]), plane(k1 * k2),
-        first_pair(static_cast<int64_t>(blockIdx.x) * tile_pairs), shape_(shape), tile_pairs_(tile_pairs), free_(dynamic_shared<Acc>()) {
+      : k0(shape.kernel[0]),
+        k1(shape.kernel[1]),
+        k2(shape.kernel[2]),
+        plane(k1 * k2),
+        first_pair(static_cast<int64_t>(blockIdx.x) * tile_pairs),
+        shape_(shape),
+        tile_pairs_(tile_pairs),
+        free_(dynamic_shared<Acc>()) {
     const int64_t left = pair_count(shape) - first_pair;
     count = static_cast<int>(left < tile_pairs ? left : tile_pairs);
     taps_ = take(kGeneralTapElements);
@@ -92,7 +102,8 @@ class GeneralTile {
     return {real, real + kMaxKernel};
   }
 
-  __device__ void load_weight(Dtype dtype, const void* weight, const WeightStrides& strides, Acc* to /* [count, K0, K1, K2] */) const {
+  __device__ void load_weight(Dtype dtype, const void* weight, const WeightStrides& strides,
+                              Acc* to /* [count, K0, K1, K2] */) const {
     for_each([&](int, int pair, int y, int z) {
       const int64_t offset = pair_offset(strides, shape_.in_channels, first_pair + pair);
       for (int x = 0; x < k0; ++x)
@@ -114,7 +125,7 @@ class GeneralTile {
 
 // grid: tiles of pairs x splits of the samples.
 template <typename Acc, bool kComplex>
-__global__ void __launch_bounds__(kGeneralThreads) forward_general(const ForwardProblem problem, int tile_pairs) {
+__global__ void __launch_bounds__(kGeneralThreads, 2) forward_general(const ForwardProblem problem, int tile_pairs) {
   const ShiftShape& shape = problem.shape;
   GeneralTile<Acc, kComplex> tile(shape, tile_pairs);
   Acc* weight = tile.take_volumes();
@@ -133,7 +144,8 @@ __global__ void __launch_bounds__(kGeneralThreads) forward_general(const Forward
       });
       __syncthreads();
       tile.for_each([&](int element, int, int y, int) {
-        const auto sum = convolve<false, kComplex>(tile.taps(1), tile.k1, y, after_axis0.at(element - y * tile.k2), tile.k2);
+        const auto sum =
+            convolve<false, kComplex>(tile.taps(1), tile.k1, y, after_axis0.at(element - y * tile.k2), tile.k2);
         after_axis1.real[element] = sum.real;
         if constexpr (kComplex) after_axis1.imaginary[element] = sum.imaginary;
       });
@@ -151,23 +163,31 @@ __global__ void __launch_bounds__(kGeneralThreads) forward_general(const Forward
 template <typename Acc, bool kComplex>
 struct GeneralBackwardPlanes {
   __device__ explicit GeneralBackwardPlanes(GeneralTile<Acc, kComplex>& tile)
-      : weight(tile.take_volumes()), grad_weight(tile.take_volumes()), grad(tile.take_plane(true)), grad_axis2(tile.take_plane()),
-        after_axis0(tile.take_plane()), after_axis1(tile.take_plane()), warp_sums(tile.take(3 * kGeneralWarps)) {}
+      : weight(tile.take_volumes()),
+        grad_weight(tile.take_volumes()),
+        grad(tile.take_plane(true)),
+        grad_axis2(tile.take_plane()),
+        after_axis0(tile.take_plane()),
+        after_axis1(tile.take_plane()),
+        warp_sums(tile.take(3 * kGeneralWarps)) {}
   Acc *weight, *grad_weight;
-  ComplexPointer<Acc> grad, grad_axis2;           // g, (a2 + i b2)^T g
+  ComplexPointer<Acc> grad, grad_axis2;          // g, (a2 + i b2)^T g
   ComplexPointer<Acc> after_axis0, after_axis1;  // of the weight
-  Acc* warp_sums;                                 // [3, warps]
+  Acc* warp_sums;                                // [3, warps]
 };
 
 // The part of one slice: adds to the planes' grad_weight and to the thread's shares of the sample's grad_shift.
 template <typename Acc, bool kComplex>
 __device__ void backward_general_slice(const BackwardProblem& problem, const GeneralTile<Acc, kComplex>& tile,
-                                       const GeneralBackwardPlanes<Acc, kComplex>& planes, int64_t sample, int slice, Acc (&shares)[3]) {
+                                       const GeneralBackwardPlanes<Acc, kComplex>& planes, int64_t sample, int slice,
+                                       Acc (&shares)[3]) {
   const ShiftShape& shape = problem.shape;
   const int x = shape.first_slice + slice;
   tile.for_each([&](int element, int pair, int y, int z) {
-    const int64_t offset = sample * problem.grad_strides.sample + pair_offset(problem.grad_strides, shape.in_channels, tile.first_pair + pair);
-    planes.grad.real[element] = load_as<Acc>(problem.grad_dtype, problem.grad, offset + kernel_offset(problem.grad_strides, slice, y, z));
+    const int64_t offset = sample * problem.grad_strides.sample +
+                           pair_offset(problem.grad_strides, shape.in_channels, tile.first_pair + pair);
+    planes.grad.real[element] =
+        load_as<Acc>(problem.grad_dtype, problem.grad, offset + kernel_offset(problem.grad_strides, slice, y, z));
     const ComplexPointer<Acc> column = {planes.weight + tile.volume_index(pair, 0, y, z), nullptr};
     const auto sum = convolve<false, kComplex>(tile.taps(0), tile.k0, x, column, tile.plane);
     planes.after_axis0.real[element] = sum.real;
@@ -176,9 +196,11 @@ __device__ void backward_general_slice(const BackwardProblem& problem, const Gen
   __syncthreads();
   tile.for_each([&](int element, int, int y, int z) {
     const auto adjoint = convolve<true, kComplex>(tile.taps(2), tile.k2, z, planes.grad.at(element - z), 1);
-    const auto sum = convolve<false, kComplex>(tile.taps(1), tile.k1, y, planes.after_axis0.at(element - y * tile.k2), tile.k2);
+    const auto sum =
+        convolve<false, kComplex>(tile.taps(1), tile.k1, y, planes.after_axis0.at(element - y * tile.k2), tile.k2);
     planes.grad_axis2.real[element] = adjoint.real, planes.after_axis1.real[element] = sum.real;
-    if constexpr (kComplex) planes.grad_axis2.imaginary[element] = adjoint.imaginary, planes.after_axis1.imaginary[element] = sum.imaginary;
+    if constexpr (kComplex)
+      planes.grad_axis2.imaginary[element] = adjoint.imaginary, planes.after_axis1.imaginary[element] = sum.imaginary;
   });
   __syncthreads();
   tile.for_each([&](int element, int pair, int y, int z) {
@@ -191,7 +213,8 @@ __device__ void backward_general_slice(const BackwardProblem& problem, const Gen
     shares[0] += h.real * d0.real;
     shares[1] += planes.grad_axis2.real[element] * d1.real;
     shares[2] += planes.grad.real[element] * d2.real;
-    if constexpr (kComplex) shares[0] -= h.imaginary * d0.imaginary, shares[1] -= planes.grad_axis2.imaginary[element] * d1.imaginary;
+    if constexpr (kComplex)
+      shares[0] -= h.imaginary * d0.imaginary, shares[1] -= planes.grad_axis2.imaginary[element] * d1.imaginary;
     for (int from = 0, n = x; from < tile.k0; ++from, n = n == 0 ? tile.k0 - 1 : n - 1) {
       Acc& sum = planes.grad_weight[tile.volume_index(pair, from, y, z)];
       sum += tile.taps(0).real[n] * h.real;
@@ -203,7 +226,7 @@ __device__ void backward_general_slice(const BackwardProblem& problem, const Gen
 
 // grid: tiles of pairs; a block takes all samples in turn, so that grad_weight is summed in one fixed order.
 template <typename Acc, bool kComplex>
-__global__ void __launch_bounds__(kGeneralThreads) backward_general(const BackwardProblem problem, int tile_pairs) {
+__global__ void __launch_bounds__(kGeneralThreads, 2) backward_general(const BackwardProblem problem, int tile_pairs) {
   const ShiftShape& shape = problem.shape;
   GeneralTile<Acc, kComplex> tile(shape, tile_pairs);
   GeneralBackwardPlanes<Acc, kComplex> planes(tile);
@@ -215,7 +238,8 @@ __global__ void __launch_bounds__(kGeneralThreads) backward_general(const Backwa
     tile.compute_taps(static_cast<const Acc*>(problem.shift) + sample * 3);
     __syncthreads();
     Acc shares[3] = {0, 0, 0};
-    for (int slice = 0; slice < shape.slices; ++slice) backward_general_slice(problem, tile, planes, sample, slice, shares);
+    for (int slice = 0; slice < shape.slices; ++slice)
+      backward_general_slice(problem, tile, planes, sample, slice, shares);
     for (int axis = 0; axis < 3; ++axis) {
       const Acc sum = sum_of_warp(shares[axis]);
       if (threadIdx.x % kLanes == 0) planes.warp_sums[axis * kGeneralWarps + threadIdx.x / kLanes] = sum;

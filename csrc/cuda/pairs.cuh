@@ -5,7 +5,9 @@
 
 namespace crossd_ops::cuda {
 
-inline __host__ __device__ int64_t pair_count(const ShiftShape& shape) { return shape.out_channels * shape.in_channels; }
+inline __host__ __device__ int64_t pair_count(const ShiftShape& shape) {
+  return shape.out_channels * shape.in_channels;
+}
 
 // Offset of the first element of a pair. Strides: WeightStrides or GradStrides.
 template <typename Strides>

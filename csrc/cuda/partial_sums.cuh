@@ -1,5 +1,6 @@
-// The second pass of a sum over all pairs: grad_shift[b, axis] = sum_tile partial[b, axis, tile], in an order that depends
-// on nothing but the number of tiles. The first pass lets each block write the sum of its tile, so no atomics are needed.
+// The second pass of a sum over all pairs: grad_shift[b, axis] = sum_tile partial[b, axis, tile], in an order that
+// depends on nothing but the number of tiles. The first pass lets each block write the sum of its tile, so no atomics
+// are needed.
 #pragma once
 #include "device.cuh"
 

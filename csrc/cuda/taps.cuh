@@ -1,5 +1,6 @@
 // The taps of one axis of size K and their derivatives in the shift s:
-//   d(n; s) = (1 + 2 sum_{m < K/2} cos(2 pi m (n - s) / K) + [K even] cos(pi (n - s)) + i [K even] (-1)^n sin(pi s)) / K
+//   d(n; s) = (1 + 2 sum_{m < K/2} cos(2 pi m (n - s) / K) + [K even] cos(pi (n - s)) + i [K even] (-1)^n sin(pi s)) /
+//   K
 // The adjoint of d(i - j) is d(j - i): the same taps, read backwards.
 #pragma once
 #include "device.cuh"
@@ -57,10 +58,12 @@ template <int kSize>
 struct CircleTable {
   constexpr CircleTable() {
     for (int n = 0; n < kSize; ++n) {
-      sine[n] = constant_sine(static_cast<double>(n) / kSize), cosine[n] = constant_sine(static_cast<double>(n) / kSize, true);
+      sine[n] = constant_sine(static_cast<double>(n) / kSize),
+      cosine[n] = constant_sine(static_cast<double>(n) / kSize, true);
     }
     for (int n = 0; n < kSize; ++n)
-      for (int m = 1; 2 * m < kSize; ++m) derivative[n] += 4 * 3.14159265358979323846 * m * sine[m * n % kSize] / (kSize * kSize);
+      for (int m = 1; 2 * m < kSize; ++m)
+        derivative[n] += 4 * 3.14159265358979323846 * m * sine[m * n % kSize] / (kSize * kSize);
   }
   double cosine[kSize] = {}, sine[kSize] = {}, derivative[kSize] = {};
 };
@@ -80,7 +83,8 @@ __device__ __forceinline__ void odd_taps(Acc shift, Acc (&taps)[kSize]) {
 #pragma unroll
     for (int n = 0; n < kSize; ++n) {
       const int step = m * n % kSize;
-      taps[n] += static_cast<Acc>(2 * circle.cosine[step] / kSize) * cosine + static_cast<Acc>(2 * circle.sine[step] / kSize) * sine;
+      taps[n] += static_cast<Acc>(2 * circle.cosine[step] / kSize) * cosine +
+                 static_cast<Acc>(2 * circle.sine[step] / kSize) * sine;
     }
   }
 }

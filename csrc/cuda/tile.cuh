@@ -1,5 +1,5 @@
-// Tiles: the elements of neighbouring pairs, moved between global and shared memory in vectors of 16 bytes where they lie
-// densely and aligned, which the launcher finds out, and one by one elsewhere.
+// Tiles: the elements of neighbouring pairs, moved between global and shared memory in vectors of 16 bytes where they
+// lie densely and aligned, which the launcher finds out, and one by one elsewhere.
 #pragma once
 #include "device.cuh"
 #include "element.cuh"
@@ -44,8 +44,10 @@ __device__ __forceinline__ void write_shared(Acc* to, const Acc (&values)[kCount
   using Wide = typename WideVector<Acc>::Type;
 #pragma unroll
   for (int i = 0; i < kCount; i += kVectorElements<Acc>) {
-    if constexpr (sizeof(Acc) == 4) *reinterpret_cast<Wide*>(to + i) = Wide{values[i], values[i + 1], values[i + 2], values[i + 3]};
-    else *reinterpret_cast<Wide*>(to + i) = Wide{values[i], values[i + 1]};
+    if constexpr (sizeof(Acc) == 4)
+      *reinterpret_cast<Wide*>(to + i) = Wide{values[i], values[i + 1], values[i + 2], values[i + 3]};
+    else
+      *reinterpret_cast<Wide*>(to + i) = Wide{values[i], values[i + 1]};
   }
 }
 
@@ -56,8 +58,10 @@ __device__ __forceinline__ void unpack(uint4 vector, Acc (&values)[kVectorElemen
 #pragma unroll
   for (int i = 0; i < kVectorElements<T>; ++i) {
     T element;
-    if constexpr (sizeof(T) == 2) element.bits = static_cast<uint16_t>(words[i / 2] >> i % 2 * 16);
-    else memcpy(&element, &words[i * sizeof(T) / 4], sizeof(T));
+    if constexpr (sizeof(T) == 2)
+      element.bits = static_cast<uint16_t>(words[i / 2] >> i % 2 * 16);
+    else
+      memcpy(&element, &words[i * sizeof(T) / 4], sizeof(T));
     values[i] = load_element<Acc>(&element);
   }
 }
@@ -65,8 +69,8 @@ template <typename T, typename Acc>
 __device__ __forceinline__ uint4 pack(const Acc (&values)[kVectorElements<T>]) {
   uint4 vector;
   if constexpr (sizeof(T) == 2) {
-    vector = {pack_pair(values[0], values[1], T{}), pack_pair(values[2], values[3], T{}), pack_pair(values[4], values[5], T{}),
-              pack_pair(values[6], values[7], T{})};
+    vector = {pack_pair(values[0], values[1], T{}), pack_pair(values[2], values[3], T{}),
+              pack_pair(values[4], values[5], T{}), pack_pair(values[6], values[7], T{})};
   } else {
     memcpy(&vector, values, kVectorBytes);
   }
@@ -102,9 +106,12 @@ __device__ __forceinline__ void with_weight_type(Dtype dtype, Function&& functio
   if constexpr (sizeof(Acc) == 8) {
     function(double{});
   } else {
-    if (dtype == Dtype::float32) function(float{});
-    else if (dtype == Dtype::bfloat16) function(BFloat16{});
-    else function(Float16{});
+    if (dtype == Dtype::float32)
+      function(float{});
+    else if (dtype == Dtype::bfloat16)
+      function(BFloat16{});
+    else
+      function(Float16{});
   }
 }
 

@@ -1,0 +1,35 @@
+#include "cpu/capability.h"
+
+#include <cstdlib>
+#include <string>
+
+namespace crossd_ops::cpu {
+namespace {
+
+Capability detect() {
+  const char* wanted = std::getenv("CROSSD_CPU_CAPABILITY");
+  const std::string limit = wanted ? wanted : "avx512";
+#if defined(__x86_64__)
+  const bool has_avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (has_avx512 && limit == "avx512") return Capability::avx512;
+  if (has_avx2 && limit != "baseline") return Capability::avx2;
+#endif
+  return Capability::baseline;
+}
+
+}  // namespace
+
+Capability capability() {
+  static const Capability detected = detect();
+  return detected;
+}
+
+const char* cpu_capability() {
+  constexpr const char* names[] = {"baseline", "avx2", "avx512"};
+  return names[static_cast<int>(capability())];
+}
+
+}  // namespace crossd_ops::cpu

@@ -1,0 +1,36 @@
+// The rotation head for x86-64 with AVX2, FMA and F16C. Chosen at run time, so the file compiles without -m flags.
+#include <cstdint>
+
+#include "cpu/plan.h"
+#include "cpu/rotation_head_plan.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+// To the end of the file, so that templates instantiated there belong to this target too. No header of the standard
+// library may follow.
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma,f16c")
+#endif
+
+#define CROSSD_VECTOR_BYTES 32
+namespace crossd_ops::cpu {
+namespace avx2 {
+namespace {
+#include "cpu/simd.h"
+#include "cpu/tile.h"
+#include "cpu/exponential.h"
+#include "cpu/rotation_head_kernels.h"
+}  // namespace
+}  // namespace avx2
+const RotationHeadKernels* rotation_head_kernels_avx2() { return &avx2::kRotationHeadKernels; }
+}  // namespace crossd_ops::cpu
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#else
+namespace crossd_ops::cpu {
+const RotationHeadKernels* rotation_head_kernels_avx2() { return nullptr; }
+}  // namespace crossd_ops::cpu
+#endif

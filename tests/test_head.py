@@ -1,0 +1,91 @@
+"""The head as one step of autograd: the gradients of its layers, nothing of its own kept."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from crossd_ops import CrossDConv2d
+from crossd_ops._head import predict_shift
+from crossd_ops._rotation_head import composite
+
+
+def layers(channels: int = 6, *, training: bool = True) -> nn.Sequential:
+    """A head in float64 whose running statistics are not the initial ones."""
+    head = CrossDConv2d(channels, 4, 3, dtype=torch.float64).rotation_params
+    head(torch.randn(5, channels, 4, 4, dtype=torch.float64) + 1)
+    return head.train(training)
+
+
+def shift_and_gradients(head: nn.Sequential, input: Tensor, grad: Tensor, *, plain: bool) -> list[Tensor]:
+    input = input.clone().requires_grad_()
+    shift = composite(head(input), "exact") if plain else predict_shift(input, head, "exact")
+    return [shift.detach(), *torch.autograd.grad(shift, [input, *head.parameters()], grad)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_equals_its_layers(training: bool) -> None:
+    head = layers(training=training)
+    other = copy.deepcopy(head)
+    input, grad = torch.randn(3, 6, 5, 7, dtype=torch.float64), torch.randn(3, 3, dtype=torch.float64)
+    ours = shift_and_gradients(head, input, grad, plain=False)
+    theirs = shift_and_gradients(other, input, grad, plain=True)
+    for mine, wanted in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-9, atol=1e-12)
+    assert torch.equal(head[1].running_mean, other[1].running_mean)  # counted once, not again in the backward pass
+    assert torch.equal(head[1].num_batches_tracked, other[1].num_batches_tracked)
+
+
+def test_statistics_that_change_before_the_backward_pass_do_not_matter() -> None:
+    head = layers(training=False)
+    input = torch.randn(3, 6, 5, 7, dtype=torch.float64, requires_grad=True)
+    (wanted,) = torch.autograd.grad(predict_shift(input, head, "linear").sum(), input)
+    loss = predict_shift(input, head, "linear").sum()
+    head[1].running_mean.add_(1)
+    torch.testing.assert_close(torch.autograd.grad(loss, input)[0], wanted, rtol=0, atol=0)
+
+
+def test_second_derivatives() -> None:
+    head = layers(2)
+    input = torch.randn(2, 2, 2, 3, dtype=torch.float64, requires_grad=True)
+    parameters = [*head.parameters()]
+
+    def function(input: Tensor, *_: Tensor) -> Tensor:
+        return predict_shift(input, head, "linear")
+
+    assert torch.autograd.gradgradcheck(function, (input, *parameters), atol=1e-4)
+
+
+def test_only_the_input_and_the_parameters_are_kept() -> None:
+    head = layers()
+    input = torch.randn(3, 6, 5, 7, dtype=torch.float64, requires_grad=True)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        predict_shift(input, head, "linear")
+    allowed = {tensor.data_ptr() for tensor in (input, *head.parameters())}
+    assert {tensor.data_ptr() for tensor in kept} <= allowed
+
+
+def test_autocast_is_the_same_in_both_passes() -> None:
+    module = CrossDConv2d(8, 4, 3)
+    input = torch.randn(2, 8, 6, 6, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = predict_shift(input, module.rotation_params, "linear")
+        theirs = composite(module.rotation_params(input), "linear")
+    grad = torch.randn(2, 3)
+    for mine, wanted in zip(
+        torch.autograd.grad(ours, [*module.rotation_params.parameters()], grad),
+        torch.autograd.grad(theirs, [*module.rotation_params.parameters()], grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, wanted, rtol=0.1, atol=2e-3)
+
+
+def test_layers_that_do_more_than_their_own_work_run_as_they_are() -> None:
+    head = layers()
+    head[1] = nn.InstanceNorm2d(16, affine=True, dtype=torch.float64)
+    input = torch.randn(3, 6, 5, 7, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(predict_shift(input, head, "linear"), composite(head(input), "linear"))
