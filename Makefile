@@ -20,7 +20,7 @@ help:
 
 build: $(STAMPS)/package
 
-test: $(STAMPS)/test
+test: $(STAMPS)/test $(STAMPS)/bench  # the benchmarks are tested too
 	$(VENV)/bin/python -m pytest tests $(PYTEST_ARGS)
 
 bench: $(STAMPS)/bench

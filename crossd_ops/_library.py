@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 LIBRARY_PATH = Path(__file__).parent / "lib" / "libcrossd_ops.so"
-_OPERATORS = ("crossd_ops::fourier_shift", "crossd_ops::fourier_shift_backward")
+_OPERATORS = tuple(
+    f"crossd_ops::{name}{suffix}" for name in ("fourier_shift", "rotation_head") for suffix in ("", "_backward")
+)
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
 

@@ -1,5 +1,5 @@
-// crossd_ops._C: the facts of the build for Python. Free of torch, so that it can say what was built where torch and the
-// library do not fit together; the package works without it.
+// crossd_ops._C: the facts of the build for Python. Free of torch, so that it can say what was built where torch and
+// the library do not fit together; the package works without it.
 #include <pybind11/pybind11.h>
 
 #include <sstream>
@@ -19,7 +19,8 @@ py::dict build_info() {
 
   py::dict info;
   info["version"] = crossd_ops::kVersion;
-  info["cuda_version"] = crossd_ops::kCudaVersion ? py::object(py::str(crossd_ops::kCudaVersion)) : py::object(py::none());
+  info["cuda_version"] =
+      crossd_ops::kCudaVersion ? py::object(py::str(crossd_ops::kCudaVersion)) : py::object(py::none());
   info["cuda_architectures"] = architectures;
   info["compiler"] = crossd_ops::kCompiler;
   info["torch_target"] = crossd_ops::kTorchTarget;
@@ -31,7 +32,8 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Facts of the build.";
-  module.def("build_info", &build_info,
-             "Version, CUDA version (None: no CUDA kernels) and architectures, compiler, the oldest torch that the library "
-             "runs on, and the kernel sizes with a fast path.");
+  module.def(
+      "build_info", &build_info,
+      "Version, CUDA version (None: no CUDA kernels) and architectures, compiler, the oldest torch that the library "
+      "runs on, and the kernel sizes with a fast path.");
 }

@@ -3,8 +3,9 @@
 
 namespace crossd_ops {
 
-constexpr int kFastKernelSizes[] = {3, 5, 7};  // cubic kernels with code of their own; every other size takes the general one
-constexpr const char* kTorchTarget = "2.11";   // oldest torch that the library runs on (LibTorch stable ABI)
+constexpr int kFastKernelSizes[] = {3, 5,
+                                    7};  // cubic kernels with code of their own; every other size takes the general one
+constexpr const char* kTorchTarget = "2.11";  // oldest torch that the library runs on (LibTorch stable ABI)
 
 #if defined(CROSSD_VERSION)
 constexpr const char* kVersion = CROSSD_VERSION;
@@ -14,7 +15,8 @@ constexpr const char* kVersion = "unknown";
 
 #if defined(CROSSD_CUDA_VERSION)
 constexpr const char* kCudaVersion = CROSSD_CUDA_VERSION;
-constexpr const char* kCudaArchitectures = CROSSD_CUDA_ARCHITECTURES;  // separated by ';': sm_* machine code, compute_* PTX
+constexpr const char* kCudaArchitectures =
+    CROSSD_CUDA_ARCHITECTURES;  // separated by ';': sm_* machine code, compute_* PTX
 #else
 constexpr const char* kCudaVersion = nullptr;
 constexpr const char* kCudaArchitectures = "";

@@ -1,5 +1,6 @@
-// Checks of the operators' arguments, before any work. A failed one throws std::invalid_argument, which arrives in Python as
-// ValueError; the texts are those of crossd_ops/_checks.py, which looks first and so is what callers of Python functions see.
+// Checks of the operators' arguments, before any work. A failed one throws std::invalid_argument, which arrives in
+// Python as ValueError; the texts are those of crossd_ops/_checks.py, which looks first and so is what callers of
+// Python functions see.
 #pragma once
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
@@ -47,7 +48,8 @@ inline void check_weight_and_shift(const torch::stable::Tensor& weight, const to
   require(shift.dim() == 2 && shift.size(1) == 3, "shift: expected (B, 3), got " + shape_text(shift));
   const Dtype accumulate = accumulate_dtype(checked_dtype(weight, "weight"));
   require(checked_dtype(shift, "shift") == accumulate,
-          std::string("shift: expected ") + (accumulate == Dtype::float64 ? "float64 for a float64" : "float32 for this") + " weight");
+          std::string("shift: expected ") +
+              (accumulate == Dtype::float64 ? "float64 for a float64" : "float32 for this") + " weight");
   require(weight.is_cuda() == shift.is_cuda() && weight.get_device_index() == shift.get_device_index(),
           "shift: expected the device of weight");
   require(dim >= 0 && dim <= 2, "dim: expected 0, 1 or 2, got " + std::to_string(dim));
@@ -57,11 +59,13 @@ inline void check_weight_and_shift(const torch::stable::Tensor& weight, const to
             "index: expected 0 to " + std::to_string(weight.size(2 + dim) - 1) + ", got " + std::to_string(*index));
 }
 
-inline void check_grad(const torch::stable::Tensor& grad, const torch::stable::Tensor& weight, const std::vector<int64_t>& sizes) {
+inline void check_grad(const torch::stable::Tensor& grad, const torch::stable::Tensor& weight,
+                       const std::vector<int64_t>& sizes) {
   bool same = grad.dim() == static_cast<int64_t>(sizes.size());
   for (size_t i = 0; i < sizes.size() && same; ++i) same = grad.size(static_cast<int64_t>(i)) == sizes[i];
   require(same, "grad: expected " + shape_text(sizes.data(), sizes.size()) + ", got " + shape_text(grad));
-  require(grad.is_cuda() == weight.is_cuda() && grad.get_device_index() == weight.get_device_index(), "grad: expected the device of weight");
+  require(grad.is_cuda() == weight.is_cuda() && grad.get_device_index() == weight.get_device_index(),
+          "grad: expected the device of weight");
 }
 
 }  // namespace crossd_ops

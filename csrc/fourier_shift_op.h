@@ -1,7 +1,6 @@
 // The operators fourier_shift and fourier_shift_backward of each device: from tensors to the problem that kernels are
 // given. Included by ops.cpp.
 #pragma once
-#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
@@ -12,6 +11,7 @@
 #include "checks.h"
 #include "cpu/fourier_shift.h"
 #include "shift_problem.h"
+#include "tensors.h"
 #if defined(CROSSD_WITH_CUDA)
 #include "cuda/fourier_shift.h"
 #include "cuda/torch_cuda.h"
@@ -94,7 +94,7 @@ struct FourierShiftCuda {
         accumulate_dtype(problem.weight_dtype) == Dtype::float64 ? ScalarType::Double : ScalarType::Float;
     const int64_t elements =
         problem.grad_shift ? static_cast<int64_t>(cuda::fourier_shift_partial_elements(problem.shape)) : 0;
-    Tensor partial = torch::stable::new_empty(like, {elements}, accumulate);
+    Tensor partial = new_tensor(like, {elements}, accumulate);
     problem.partial = problem.grad_shift ? partial.mutable_data_ptr() : nullptr;
     cuda::fourier_shift_backward(problem, device.stream());
   }
@@ -106,9 +106,9 @@ Tensor fourier_shift(const Tensor& weight, const Tensor& shift, int64_t dim, std
                      ScalarType dtype) {
   check_weight_and_shift(weight, shift, dim, index);
   const ShiftShape shape = make_shape(weight, shift, dim, index);
-  Tensor out = torch::stable::new_empty(weight, output_sizes(shape, !index), dtype);
+  Tensor out = new_tensor(weight, output_sizes(shape, !index), dtype);
   checked_dtype(out, "dtype");
-  const Tensor dense_shift = torch::stable::contiguous(shift);
+  const Tensor dense_shift = dense(shift);
   Device::forward(forward_problem(weight, dense_shift, shape, out), weight);
   return out;
 }
@@ -121,9 +121,10 @@ std::tuple<Tensor, Tensor> fourier_shift_backward(const Tensor& grad, const Tens
   const ShiftShape shape = make_shape(weight, shift, dim, index);
   check_grad(grad, weight, output_sizes(shape, !index));
   const std::vector<int64_t> nothing = {0}, weight_sizes(weight.sizes().begin(), weight.sizes().end());
-  Tensor grad_weight = torch::stable::new_empty(weight, need_weight ? weight_sizes : nothing);
-  Tensor grad_shift = torch::stable::new_empty(shift, need_shift ? std::vector<int64_t>{shape.samples, 3} : nothing);
-  const Tensor dense_shift = torch::stable::contiguous(shift);
+  Tensor grad_weight = new_tensor(weight, need_weight ? weight_sizes : nothing, weight.scalar_type());
+  Tensor grad_shift =
+      new_tensor(shift, need_shift ? std::vector<int64_t>{shape.samples, 3} : nothing, shift.scalar_type());
+  const Tensor dense_shift = dense(shift);
   BackwardProblem problem = backward_problem(grad, weight, dense_shift, shape, need_weight ? &grad_weight : nullptr,
                                              need_shift ? &grad_shift : nullptr);
   if (need_weight || need_shift) Device::backward(problem, weight);

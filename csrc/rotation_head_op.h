@@ -12,6 +12,7 @@
 #include "checks.h"
 #include "cpu/rotation_head.h"
 #include "rotation_head_problem.h"
+#include "tensors.h"
 #if defined(CROSSD_WITH_CUDA)
 #include "cuda/rotation_head.h"
 #include "cuda/torch_cuda.h"
@@ -57,8 +58,8 @@ struct RotationHeadCuda {
   static void forward(RotationHeadForward& problem, const Tensor& map) {
     const CudaDevice device(map);
     const auto accumulate = accumulate_dtype(problem.dtype) == Dtype::float64 ? ScalarType::Double : ScalarType::Float;
-    Tensor partial = torch::stable::new_empty(
-        map, {static_cast<int64_t>(cuda::rotation_head_partial_elements(problem.shape))}, accumulate);
+    Tensor partial =
+        new_tensor(map, {static_cast<int64_t>(cuda::rotation_head_partial_elements(problem.shape))}, accumulate);
     problem.partial = partial.mutable_data_ptr();
     cuda::rotation_head_forward(problem, device.stream());
   }
@@ -75,8 +76,8 @@ std::tuple<Tensor, Tensor> rotation_head(const Tensor& map, bool exact) {
   const Dtype dtype = checked_dtype(map, "map");
   const ScalarType accumulate = accumulate_dtype(dtype) == Dtype::float64 ? ScalarType::Double : ScalarType::Float;
   const int64_t samples = map.size(0);
-  Tensor shift = torch::stable::new_empty(map, {samples, 3}, accumulate);
-  Tensor statistics = torch::stable::new_empty(map, {samples, kHeadChannels, 3}, accumulate);
+  Tensor shift = new_tensor(map, {samples, 3}, accumulate);
+  Tensor statistics = new_tensor(map, {samples, kHeadChannels, 3}, accumulate);
   RotationHeadForward problem{map_shape(map),           map.const_data_ptr(),          map_strides(map), dtype, exact,
                               shift.mutable_data_ptr(), statistics.mutable_data_ptr(), nullptr};
   Device::forward(problem, map);
@@ -89,8 +90,7 @@ Tensor rotation_head_backward(const Tensor& grad_shift, const Tensor& map, const
   check_map(map);
   check_of_map(grad_shift, "grad_shift", {map.size(0), 3}, map);
   check_of_map(statistics, "statistics", {map.size(0), kHeadChannels, 3}, map);
-  const Tensor dense_grad = torch::stable::contiguous(grad_shift),
-               dense_statistics = torch::stable::contiguous(statistics);
+  const Tensor dense_grad = dense(grad_shift), dense_statistics = dense(statistics);
   Tensor grad_map = torch::stable::empty_like(map);
   const RotationHeadBackward problem{map_shape(map),
                                      map.const_data_ptr(),

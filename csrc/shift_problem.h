@@ -4,8 +4,9 @@
 //   out[b, o, c, x, y, z] = Re sum_{x',y',z'} d(x-x'; s_b0) d(y-y'; s_b1) d(z-z'; s_b2) weight[o, c, x', y', z']
 //   d(n; s) = (1/K) sum_{f in fftfreq(K)} exp(2 pi i f (n - s)),   indices modulo K
 //
-// Axes are in *canonical order*: axis 0 is the one along which a slice is taken, the other two keep their order. A slice
-// along any spatial axis of the weight is then the same problem, with permuted strides and permuted columns of the shift.
+// Axes are in *canonical order*: axis 0 is the one along which a slice is taken, the other two keep their order. A
+// slice along any spatial axis of the weight is then the same problem, with permuted strides and permuted columns of
+// the shift.
 #pragma once
 #include <cstdint>
 
@@ -17,7 +18,8 @@ constexpr int size_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype 
 
 constexpr int kMaxKernel = 15;  // largest kernel size along any axis
 
-// Sums are accumulated in float64 for a float64 weight, in float32 for every other; shift and its gradient have that type.
+// Sums are accumulated in float64 for a float64 weight, in float32 for every other; shift and its gradient have that
+// type.
 constexpr Dtype accumulate_dtype(Dtype weight) { return weight == Dtype::float64 ? Dtype::float64 : Dtype::float32; }
 
 struct ShiftShape {

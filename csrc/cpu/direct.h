@@ -5,9 +5,10 @@
 // and for the gradient g of that slice, the transposed stages:
 //   q = d2^T g along z      h = d1^T q along y      gW[x',y,z] += Re(d0(x-x') h[y,z])
 // The gradient of the shift needs the derivative taps d' only after all pairs are summed, through three correlations:
-//   gs_d = Re sum_n d_d'(n) c_d[n],  c0[n] = sum h[y,z] w[x-n,y,z],  c1[n] = sum q[y,z] u[y-n,z],  c2[n] = sum g[y,z] v[y,z-n]
-// Complex numbers are multiplied without conjugation: Re(<g, L w>) = Re(<L^T g, w>) for real g and w. Imaginary parts exist
-// for even K alone, and matter only where two axes are even: kComplex.
+//   gs_d = Re sum_n d_d'(n) c_d[n],  c0[n] = sum h[y,z] w[x-n,y,z],  c1[n] = sum q[y,z] u[y-n,z],  c2[n] = sum g[y,z]
+//   v[y,z-n]
+// Complex numbers are multiplied without conjugation: Re(<g, L w>) = Re(<L^T g, w>) for real g and w. Imaginary parts
+// exist for even K alone, and matter only where two axes are even: kComplex.
 //
 // Multiply-adds for each (sample, pair) and slice with K0 = K1 = K2 = K: 3 K^3 forward, 8 K^3 backward.
 
@@ -44,7 +45,8 @@ inline TapPair<Acc> taps_of(const Taps<Acc>& taps, int64_t sample, int axis) {
 
 // plane[j] = sum_x' d(x - x') weight[x', j]
 template <bool kComplex, typename Size, typename Acc>
-inline void contract(const Size& n, TapPair<Acc> tap, int x, const Vector<Acc>* weight, Plane<Acc, Size, kComplex>& out) {
+inline void contract(const Size& n, TapPair<Acc> tap, int x, const Vector<Acc>* weight,
+                     Plane<Acc, Size, kComplex>& out) {
   CROSSD_UNROLL_PLANE
   for (int j = 0; j < n.plane; ++j) {
     Vector<Acc> re{}, im{};
@@ -60,7 +62,8 @@ inline void contract(const Size& n, TapPair<Acc> tap, int x, const Vector<Acc>* 
 
 // Multiplies by the circulant matrix of `tap` along y (kAlongY) or z; kTranspose: by its transpose.
 template <bool kAlongY, bool kTranspose, bool kComplex, typename Size, typename Acc>
-inline void circulant(const Size& n, TapPair<Acc> tap, const Plane<Acc, Size, kComplex>& in, Plane<Acc, Size, kComplex>& out) {
+inline void circulant(const Size& n, TapPair<Acc> tap, const Plane<Acc, Size, kComplex>& in,
+                      Plane<Acc, Size, kComplex>& out) {
   const int length = kAlongY ? n.k1 : n.k2, others = kAlongY ? n.k2 : n.k1;
   const int step = kAlongY ? n.k2 : 1, other_step = kAlongY ? 1 : n.k2;
   for (int line = 0; line < others; ++line) {
@@ -83,7 +86,8 @@ inline void circulant(const Size& n, TapPair<Acc> tap, const Plane<Acc, Size, kC
 }
 
 template <bool kComplex, typename Size, typename Acc>
-inline void shift_slice(const Size& n, const Taps<Acc>& taps, int64_t sample, int x, const Vector<Acc>* weight, Vector<Acc>* out) {
+inline void shift_slice(const Size& n, const Taps<Acc>& taps, int64_t sample, int x, const Vector<Acc>* weight,
+                        Vector<Acc>* out) {
   Plane<Acc, Size, kComplex> u, v;
   contract(n, taps_of(taps, sample, 0), x, weight, u);
   circulant<true, false>(n, taps_of(taps, sample, 1), u, v);
@@ -91,10 +95,11 @@ inline void shift_slice(const Size& n, const Taps<Acc>& taps, int64_t sample, in
   for (int j = 0; j < n.plane; ++j) out[j] = u.re[j];
 }
 
-// sums[n] += sum over the plane of a[y,z] b[y-n,z] (kAlongY) or a[y,z] b[y,z-n], n = 0 .. length-1, indices modulo length;
-// imaginary parts follow all real ones at sums[imaginary + n].
+// sums[n] += sum over the plane of a[y,z] b[y-n,z] (kAlongY) or a[y,z] b[y,z-n], n = 0 .. length-1, indices modulo
+// length; imaginary parts follow all real ones at sums[imaginary + n].
 template <bool kAlongY, bool kComplex, typename Size, typename Acc>
-inline void correlate(const Size& n, const Plane<Acc, Size, kComplex>& a, const Plane<Acc, Size, kComplex>& b, Vector<Acc>* sums, int imaginary) {
+inline void correlate(const Size& n, const Plane<Acc, Size, kComplex>& a, const Plane<Acc, Size, kComplex>& b,
+                      Vector<Acc>* sums, int imaginary) {
   const int length = kAlongY ? n.k1 : n.k2, others = kAlongY ? n.k2 : n.k1;
   const int step = kAlongY ? n.k2 : 1, other_step = kAlongY ? 1 : n.k2;
   CROSSD_UNROLL
@@ -104,7 +109,8 @@ inline void correlate(const Size& n, const Plane<Acc, Size, kComplex>& a, const 
     for (int line = 0; line < others; ++line) {
       CROSSD_UNROLL
       for (int i = 0; i < length; ++i) {
-        const int at = line * other_step + i * step, from = line * other_step + (i >= d ? i - d : i - d + length) * step;
+        const int at = line * other_step + i * step,
+                  from = line * other_step + (i >= d ? i - d : i - d + length) * step;
         re += a.re[at] * b.re[from];
         if constexpr (kComplex) {
           re -= a.im[at] * b.im[from];
@@ -119,7 +125,8 @@ inline void correlate(const Size& n, const Plane<Acc, Size, kComplex>& a, const 
 
 // The same along the sliced axis: sums[n] += sum of h[y,z] weight[x-n,y,z].
 template <bool kComplex, typename Size, typename Acc>
-inline void correlate_slices(const Size& n, int x, const Plane<Acc, Size, kComplex>& h, const Vector<Acc>* weight, Vector<Acc>* sums, int imaginary) {
+inline void correlate_slices(const Size& n, int x, const Plane<Acc, Size, kComplex>& h, const Vector<Acc>* weight,
+                             Vector<Acc>* sums, int imaginary) {
   CROSSD_UNROLL
   for (int d = 0; d < n.k0; ++d) {
     const Vector<Acc>* slice = weight + (x >= d ? x - d : x - d + n.k0) * n.plane;
@@ -169,7 +176,8 @@ inline void shift_slice_backward(const Size& n, const Taps<Acc>& taps, int64_t s
 
 // One sample's part of grad_shift from its correlations: gs_d = Re sum_n d_d'(n) c_d[n].
 template <bool kComplex, typename Size, typename Acc>
-inline void finish_grad_shift(const Size& n, const Taps<Acc>& taps, int64_t sample, const Vector<Acc>* correlations, double* grad_shift) {
+inline void finish_grad_shift(const Size& n, const Taps<Acc>& taps, int64_t sample, const Vector<Acc>* correlations,
+                              double* grad_shift) {
   const int length[3] = {n.k0, n.k1, n.k2}, imaginary = n.k0 + n.k1 + n.k2;
   for (int axis = 0; axis < 3; correlations += length[axis++]) {
     double sum = 0;
@@ -197,8 +205,8 @@ struct Direct {
   void shift(int64_t sample, int x, const Vector<Acc>* weight, Vector<Acc>* out) const {
     shift_slice<kComplex>(n, taps, sample, x, weight, out);
   }
-  void shift_backward(int64_t sample, int x, const Vector<Acc>* grad, const Vector<Acc>* weight, Vector<Acc>* grad_weight,
-                      Vector<Acc>* sums) const {
+  void shift_backward(int64_t sample, int x, const Vector<Acc>* grad, const Vector<Acc>* weight,
+                      Vector<Acc>* grad_weight, Vector<Acc>* sums) const {
     shift_slice_backward<kComplex>(n, taps, sample, x, grad, weight, grad_weight, sums);
   }
   void grad_shift(int64_t sample, const Vector<Acc>* sums, double* out) const {

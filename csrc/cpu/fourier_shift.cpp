@@ -44,7 +44,8 @@ class RowTable {
     rows_ = {data, dtype, count, sample, out_channel, in_channel, offset_.data(), dense, row_at_.data()};
   }
   RowTable(const void* data, Dtype dtype, const ShiftShape& shape, const WeightStrides& strides)
-      : RowTable(const_cast<void*>(data), dtype, shape, shape.kernel[0], 0, strides.out_channel, strides.in_channel, strides.kernel) {}
+      : RowTable(const_cast<void*>(data), dtype, shape, shape.kernel[0], 0, strides.out_channel, strides.in_channel,
+                 strides.kernel) {}
   RowTable(const RowTable&) = delete;
   const Rows& rows() const { return rows_; }
 
@@ -69,8 +70,8 @@ void run_forward(const ForwardProblem& problem, int lanes, void (*kernel)(const 
   const int64_t row_count = shape.slices * plane, out_strides[3] = {plane, shape.kernel[2], 1};
   const TapTable<Acc> taps(shape, problem.shift, false);
   const RowTable weight(problem.weight, problem.weight_dtype, shape, problem.weight_strides);
-  const RowTable out(problem.out, problem.out_dtype, shape, shape.slices, pairs * row_count, shape.in_channels * row_count,
-                     row_count, out_strides);
+  const RowTable out(problem.out, problem.out_dtype, shape, shape.slices, pairs * row_count,
+                     shape.in_channels * row_count, row_count, out_strides);
   advise_huge_pages(problem.out, size_of(problem.out_dtype) * shape.samples * pairs * row_count);
   // Samples are split only where the pairs alone would not give every thread of a large machine something to do.
   const int64_t tiles = ceil_divide(pairs, lanes), groups = std::min(shape.samples, ceil_divide(128, tiles));
@@ -92,11 +93,14 @@ void run_backward(const BackwardProblem& problem, void (*kernel)(const BackwardP
   const RowTable weight(problem.weight, problem.weight_dtype, shape, problem.weight_strides);
   const RowTable grad_weight(problem.grad_weight, problem.weight_dtype, shape, problem.grad_weight_strides);
   const GradStrides& g = problem.grad_strides;
-  const RowTable grad(const_cast<void*>(problem.grad), problem.grad_dtype, shape, shape.slices, g.sample, g.out_channel, g.in_channel, g.kernel);
-  if (problem.grad_weight) advise_huge_pages(problem.grad_weight, size_of(problem.weight_dtype) * pairs * weight.rows().count);
+  const RowTable grad(const_cast<void*>(problem.grad), problem.grad_dtype, shape, shape.slices, g.sample, g.out_channel,
+                      g.in_channel, g.kernel);
+  if (problem.grad_weight)
+    advise_huge_pages(problem.grad_weight, size_of(problem.weight_dtype) * pairs * weight.rows().count);
   std::vector<double> partial(problem.grad_shift ? chunks * samples * 3 : 0);
-  const BackwardPlan<Acc> plan{shape, taps.taps(), taps.harmonics(), grad.rows(), weight.rows(), grad_weight.rows(), pairs, pairs_per_chunk,
-                               problem.grad_shift ? partial.data() : nullptr};
+  const BackwardPlan<Acc> plan{shape,       taps.taps(),     taps.harmonics(),
+                               grad.rows(), weight.rows(),   grad_weight.rows(),
+                               pairs,       pairs_per_chunk, problem.grad_shift ? partial.data() : nullptr};
   const int64_t tiles_per_chunk = ceil_divide(pairs_per_chunk, 16);
   const int64_t work = std::max<int64_t>(1, tiles_per_chunk * samples * 3 * multiply_adds(shape));
   const int64_t grain = std::max<int64_t>(1, kWorthAThread / work);
@@ -113,7 +117,8 @@ void run_backward(const BackwardProblem& problem, void (*kernel)(const BackwardP
 
 void fourier_shift_forward(const ForwardProblem& problem) {
   const Kernels& chosen = kernels();
-  if (problem.weight_dtype == Dtype::float64) return run_forward<double>(problem, chosen.lanes_float64, chosen.forward_float64);
+  if (problem.weight_dtype == Dtype::float64)
+    return run_forward<double>(problem, chosen.lanes_float64, chosen.forward_float64);
   run_forward<float>(problem, chosen.lanes_float32, chosen.forward_float32);
 }
 

@@ -8,7 +8,8 @@
 // To the end of the file, so that templates instantiated there belong to this target too. No header of the standard
 // library may follow.
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+                             apply_to = function)
 #else
 // GCC 12 warns of its own _mm512_extractf32x4_ps, which passes an undefined vector on purpose.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"

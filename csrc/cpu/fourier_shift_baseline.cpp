@@ -1,4 +1,5 @@
-// The CPU kernels for any machine: 16-byte vectors (SSE2, NEON). Chosen at run time, so the file compiles without -m flags.
+// The CPU kernels for any machine: 16-byte vectors (SSE2, NEON). Chosen at run time, so the file compiles without -m
+// flags.
 #include <cstdint>
 
 #include "cpu/plan.h"

@@ -1,11 +1,13 @@
 // One sample and slice of a 3 x 3 x 3 weight, in the real Fourier basis of each axis. Included like simd.h.
 //
-// Along an axis of three, w_n = m + c cos(phi_n) + s sin(phi_n) with phi_n = 2 pi n / 3, and shifting by t turns the phases:
+// Along an axis of three, w_n = m + c cos(phi_n) + s sin(phi_n) with phi_n = 2 pi n / 3, and shifting by t turns the
+// phases:
 //   w_n(t) = m + A_n c + B_n s,   A_n = cos(phi_n - theta), B_n = sin(phi_n - theta), theta = 2 pi t / 3
-// so a line costs six multiply-adds instead of nine once the weight is in this basis (`prepare`, once for all samples). The
-// transposed step is m' = sum g_n, c' = sum A_n g_n, s' = sum B_n g_n. The derivative in theta only exchanges c and s,
-// dA = B and dB = -A, so with h the gradient in the basis of axes 1 and 2 and u the slice in the same basis
-//   gs1 = (2 pi / 3) sum h_s u_c - h_c u_s  over axis 1, gs2 likewise over axis 2, gs0 = (2 pi / 3) (B_x <h, w_c> - A_x <h, w_s>).
+// so a line costs six multiply-adds instead of nine once the weight is in this basis (`prepare`, once for all samples).
+// The transposed step is m' = sum g_n, c' = sum A_n g_n, s' = sum B_n g_n. The derivative in theta only exchanges c and
+// s, dA = B and dB = -A, so with h the gradient in the basis of axes 1 and 2 and u the slice in the same basis
+//   gs1 = (2 pi / 3) sum h_s u_c - h_c u_s  over axis 1, gs2 likewise over axis 2, gs0 = (2 pi / 3) (B_x <h, w_c> - A_x
+//   <h, w_s>).
 // For each (sample, pair) and slice: 54 multiply-adds forward (81 with taps), 120 backward (216 with taps).
 
 template <typename AccType>

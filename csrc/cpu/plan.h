@@ -11,7 +11,8 @@
 namespace crossd_ops::cpu {
 
 // Taps d(n; s) of all samples, n = -(K-1) .. K-1, so that a circulant matrix needs no modulo:
-//   at(b, axis, kind)[n].  Even K has an imaginary part (one-sided Nyquist frequency); derivatives are with respect to s.
+//   at(b, axis, kind)[n].  Even K has an imaginary part (one-sided Nyquist frequency); derivatives are with respect to
+//   s.
 enum class TapKind : int { real = 0, imaginary = 1, real_derivative = 2, imaginary_derivative = 3 };
 
 template <typename Acc>
@@ -30,9 +31,9 @@ struct Taps {
 struct Rows {
   void* data;
   Dtype dtype;
-  int count;                                 // rows of a pair
-  int64_t sample, out_channel, in_channel;   // strides in elements
-  const int64_t* offset;                     // [count], of each row
+  int count;                                // rows of a pair
+  int64_t sample, out_channel, in_channel;  // strides in elements
+  const int64_t* offset;                    // [count], of each row
   // Dense: a pair is `count` neighbouring elements, pair follows pair, and row_at[i] is the row that lies at element i.
   // Tiles are then read and written in a run; otherwise element by element.
   bool dense;
@@ -43,7 +44,8 @@ template <typename Acc>
 struct ForwardPlan {
   ShiftShape shape;
   Taps<Acc> taps;
-  const Acc* harmonics;  // [B, 3, 2, 3]: cos and sin of 2 pi (n - s) / 3, n = 0 .. 2; null unless the weight is 3 x 3 x 3
+  const Acc*
+      harmonics;  // [B, 3, 2, 3]: cos and sin of 2 pi (n - s) / 3, n = 0 .. 2; null unless the weight is 3 x 3 x 3
   Rows weight, out;
   int64_t pairs;             // P = O C
   int64_t samples_per_item;  // a work item is one tile with this many samples
@@ -53,7 +55,7 @@ template <typename Acc>
 struct BackwardPlan {
   ShiftShape shape;
   Taps<Acc> taps;
-  const Acc* harmonics;  // as in ForwardPlan
+  const Acc* harmonics;            // as in ForwardPlan
   Rows grad, weight, grad_weight;  // grad_weight.data null: not wanted
   int64_t pairs;
   int64_t pairs_per_chunk;  // a work item is one chunk: its size depends on P alone, so sums do not depend on threads
@@ -69,7 +71,7 @@ struct Kernels {
   void (*backward_float64)(const BackwardPlan<double>&, int64_t begin, int64_t end);
 };
 const Kernels* kernels_baseline();
-const Kernels* kernels_avx2();    // null where this is not x86-64
+const Kernels* kernels_avx2();  // null where this is not x86-64
 const Kernels* kernels_avx512();
 
 // Scratch memory of one work item range, 64-byte aligned. Here and not a standard container: a template of the standard

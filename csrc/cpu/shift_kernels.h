@@ -1,4 +1,5 @@
-// The loops over tiles, samples and slices, for one instruction set. Included like simd.h, after tile.h and the methods.
+// The loops over tiles, samples and slices, for one instruction set. Included like simd.h, after tile.h and the
+// methods.
 //
 // A method (Direct, Harmonic3) says what happens to the tile in registers:
 //   prepare(weight)            once a tile, before its samples (a change of basis)
@@ -7,8 +8,8 @@
 //   finish(grad_weight)        once a tile, after its samples: the transpose of prepare
 //   grad_shift(sums, out)      one sample's three numbers, once a chunk
 //
-// Floor in bytes: the weight is read once for all samples of an item, the output written once; backward reads grad and weight
-// once and writes grad_weight once.
+// Floor in bytes: the weight is read once for all samples of an item, the output written once; backward reads grad and
+// weight once and writes grad_weight once.
 
 template <typename Method>
 void forward(const ForwardPlan<typename Method::Acc>& plan, int64_t begin, int64_t end) {
@@ -74,14 +75,14 @@ void backward(const BackwardPlan<typename Method::Acc>& plan, int64_t begin, int
 }
 
 // Cubic 3 in its own basis; 5 and 7 with their size known to the compiler; two or more even axes need complex taps.
-#define CROSSD_FOR_METHOD(shape, Acc, FUNCTION, ...)                                              \
-  const int32_t* k = (shape).kernel;                                                              \
-  const bool cubic = k[0] == k[1] && k[0] == k[2];                                                \
-  const int even_axes = (k[0] % 2 == 0) + (k[1] % 2 == 0) + (k[2] % 2 == 0);                      \
-  if (cubic && k[0] == 3) return FUNCTION<Harmonic3<Acc>>(__VA_ARGS__);                           \
-  if (cubic && k[0] == 5) return FUNCTION<Direct<Acc, Cubic<5>, false>>(__VA_ARGS__);             \
-  if (cubic && k[0] == 7) return FUNCTION<Direct<Acc, Cubic<7>, false>>(__VA_ARGS__);             \
-  if (even_axes >= 2) return FUNCTION<Direct<Acc, AnySize, true>>(__VA_ARGS__);                   \
+#define CROSSD_FOR_METHOD(shape, Acc, FUNCTION, ...)                                  \
+  const int32_t* k = (shape).kernel;                                                  \
+  const bool cubic = k[0] == k[1] && k[0] == k[2];                                    \
+  const int even_axes = (k[0] % 2 == 0) + (k[1] % 2 == 0) + (k[2] % 2 == 0);          \
+  if (cubic && k[0] == 3) return FUNCTION<Harmonic3<Acc>>(__VA_ARGS__);               \
+  if (cubic && k[0] == 5) return FUNCTION<Direct<Acc, Cubic<5>, false>>(__VA_ARGS__); \
+  if (cubic && k[0] == 7) return FUNCTION<Direct<Acc, Cubic<7>, false>>(__VA_ARGS__); \
+  if (even_axes >= 2) return FUNCTION<Direct<Acc, AnySize, true>>(__VA_ARGS__);       \
   return FUNCTION<Direct<Acc, AnySize, false>>(__VA_ARGS__);
 
 template <typename Acc>
@@ -93,5 +94,5 @@ void backward_any(const BackwardPlan<Acc>& plan, int64_t begin, int64_t end) {
   CROSSD_FOR_METHOD(plan.shape, Acc, backward, plan, begin, end)
 }
 
-constexpr Kernels kKernels{kLanes<float>,         kLanes<double>,       forward_any<float>,
-                           forward_any<double>,   backward_any<float>,  backward_any<double>};
+constexpr Kernels kKernels{kLanes<float>,       kLanes<double>,      forward_any<float>,
+                           forward_any<double>, backward_any<float>, backward_any<double>};

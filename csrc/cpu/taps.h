@@ -1,6 +1,6 @@
-// The taps d(n; s) of every sample and axis, and their derivatives in s, in closed form from one sine and cosine for each
-// harmonic: cos(2 pi m (n - s) / K) = cos(2 pi m n / K) cos(2 pi m s / K) + sin sin. Always computed in float64, so that
-// a shift of 1e6 loses nothing but its own rounding.
+// The taps d(n; s) of every sample and axis, and their derivatives in s, in closed form from one sine and cosine for
+// each harmonic: cos(2 pi m (n - s) / K) = cos(2 pi m n / K) cos(2 pi m s / K) + sin sin. Always computed in float64,
+// so that a shift of 1e6 loses nothing but its own rounding.
 #pragma once
 #include <cmath>
 #include <vector>
@@ -34,7 +34,8 @@ class AxisTaps {
   static constexpr double kPi = 3.14159265358979323846;
 
   void add_harmonic(int m, double shift, double (*tap)[kMaxKernel]) const {
-    const double step = 2 * kPi * m / size_, c = 2 * std::cos(step * shift) / size_, s = 2 * std::sin(step * shift) / size_;
+    const double step = 2 * kPi * m / size_, c = 2 * std::cos(step * shift) / size_,
+                 s = 2 * std::sin(step * shift) / size_;
     for (int n = 0; n < size_; ++n) {
       const int i = m * n % size_;
       tap[0][n] += cosine_[i] * c + sine_[i] * s;

@@ -46,11 +46,17 @@ struct Float16 {
   uint16_t bits;
 };
 template <typename Acc, typename T>
-inline Acc read(T v) { return static_cast<Acc>(v); }
+inline Acc read(T v) {
+  return static_cast<Acc>(v);
+}
 template <typename Acc>
-inline Acc read(Bfloat16 v) { return bfloat16_to_float(v.bits); }
+inline Acc read(Bfloat16 v) {
+  return bfloat16_to_float(v.bits);
+}
 template <typename Acc>
-inline Acc read(Float16 v) { return float16_to_float(v.bits); }
+inline Acc read(Float16 v) {
+  return float16_to_float(v.bits);
+}
 template <typename T, typename Acc>
 struct Write {
   static T from(Acc v) { return static_cast<T>(v); }
@@ -83,18 +89,31 @@ inline void read_run(const Float16* source, int64_t n, float* target) {
 inline void write_run(const float* source, int64_t n, Float16* target) {
   int64_t i = 0;
   for (; i + 8 <= n; i += 8)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(target + i), _mm256_cvtps_ph(_mm256_loadu_ps(source + i), _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(target + i),
+                     _mm256_cvtps_ph(_mm256_loadu_ps(source + i), _MM_FROUND_TO_NEAREST_INT));
   for (; i < n; ++i) target[i].bits = float_to_float16(source[i]);
 }
 #endif
 
 // The one dtype dispatch of the CPU kernels.
-#define CROSSD_FOR_DTYPE(dtype, T, ...)                             \
-  switch (dtype) {                                                  \
-    case Dtype::float64: { using T = double; __VA_ARGS__; } break;  \
-    case Dtype::float32: { using T = float; __VA_ARGS__; } break;   \
-    case Dtype::bfloat16: { using T = Bfloat16; __VA_ARGS__; } break; \
-    case Dtype::float16: { using T = Float16; __VA_ARGS__; } break; \
+#define CROSSD_FOR_DTYPE(dtype, T, ...) \
+  switch (dtype) {                      \
+    case Dtype::float64: {              \
+      using T = double;                 \
+      __VA_ARGS__;                      \
+    } break;                            \
+    case Dtype::float32: {              \
+      using T = float;                  \
+      __VA_ARGS__;                      \
+    } break;                            \
+    case Dtype::bfloat16: {             \
+      using T = Bfloat16;               \
+      __VA_ARGS__;                      \
+    } break;                            \
+    case Dtype::float16: {              \
+      using T = Float16;                \
+      __VA_ARGS__;                      \
+    } break;                            \
   }
 
 template <typename Acc>
@@ -105,7 +124,9 @@ struct Tile {
 };
 
 template <typename Acc>
-constexpr bool is_own_dtype(Dtype dtype) { return dtype == (sizeof(Acc) == 8 ? Dtype::float64 : Dtype::float32); }
+constexpr bool is_own_dtype(Dtype dtype) {
+  return dtype == (sizeof(Acc) == 8 ? Dtype::float64 : Dtype::float32);
+}
 
 // Start of row 0 of each lane's pair, for strided tensors.
 template <typename Acc, typename Body>
@@ -117,15 +138,16 @@ inline void for_each_lane(const Rows& tensor, int64_t in_channels, const Tile<Ac
   }
 }
 
-// Asks for the next tile of this stream while this one is worked on: with a stream for each sample, the streams are too many
-// and too short for the prefetcher of the processor.
+// Asks for the next tile of this stream while this one is worked on: with a stream for each sample, the streams are too
+// many and too short for the prefetcher of the processor.
 template <int kForWriting>
 inline void prefetch(const void* memory, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(memory) + i, kForWriting, 3);
 }
 
 template <typename Acc>
-inline void load_tile(const Rows& tensor, int64_t in_channels, const Tile<Acc>& tile, int64_t sample, Vector<Acc>* rows) {
+inline void load_tile(const Rows& tensor, int64_t in_channels, const Tile<Acc>& tile, int64_t sample,
+                      Vector<Acc>* rows) {
   const int count = tensor.count;
   if (!tensor.dense) {
     if (tile.lanes < kLanes<Acc>) __builtin_memset(rows, 0, sizeof(Vector<Acc>) * count);
@@ -133,12 +155,14 @@ inline void load_tile(const Rows& tensor, int64_t in_channels, const Tile<Acc>& 
       const T* data = static_cast<const T*>(tensor.data);
       for_each_lane(tensor, in_channels, tile, sample, [&](int lane, int64_t start) {
         Acc* target = reinterpret_cast<Acc*>(rows) + lane;
-        for (int i = 0; i < count; ++i) target[static_cast<int64_t>(i) * kLanes<Acc>] = read<Acc>(data[start + tensor.offset[i]]);
+        for (int i = 0; i < count; ++i)
+          target[static_cast<int64_t>(i) * kLanes<Acc>] = read<Acc>(data[start + tensor.offset[i]]);
       });
     })
     return;
   }
-  const int64_t start = sample * tensor.sample + tile.first * count, elements = static_cast<int64_t>(tile.lanes) * count;
+  const int64_t start = sample * tensor.sample + tile.first * count,
+                elements = static_cast<int64_t>(tile.lanes) * count;
   if (is_own_dtype<Acc>(tensor.dtype) && tile.lanes == kLanes<Acc>) {
     const Acc* source = static_cast<const Acc*>(tensor.data) + start;
     prefetch<0>(source + elements, elements * sizeof(Acc));
@@ -155,7 +179,8 @@ inline void load_tile(const Rows& tensor, int64_t in_channels, const Tile<Acc>& 
 }
 
 template <typename Acc>
-inline void store_tile(const Rows& tensor, int64_t in_channels, const Tile<Acc>& tile, int64_t sample, const Vector<Acc>* rows) {
+inline void store_tile(const Rows& tensor, int64_t in_channels, const Tile<Acc>& tile, int64_t sample,
+                       const Vector<Acc>* rows) {
   const int count = tensor.count;
   if (!tensor.dense) {
     CROSSD_FOR_DTYPE(tensor.dtype, T, {
@@ -168,7 +193,8 @@ inline void store_tile(const Rows& tensor, int64_t in_channels, const Tile<Acc>&
     })
     return;
   }
-  const int64_t start = sample * tensor.sample + tile.first * count, elements = static_cast<int64_t>(tile.lanes) * count;
+  const int64_t start = sample * tensor.sample + tile.first * count,
+                elements = static_cast<int64_t>(tile.lanes) * count;
   if (is_own_dtype<Acc>(tensor.dtype) && tile.lanes == kLanes<Acc>) {
     Acc* target = static_cast<Acc*>(tensor.data) + start;
     prefetch<1>(target + elements, elements * sizeof(Acc));

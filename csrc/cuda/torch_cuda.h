@@ -1,7 +1,8 @@
 // What the launchers need of torch's CUDA side: the device of a tensor made current, and torch's current stream.
 //
-// A build with CUDA kernels must also load where torch has no CUDA, so the one symbol that only CUDA builds of torch have is
-// looked up when the first CUDA tensor arrives (torch has loaded libtorch_cuda long before), instead of being linked.
+// A build with CUDA kernels must also load where torch has no CUDA, so the one symbol that only CUDA builds of torch
+// have is looked up when the first CUDA tensor arrives (torch has loaded libtorch_cuda long before), instead of being
+// linked.
 #pragma once
 #include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -14,7 +15,8 @@ namespace crossd_ops {
 class CudaDevice {
  public:
   explicit CudaDevice(const torch::stable::Tensor& tensor) : guard_(tensor.get_device_index()) {
-    if (current_stream()(tensor.get_device_index(), &stream_) != 0) throw std::runtime_error("crossd_ops: torch has no current CUDA stream");
+    if (current_stream()(tensor.get_device_index(), &stream_) != 0)
+      throw std::runtime_error("crossd_ops: torch has no current CUDA stream");
   }
   void* stream() const { return stream_; }
 
