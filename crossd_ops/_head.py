@@ -46,7 +46,8 @@ class _RecomputedHead(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_shift: Tensor) -> tuple[Tensor | None, ...]:
-        tensors, statistics = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
+        saved = ctx.saved_tensors  # once: checkpointing refuses to give them twice
+        tensors, statistics = saved[:7], saved[7:]
         needs = ctx.needs_input_grad[0], *ctx.needs_input_grad[3:]
         again = torch.is_grad_enabled()  # these gradients will be differentiated: their graph leads to the tensors
         if not again:
