@@ -31,7 +31,7 @@ def expected(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, 
 @pytest.fixture(params=["grouped", "loop", "matrix"])
 def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Forces one way to convolve."""
-    monkeypatch.setattr(_convolution, "method", lambda *_: request.param)
+    monkeypatch.setattr(_convolution, "method", lambda *_, **__: request.param)
     return request.param
 
 
@@ -53,7 +53,7 @@ def test_each_method_equals_one_convolution_for_each_sample(
 @pytest.mark.parametrize("forced", ["grouped", "loop"])
 @pytest.mark.parametrize("numbers", [(1, 1, 1, 1), ((2, 1, 1), "valid", (1, 2, 1), 2), (1, "same", 1, 1)])
 def test_volumes(forced: str, numbers: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_convolution, "method", lambda *_: forced)
+    monkeypatch.setattr(_convolution, "method", lambda *_, **__: forced)
     arguments = tensors(3, numbers[3])
     ours, theirs = crossd_conv3d(*arguments, *numbers), expected(*arguments, *numbers)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
@@ -94,7 +94,7 @@ def test_gradients_that_nobody_needs_are_not_computed(monkeypatch: pytest.Monkey
     input, weight, shift, _ = tensors(2)
     masks = []
     original = _convolution._library_backward
-    monkeypatch.setattr(_convolution, "method", lambda *_: "grouped")
+    monkeypatch.setattr(_convolution, "method", lambda *_, **__: "grouped")
     monkeypatch.setattr(_convolution, "_library_backward", lambda *a: masks.append(a[-2:]) or original(*a))
     for needs, mask in [
         ((True, False, False), (True, False)),
