@@ -1,14 +1,15 @@
 """Convolution of each sample with its own kernels, out of what torch offers; all of it differentiates to any order.
 
-`method` is the one place that chooses, by what was measured over ResNet-18's layers (ms on two cores, float32, B = 4,
-forward and backward; "plain" has one kernel for all samples):
+`method` is the one place that chooses, by what `python -m benchmarks.convolution_methods` printed for ResNet-18
+(ms on two CPU cores, float32, B = 4, forward and backward; "plain" has one kernel for all samples). No GPU has been
+measured; the same choice is made there.
 
-    C -> O, pixels of the result    plain         grouped       loop          matrix
-    3 -> 64 (7x7), 112 x 112        16.0   6.0    17.7  12.4     6.2   5.8    19.4  18.3
-    64 -> 64, 56 x 56                4.7  10.3     5.0  10.5     5.2  11.1    15.0  34.0
-    128 -> 128, 28 x 28              4.2   9.1     4.5   9.7     4.7  10.2    10.1  19.7
-    256 -> 256, 14 x 14              4.3   9.8     5.3  11.3     5.1  12.7     8.4  17.5
-    512 -> 512, 7 x 7                5.1  13.6    18.8  44.8     5.4  26.8     8.2  16.3
+    C -> O, kernel, input size        plain       grouped          loop        matrix
+    3 -> 64, 7x7, 224             15.3  6.2    17.8  12.7     6.3   5.6    21.4  19.9
+    64 -> 64, 3x3, 56              4.7 10.4     4.8  10.3     5.2  11.0    14.8  23.5
+    128 -> 128, 3x3, 28            4.2  8.6     4.4   9.2     4.6  10.1     7.8  16.5
+    256 -> 256, 3x3, 14            4.0  8.9     4.8  10.6     4.7  10.9     6.8  14.1
+    512 -> 512, 3x3, 7             4.1 10.7    16.6  46.0     6.7  47.2     8.3  26.0
 
     grouped   one convolution with B * groups groups, as the published layer has it
     loop      one convolution for each sample

@@ -23,7 +23,8 @@ def predict_shift(input: Tensor, layers: nn.Sequential, rotation: str) -> Tensor
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (input, *parameters))
     # What a plain BatchNorm2d does can be done twice; SyncBatchNorm talks to other processes.
     plain = type(layers[1]) is nn.BatchNorm2d and len(parameters) == 6
-    if not wanted or not plain or torch.compiler.is_compiling() or transformed():
+    # Meta tensors have no memory to spare, and autocast, whose state is kept, does not know them.
+    if not wanted or not plain or input.is_meta or torch.compiler.is_compiling() or transformed():
         return rotation_head(layers(input), rotation)
     function: Any = _RecomputedHead
     shift: Tensor = function.apply(input, layers, rotation, *parameters)

@@ -32,8 +32,8 @@ class CrossDConv2d(nn.Module):
         axis = v[:, :3] / (|v[:, :3]| + 1e-8),  angle = tanh(v[:, 3]) pi / 4
         y_b = conv2d(x_b, slice of weights_3d shifted by rotation_shift(axis_b, angle_b)) + bias
 
-    Where every kernel size is 1 a shift is the identity: head and shift are skipped, and the head, whose gradient would
-    be exactly 0, is kept for its names but does not require one.
+    Where every kernel size is 1 a shift is the identity: head and shift are skipped. The head is kept for its names;
+    its parameters get the gradients of 0 that they have in the published layer, its BatchNorm counts no batches.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:

@@ -89,3 +89,34 @@ def test_layers_that_do_more_than_their_own_work_run_as_they_are() -> None:
     head[1] = nn.InstanceNorm2d(16, affine=True, dtype=torch.float64)
     input = torch.randn(3, 6, 5, 7, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(predict_shift(input, head, "linear"), composite(head(input), "linear"))
+
+
+@pytest.mark.parametrize("channels", [64, 256])
+def test_autograd_keeps_what_it_keeps_for_a_plain_convolution(channels: int) -> None:
+    def kept(module: nn.Module) -> int:
+        """Bytes of the tensors saved for the backward pass, parameters aside."""
+        own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+        saved: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            module(input)
+        return sum(saved.values())
+
+    input = torch.randn(4, channels, 8, 8, requires_grad=True)
+    plain = kept(nn.Conv2d(channels, 8, 3, padding=1))
+    assert plain == input.untyped_storage().nbytes()
+    assert kept(CrossDConv2d(channels, 8, 3, padding=1)) == plain + 4 * 3 * 4  # and the shift
+
+
+def test_meta_tensors_pass() -> None:
+    module = CrossDConv2d(3, 4, 3, device="meta")
+    output = module(torch.randn(2, 3, 8, 8, device="meta"))
+    assert output.is_meta and output.shape == (2, 4, 6, 6)
+    output.sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())

@@ -298,26 +298,3 @@ def test_functional_call_and_vmap_over_an_ensemble() -> None:
 
     got = torch.vmap(call)(parameters, buffers)
     torch.testing.assert_close(got, torch.stack([module(input) for module in modules]))
-
-
-@pytest.mark.parametrize("channels", [64, 256])
-def test_autograd_keeps_what_it_keeps_for_a_plain_convolution(channels: int) -> None:
-    def kept(module: torch.nn.Module) -> int:
-        """Bytes of the tensors saved for the backward pass, parameters aside."""
-        own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
-        saved: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                saved[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            module(input)
-        return sum(saved.values())
-
-    input = torch.randn(4, channels, 8, 8, requires_grad=True)
-    plain = kept(torch.nn.Conv2d(channels, 8, 3, padding=1))
-    assert plain == input.untyped_storage().nbytes()
-    assert kept(CrossDConv2d(channels, 8, 3, padding=1)) == plain + 4 * 3 * 4  # and the shift

@@ -1,7 +1,6 @@
 // Freshly allocated results are touched for the first time by the kernel that writes them, and a page fault for every 4
-// KB costs more than computing what is in them (75 MB on two cores: 22 ms of faults, 6 ms with 2 MB pages, 4 ms to
-// write). Linux grants huge pages on request in its default configuration ("madvise"); the request is advice and cannot
-// fail harmfully.
+// KB costs more than computing what is in them. Linux grants huge pages on request in its default configuration
+// ("madvise"); the request is advice and cannot fail harmfully.
 #pragma once
 #include <cstddef>
 #include <cstdint>
