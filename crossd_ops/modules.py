@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._checks import MAX_KERNEL, check_tensor
+from ._checks import MAX_KERNEL, accumulate_dtype, check_tensor
 from ._head import predict_shift, unused
 from ._rotation_head import pooled_rotation
-from .functional import crossd_conv2d
+from .functional import crossd_conv2d, fourier_shift_slice
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -51,12 +51,14 @@ class CrossDConv2d(nn.Module):
         bias: (out_channels,) or None. The published layer has none: a state dict of one, which has no entry for it,
             loads strictly and sets it to 0.
         rotation_params: the head.
+        fixed_shift: (3,) or None, see `fix_shift`; no entry of the state dict.
 
     Raises:
         ValueError, TypeError: arguments that do not fit, with what was expected and what came.
     """
 
     bias: Tensor | None
+    fixed_shift: Tensor | None
 
     def __init__(
         self,
@@ -106,6 +108,7 @@ class CrossDConv2d(nn.Module):
             nn.Conv2d(rotation_channels, 4, 1, device=device, dtype=dtype),
         )
         self._is_identity = set(sizes) == {1}
+        self.register_buffer("fixed_shift", None, persistent=False)
         self.reset_parameters()
 
     def _check_arguments(self, dim: int, index: int | None) -> None:
@@ -148,15 +151,36 @@ class CrossDConv2d(nn.Module):
         """Axis (B, 3) and angle (B,), in radians, of each sample; float32 at least, also where the head is in half."""
         return pooled_rotation(self.rotation_params(input))
 
+    def predict_shift(self, input: Tensor) -> Tensor:
+        """Shift (B, 3), in elements, that the head predicts for each sample of input (B, in_channels, H, W)."""
+        self._check_input(input)
+        return predict_shift(input, self.rotation_params, self.rotation)
+
+    def fix_shift(self, shift: Tensor | None) -> None:
+        """From now on every sample has this shift, (3,) in elements, and the head is skipped; None undoes it.
+
+        The layer then is one plain convolution whose weight is a slice of the shifted `weights_3d`, which still
+        learns; the head's parameters get gradients of 0.
+        """
+        if shift is not None:
+            check_tensor("shift", shift)
+            if shift.shape != (3,) or not shift.is_floating_point():
+                raise ValueError(f"shift: expected (3,) of a floating type, got {tuple(shift.shape)}, {shift.dtype}")
+            shift = shift.detach().to(self.weights_3d.device, accumulate_dtype(self.weights_3d.dtype))
+        self.fixed_shift = shift
+
     def forward(self, input: Tensor) -> Tensor:
         """The convolution, (B, out_channels, H', W')."""
-        check_tensor("input", input)
-        if input.dim() != 4 or input.shape[1] != self.in_channels:
-            raise ValueError(f"input: expected (B, {self.in_channels}, H, W), got {tuple(input.shape)}")
+        self._check_input(input)
         padded, padding = self._padded(input)
-        if self._is_identity:
-            weight = unused(self.weights_3d, self.rotation_params).select(2 + self.dim, 0)
-            return F.conv2d(padded, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        fixed_shift = self.fixed_shift
+        if self._is_identity or fixed_shift is not None:
+            kernel = unused(self.weights_3d, self.rotation_params)
+            if self._is_identity or fixed_shift is None:
+                kernel = kernel.select(2 + self.dim, 0)
+            else:
+                kernel = fourier_shift_slice(kernel, fixed_shift[None], dim=self.dim, index=self.index)[0]
+            return F.conv2d(padded, kernel, self.bias, self.stride, padding, self.dilation, self.groups)
         shift = predict_shift(input, self.rotation_params, self.rotation)
         return crossd_conv2d(
             padded,
@@ -170,6 +194,11 @@ class CrossDConv2d(nn.Module):
             dim=self.dim,
             index=self.index,
         )
+
+    def _check_input(self, input: Tensor) -> None:
+        check_tensor("input", input)
+        if input.dim() != 4 or input.shape[1] != self.in_channels:
+            raise ValueError(f"input: expected (B, {self.in_channels}, H, W), got {tuple(input.shape)}")
 
     def _padded(self, input: Tensor) -> tuple[Tensor, tuple[int, int] | str]:
         """The input padded by what is not zeros, and the padding left to the convolution."""
@@ -194,9 +223,12 @@ class CrossDConv2d(nn.Module):
                 # fails. The 3D weight stays contiguous: what the convolution reads are slices made from it.
                 return fn(tensor.flatten(2, 3)).reshape(tensor.shape).contiguous()
 
+        fixed = self.fixed_shift
         apply: Any = super()._apply
-        module: nn.Module = apply(convert, recurse)
-        return module
+        apply(convert, recurse)
+        if fixed is not None:  # half types have no digits for a shift
+            self.fixed_shift = fixed.to(self.weights_3d.device, accumulate_dtype(self.weights_3d.dtype))
+        return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         weight = state_dict.get(prefix + "weights_3d")
