@@ -102,31 +102,79 @@ def grouped_convolution(input: Tensor, kernels: Tensor, bias: Tensor | None, geo
     return output.reshape(samples, out_channels, *output.shape[2:])
 
 
+class ConvolutionGradients:
+    """Gradients of `convolve` for input and kernels, some output channels at a time; None for one not needed.
+
+    Many channels' kernels are more than a cache holds: in blocks, each is still there when its product is taken. Blocks
+    are added up in place: where these gradients will be differentiated there may be one block alone.
+    """
+
+    def __init__(self, input: Tensor, geometry: Geometry, need_input: bool, need_kernels: bool) -> None:
+        self._input, self._geometry = input, geometry
+        self._need_input, self._need_kernels = need_input, need_kernels
+        self._columns: Tensor | None = None
+        self._grad_columns: Tensor | None = None
+        self._grad_input: Tensor | None = None
+        self._kernel_sizes = torch.Size()
+
+    def add(self, grad: Tensor, kernels: Tensor) -> Tensor | None:
+        """The kernels' gradient, of grad (B, O, H', W') and kernels (B, O, C, ...) of the next O output channels."""
+        chosen = method(kernels, _product(grad.shape[2:]), self._geometry.groups, backward=True)
+        if chosen == "matrix":
+            return self._add_matrix(grad, kernels)
+        grad_input, grad_kernels = self._library(grad, kernels, loop=chosen == "loop")
+        if grad_input is not None:
+            self._grad_input = grad_input if self._grad_input is None else self._grad_input.add_(grad_input)
+        return grad_kernels
+
+    def grad_input(self) -> Tensor | None:
+        """The gradient of the input, after the last block."""
+        if self._grad_columns is None:
+            return self._grad_input
+        columns = self._grad_columns.reshape(self._input.shape[0], -1, self._grad_columns.shape[-1])
+        stride, padding, dilation, _ = self._geometry
+        return F.fold(columns, self._input.shape[2:], self._kernel_sizes, dilation, padding, stride)
+
+    def _library(self, grad: Tensor, kernels: Tensor, loop: bool) -> tuple[Tensor | None, Tensor | None]:
+        input, geometry, need_kernels = self._input, self._geometry, self._need_kernels
+        if loop:
+            rows = zip(torch.split(grad, 1), torch.split(input, 1), kernels.unbind(), strict=True)
+            parts = [_library_backward(*row, geometry, geometry.groups, self._need_input, need_kernels) for row in rows]
+            inputs, grads = zip(*parts, strict=True)
+            return torch.cat(inputs) if self._need_input else None, torch.stack(grads) if need_kernels else None
+        groups = kernels.shape[0] * geometry.groups
+        grad_input, grad_kernels = _library_backward(
+            _stack(grad), _stack(input), kernels.flatten(0, 1), geometry, groups, self._need_input, need_kernels
+        )
+        return (
+            grad_input.reshape(input.shape) if self._need_input else None,
+            grad_kernels.reshape(kernels.shape) if need_kernels else None,
+        )
+
+    def _add_matrix(self, grad: Tensor, kernels: Tensor) -> Tensor | None:
+        groups = self._geometry.groups
+        rows = torch.unflatten(grad.flatten(2), 1, (groups, -1)).flatten(0, 1)
+        if self._need_input:
+            self._kernel_sizes = kernels.shape[3:]
+            transposed = _kernel_matrix(kernels, groups).flatten(0, 1).mT
+            if self._grad_columns is None:
+                self._grad_columns = transposed @ rows
+            else:
+                self._grad_columns.baddbmm_(transposed, rows)
+        if not self._need_kernels:
+            return None
+        if self._columns is None:
+            self._columns = _columns(self._input, kernels, self._geometry).flatten(0, 1)
+        return (rows @ self._columns.mT).reshape(kernels.shape)
+
+
 def convolve_backward(
     grad: Tensor, input: Tensor, kernels: Tensor, geometry: Geometry, need_input: bool, need_kernels: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of `convolve` for input and kernels; None for one that is not needed."""
-    chosen = method(kernels, _product(grad.shape[2:]), geometry.groups, backward=True)
-    if chosen == "matrix":
-        return _matrix_backward(grad, input, kernels, geometry, need_input, need_kernels)
-    if chosen == "loop":
-        rows = zip(torch.split(grad, 1), torch.split(input, 1), kernels.unbind(), strict=True)
-        parts = [_library_backward(*row, geometry, geometry.groups, need_input, need_kernels) for row in rows]
-        inputs, kernel_grads = zip(*parts, strict=True)
-        return torch.cat(inputs) if need_input else None, torch.stack(kernel_grads) if need_kernels else None
-    grad_input, grad_kernels = _library_backward(
-        _stack(grad),
-        _stack(input),
-        kernels.flatten(0, 1),
-        geometry,
-        kernels.shape[0] * geometry.groups,
-        need_input,
-        need_kernels,
-    )
-    return (
-        grad_input.reshape(input.shape) if need_input else None,
-        grad_kernels.reshape(kernels.shape) if need_kernels else None,
-    )
+    """Gradients of `convolve` for input and kernels, differentiable; None for one that is not needed."""
+    gradients = ConvolutionGradients(input, geometry, need_input, need_kernels)
+    grad_kernels = gradients.add(grad, kernels)
+    return gradients.grad_input(), grad_kernels
 
 
 def output_sizes(input: Tensor, kernels: Tensor, geometry: Geometry) -> list[int]:
@@ -180,18 +228,3 @@ def _columns(input: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
 def _kernel_matrix(kernels: Tensor, groups: int) -> Tensor:
     """(B, groups, O / groups, C * Kh * Kw)."""
     return torch.unflatten(kernels.flatten(2), 1, (groups, -1))
-
-
-def _matrix_backward(
-    grad: Tensor, input: Tensor, kernels: Tensor, geometry: Geometry, need_input: bool, need_kernels: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    rows = torch.unflatten(grad.flatten(2), 1, (geometry.groups, -1))
-    grad_input: Tensor | None = None
-    grad_kernels: Tensor | None = None
-    if need_kernels:
-        grad_kernels = (rows @ _columns(input, kernels, geometry).mT).reshape(kernels.shape)
-    if need_input:
-        columns = (_kernel_matrix(kernels, geometry.groups).mT @ rows).flatten(1, 2)
-        stride, padding, dilation, _ = geometry
-        grad_input = F.fold(columns, input.shape[2:], kernels.shape[3:], dilation, padding, stride)
-    return grad_input, grad_kernels

@@ -1,7 +1,8 @@
 """The whole layer, shift and convolution, as one step of autograd.
 
 It keeps input, weight and shift alone. The kernels of each sample, B times as large as a plain convolution's, are built
-anew in the backward pass, which costs one read of the weight and spares their memory between the two passes.
+anew in the backward pass, which costs one read of the weight and spares their memory between the two passes. On a CPU
+they never exist all at once: some output channels' kernels are built and used while they are in a cache.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from . import _backend
 from ._autograd import shift_backward, shift_forward
-from ._convolution import Geometry, convolve, convolve_backward
+from ._convolution import ConvolutionGradients, Geometry, convolve, convolve_backward
 from ._transforms import transformed
 
 
@@ -29,15 +30,53 @@ def crossd_convolution(
 ) -> Tensor:
     """y_b = conv(x_b, shifted weight of b) + bias; no `index`: the whole 3D weight. Kernels have the input's type."""
     compiling = torch.compiler.is_compiling()
+    if not compiling and transformed():
+        # torch.func and forward mode differentiate the two steps, each of which knows every derivative.
+        return convolve(input, shift_forward(weight, shift, dim, index, input.dtype, backend), bias, geometry)
     tensors = (input, weight, shift) if bias is None else (input, weight, shift, bias)
-    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    if compiling or (wanted and not transformed()):
+    if compiling or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
         function: Any = _CrossDConvolution
         output: Tensor = function.apply(input, weight, shift, bias, dim, index, *geometry, backend)
         return output
-    # torch.func and forward mode differentiate the two steps, each of which knows every derivative.
-    kernels = shift_forward(weight, shift, dim, index, input.dtype, backend)
-    return convolve(input, kernels, bias, geometry)
+    return _forward(input, weight, shift, bias, dim, index, geometry, backend)
+
+
+# Kernels of more bytes than this are made in blocks. Beyond 32 MB glibc's malloc gives memory back at every free, and
+# faults in page after page cost more than the convolution of 512 channels of 7x7 pixels itself.
+_BLOCK_BYTES = 16 << 20
+_FEWEST_ROWS = 32  # a thinner matrix product is a slow one
+
+
+def _blocks(input: Tensor, weight: Tensor, dim: int, index: int | None, groups: int) -> list[slice]:
+    """Output channels whose kernels are to exist at the same time."""
+    rows = weight.shape[0]
+    if groups > 1 or input.device.type != "cpu" or torch.compiler.is_compiling():
+        return [slice(0, rows)]
+    elements = weight[:1].numel() // (1 if index is None else weight.shape[2 + dim])
+    count = -(-input.shape[0] * rows * elements * input.element_size() // _BLOCK_BYTES)
+    step = max(_FEWEST_ROWS, -(-rows // max(count, 1)))
+    return [slice(first, first + step) for first in range(0, rows, step)]
+
+
+def _forward(
+    input: Tensor,
+    weight: Tensor,
+    shift: Tensor,
+    bias: Tensor | None,
+    dim: int,
+    index: int | None,
+    geometry: Geometry,
+    backend: str,
+) -> Tensor:
+    blocks = _blocks(input, weight, dim, index, geometry.groups)
+    build = _backend.operators(backend).fourier_shift
+    if len(blocks) == 1:
+        return convolve(input, build(weight, shift, dim, index, input.dtype), bias, geometry)
+    outputs = []
+    for rows in blocks:
+        kernels = build(weight[rows], shift, dim, index, input.dtype)
+        outputs.append(convolve(input, kernels, None if bias is None else bias[rows], geometry))
+    return torch.cat(outputs, 1)
 
 
 class _CrossDConvolution(torch.autograd.Function):
@@ -47,29 +86,75 @@ class _CrossDConvolution(torch.autograd.Function):
         ctx.geometry = Geometry(*geometry)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, weight, shift)
-        kernels = _backend.operators(ctx.backend).fourier_shift(weight, shift, ctx.dim, ctx.index, input.dtype)
-        return convolve(input, kernels, bias, ctx.geometry)
+        return _forward(input, weight, shift, bias, ctx.dim, ctx.index, ctx.geometry, ctx.backend)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 11
-        input, weight, shift = ctx.saved_tensors
-        need_input, need_weight, need_shift, need_bias = ctx.needs_input_grad[:4]
-        grad_weight: Tensor | None = None
-        grad_shift: Tensor | None = None
-        # Only their shape is looked at where the input needs no gradient, but every library call wants them.
-        kernels = shift_forward(weight, shift, ctx.dim, ctx.index, input.dtype, ctx.backend)
-        grad_input, grad_kernels = convolve_backward(
-            grad, input, kernels, ctx.geometry, need_input, need_weight or need_shift
-        )
+        tensors = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:3]
+        # Blocks are added up in place: not where these gradients will be differentiated.
+        of_blocks = len(_blocks(tensors[0], tensors[1], ctx.dim, ctx.index, ctx.geometry.groups)) > 1
+        of_blocks = of_blocks and not torch.is_grad_enabled()
+        gradients = (_backward_in_blocks if of_blocks else _backward)(ctx, grad, *tensors, *needs)
+        grad_bias = grad.sum([0, *range(2, grad.dim())]) if ctx.needs_input_grad[3] else None
+        return *gradients, grad_bias, *(None,) * 7
+
+
+_Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]  # of input, weight and shift
+
+
+def _backward(
+    ctx: Any,
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    shift: Tensor,
+    need_input: bool,
+    need_weight: bool,
+    need_shift: bool,
+) -> _Gradients:
+    """Of differentiable steps."""
+    # Only their shape is looked at where the input needs no gradient, but every library call wants them.
+    kernels = shift_forward(weight, shift, ctx.dim, ctx.index, input.dtype, ctx.backend)
+    grad_input, grad_kernels = convolve_backward(
+        grad, input, kernels, ctx.geometry, need_input, need_weight or need_shift
+    )
+    if grad_kernels is None:
+        return grad_input, None, None
+    grad_weight, grad_shift = shift_backward(
+        grad_kernels, weight, shift, ctx.dim, ctx.index, need_weight, need_shift, ctx.backend
+    )
+    return grad_input, grad_weight if need_weight else None, grad_shift if need_shift else None
+
+
+def _backward_in_blocks(
+    ctx: Any,
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    shift: Tensor,
+    need_input: bool,
+    need_weight: bool,
+    need_shift: bool,
+) -> _Gradients:
+    operators = _backend.operators(ctx.backend)
+    gradients = ConvolutionGradients(input, ctx.geometry, need_input, need_weight or need_shift)
+    grad_weight: Tensor | None = None
+    grad_shift: Tensor | None = None
+    for rows in _blocks(input, weight, ctx.dim, ctx.index, ctx.geometry.groups):
+        kernels = operators.fourier_shift(weight[rows], shift, ctx.dim, ctx.index, input.dtype)
+        grad_kernels = gradients.add(grad[:, rows], kernels)
         del kernels
-        if grad_kernels is not None:
-            gradients = shift_backward(
-                grad_kernels, weight, shift, ctx.dim, ctx.index, need_weight, need_shift, ctx.backend
-            )
-            grad_weight, grad_shift = (
-                gradient if need else None for gradient, need in zip(gradients, (need_weight, need_shift), strict=True)
-            )
-        grad_bias = grad.sum([0, *range(2, grad.dim())]) if need_bias else None
-        return grad_input, grad_weight, grad_shift, grad_bias, *(None,) * 7
+        if grad_kernels is None:
+            continue
+        of_weight, of_shift = operators.fourier_shift_backward(
+            grad_kernels, weight[rows], shift, ctx.dim, ctx.index, need_weight, need_shift
+        )
+        if need_weight:
+            grad_weight = torch.empty_like(weight) if grad_weight is None else grad_weight
+            grad_weight[rows] = of_weight
+        if need_shift:
+            grad_shift = of_shift if grad_shift is None else grad_shift.add_(of_shift)
+    return gradients.grad_input(), grad_weight, grad_shift
