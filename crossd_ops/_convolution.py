@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_ZEROS = [[0] * axes for axes in range(4)]  # output padding, which only transposed convolutions have
+
 
 class Geometry(NamedTuple):
     """Numbers of a convolution, one for each spatial axis."""
@@ -59,6 +61,8 @@ def fit(
 
 
 def _each(name: str, value: int | tuple[int, ...], axes: int, smallest: int) -> tuple[int, ...]:
+    if isinstance(value, int) and value >= smallest:
+        return (value,) * axes
     values = (value,) * axes if isinstance(value, int) else tuple(value)
     if len(values) != axes or any(not isinstance(item, int) or item < smallest for item in values):
         raise ValueError(f"{name}: expected one int or {axes}, each at least {smallest}, got {value!r}")
@@ -82,6 +86,8 @@ _FEW_CHANNELS = 16  # grouped kernels waste their lanes
 def convolve(input: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """y_b = conv(x_b, kernels_b) + bias: (B, C * groups, ...), (B, O, C, ...), (O,) -> (B, O, ...), B at least 1."""
     samples, out_channels = kernels.shape[:2]
+    if samples == 1 and not torch.compiler.is_compiling():
+        return library_convolution(input, kernels[0], bias, geometry)
     sizes = output_sizes(input, kernels, geometry)
     chosen = method(kernels, _product(sizes), geometry.groups, backward=False)
     if chosen == "matrix":
@@ -205,7 +211,7 @@ def library_convolution(
     """torch's own convolution with the numbers of `geometry`; kernels (O, C, ...)."""
     stride, padding, dilation, _ = geometry
     groups = groups or geometry.groups
-    return torch.convolution(input, kernels, bias, stride, padding, dilation, False, [0] * len(stride), groups)
+    return torch.convolution(input, kernels, bias, stride, padding, dilation, False, _ZEROS[len(stride)], groups)
 
 
 def _library_backward(
@@ -214,7 +220,7 @@ def _library_backward(
     stride, padding, dilation, _ = geometry
     mask = [need_input, need_kernels, False]
     gradients = torch.ops.aten.convolution_backward(
-        grad, input, kernels, None, stride, padding, dilation, False, [0] * len(stride), groups, mask
+        grad, input, kernels, None, stride, padding, dilation, False, _ZEROS[len(stride)], groups, mask
     )
     return gradients[0], gradients[1]
 

@@ -23,8 +23,10 @@ inline std::string shape_text(const int64_t* sizes, size_t count) {
 inline std::string shape_text(const torch::stable::Tensor& tensor) {
   return shape_text(tensor.sizes().data(), tensor.sizes().size());
 }
-inline void require(bool holds, const std::string& message) {
-  if (!holds) throw std::invalid_argument(message);
+// `message` is a function, called only where the check fails: making every text takes as long as a small problem.
+template <typename Message>
+void require(bool holds, const Message& message) {
+  if (!holds) throw std::invalid_argument(message());
 }
 
 inline Dtype checked_dtype(const torch::stable::Tensor& tensor, const char* name) {
@@ -41,31 +43,35 @@ inline Dtype checked_dtype(const torch::stable::Tensor& tensor, const char* name
 
 inline void check_weight_and_shift(const torch::stable::Tensor& weight, const torch::stable::Tensor& shift, int64_t dim,
                                    std::optional<int64_t> index) {
-  require(weight.dim() == 5, "weight: expected (O, C, Kd, Kh, Kw), got " + shape_text(weight));
+  require(weight.dim() == 5, [&] { return "weight: expected (O, C, Kd, Kh, Kw), got " + shape_text(weight); });
   for (int i = 2; i < 5; ++i)
-    require(weight.size(i) >= 1 && weight.size(i) <= kMaxKernel,
-            "weight: expected kernel sizes from 1 to " + std::to_string(kMaxKernel) + ", got " + shape_text(weight));
-  require(shift.dim() == 2 && shift.size(1) == 3, "shift: expected (B, 3), got " + shape_text(shift));
+    require(weight.size(i) >= 1 && weight.size(i) <= kMaxKernel, [&] {
+      return "weight: expected kernel sizes from 1 to " + std::to_string(kMaxKernel) + ", got " + shape_text(weight);
+    });
+  require(shift.dim() == 2 && shift.size(1) == 3, [&] { return "shift: expected (B, 3), got " + shape_text(shift); });
   const Dtype accumulate = accumulate_dtype(checked_dtype(weight, "weight"));
-  require(checked_dtype(shift, "shift") == accumulate,
-          std::string("shift: expected ") +
-              (accumulate == Dtype::float64 ? "float64 for a float64" : "float32 for this") + " weight");
+  require(checked_dtype(shift, "shift") == accumulate, [&] {
+    return std::string("shift: expected ") +
+           (accumulate == Dtype::float64 ? "float64 for a float64" : "float32 for this") + " weight";
+  });
   require(weight.is_cuda() == shift.is_cuda() && weight.get_device_index() == shift.get_device_index(),
-          "shift: expected the device of weight");
-  require(dim >= 0 && dim <= 2, "dim: expected 0, 1 or 2, got " + std::to_string(dim));
-  require(index || dim == 0, "dim: expected 0 for the whole weight, got " + std::to_string(dim));
+          [&] { return std::string("shift: expected the device of weight"); });
+  require(dim >= 0 && dim <= 2, [&] { return "dim: expected 0, 1 or 2, got " + std::to_string(dim); });
+  require(index || dim == 0, [&] { return "dim: expected 0 for the whole weight, got " + std::to_string(dim); });
   if (index)
-    require(*index >= 0 && *index < weight.size(2 + dim),
-            "index: expected 0 to " + std::to_string(weight.size(2 + dim) - 1) + ", got " + std::to_string(*index));
+    require(*index >= 0 && *index < weight.size(2 + dim), [&] {
+      return "index: expected 0 to " + std::to_string(weight.size(2 + dim) - 1) + ", got " + std::to_string(*index);
+    });
 }
 
 inline void check_grad(const torch::stable::Tensor& grad, const torch::stable::Tensor& weight,
                        const std::vector<int64_t>& sizes) {
   bool same = grad.dim() == static_cast<int64_t>(sizes.size());
   for (size_t i = 0; i < sizes.size() && same; ++i) same = grad.size(static_cast<int64_t>(i)) == sizes[i];
-  require(same, "grad: expected " + shape_text(sizes.data(), sizes.size()) + ", got " + shape_text(grad));
+  require(same,
+          [&] { return "grad: expected " + shape_text(sizes.data(), sizes.size()) + ", got " + shape_text(grad); });
   require(grad.is_cuda() == weight.is_cuda() && grad.get_device_index() == weight.get_device_index(),
-          "grad: expected the device of weight");
+          [&] { return std::string("grad: expected the device of weight"); });
 }
 
 }  // namespace crossd_ops

@@ -24,22 +24,26 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 inline void check_map(const Tensor& map) {
-  require(map.dim() == 4 && map.size(1) == kHeadChannels, "map: expected (B, 4, H, W), got " + shape_text(map));
-  require(map.size(2) > 0 && map.size(3) > 0, "map: expected at least one pixel, got " + shape_text(map));
+  require(map.dim() == 4 && map.size(1) == kHeadChannels,
+          [&] { return "map: expected (B, 4, H, W), got " + shape_text(map); });
+  require(map.size(2) > 0 && map.size(3) > 0,
+          [&] { return "map: expected at least one pixel, got " + shape_text(map); });
 }
 
 // `tensor` is what the forward made, or its gradient: (B, ...) of the accumulate type.
 inline void check_of_map(const Tensor& tensor, const char* name, const std::vector<int64_t>& sizes, const Tensor& map) {
   bool same = tensor.dim() == static_cast<int64_t>(sizes.size());
   for (size_t i = 0; i < sizes.size() && same; ++i) same = tensor.size(static_cast<int64_t>(i)) == sizes[i];
-  require(same,
-          std::string(name) + ": expected " + shape_text(sizes.data(), sizes.size()) + ", got " + shape_text(tensor));
+  require(same, [&] {
+    return std::string(name) + ": expected " + shape_text(sizes.data(), sizes.size()) + ", got " + shape_text(tensor);
+  });
   const Dtype accumulate = accumulate_dtype(checked_dtype(map, "map"));
-  require(checked_dtype(tensor, name) == accumulate,
-          std::string(name) + ": expected " +
-              (accumulate == Dtype::float64 ? "float64 for a float64" : "float32 for this") + " map");
+  require(checked_dtype(tensor, name) == accumulate, [&] {
+    return std::string(name) + ": expected " +
+           (accumulate == Dtype::float64 ? "float64 for a float64" : "float32 for this") + " map";
+  });
   require(tensor.is_cuda() == map.is_cuda() && tensor.get_device_index() == map.get_device_index(),
-          std::string(name) + ": expected the device of map");
+          [&] { return std::string(name) + ": expected the device of map"; });
 }
 
 inline MapShape map_shape(const Tensor& map) { return {map.size(0), map.size(2), map.size(3)}; }
