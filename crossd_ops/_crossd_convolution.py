@@ -7,6 +7,8 @@ they never exist all at once: some output channels' kernels are built and used w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from . import _backend
 from ._autograd import shift_backward, shift_forward
-from ._convolution import ConvolutionGradients, Geometry, convolve, convolve_backward
+from ._convolution import ConvolutionGradients, Geometry, convolve, convolve_backward, output_sizes
 from ._transforms import transformed
 
 
@@ -87,6 +89,9 @@ class _CrossDConvolution(torch.autograd.Function):
         ctx.geometry = Geometry(*geometry)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, weight, shift)
+        if _compiled():
+            output: Tensor = _compiled_forward(input, weight, shift, bias, ctx.dim, ctx.index, *geometry, ctx.backend)
+            return output
         return _forward(input, weight, shift, bias, ctx.dim, ctx.index, ctx.geometry, ctx.backend)
 
     @staticmethod
@@ -95,15 +100,24 @@ class _CrossDConvolution(torch.autograd.Function):
             return (None,) * 11
         tensors = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
-        # Blocks are added up in place: not where these gradients will be differentiated.
-        of_blocks = len(_blocks(tensors[0], tensors[1], ctx.dim, ctx.index, ctx.geometry.groups)) > 1
-        of_blocks = of_blocks and not torch.is_grad_enabled()
-        gradients = (_backward_in_blocks if of_blocks else _backward)(ctx, grad, *tensors, *needs)
+        gradients: Sequence[Tensor | None]
+        if _compiled():
+            found = _compiled_backward(grad, *tensors, ctx.dim, ctx.index, *ctx.geometry, *needs, ctx.backend)
+            gradients = [gradient if need else None for gradient, need in zip(found, needs, strict=True)]
+        else:
+            gradients = _gradients(ctx, grad, *tensors, *needs)
         grad_bias = grad.sum([0, *range(2, grad.dim())]) if ctx.needs_input_grad[3] else None
         return *gradients, grad_bias, *(None,) * 7
 
 
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]  # of input, weight and shift
+
+
+def _gradients(ctx: Any, grad: Tensor, input: Tensor, weight: Tensor, shift: Tensor, *needs: bool) -> _Gradients:
+    # Blocks are added up in place: not where these gradients will be differentiated.
+    of_blocks = len(_blocks(input, weight, ctx.dim, ctx.index, ctx.geometry.groups)) > 1
+    backward = _backward_in_blocks if of_blocks and not torch.is_grad_enabled() else _backward
+    return backward(ctx, grad, input, weight, shift, *needs)
 
 
 def _backward(
@@ -159,3 +173,70 @@ def _backward_in_blocks(
         if need_shift:
             grad_shift = of_shift if grad_shift is None else grad_shift.add_(of_shift)
     return gradients.grad_input(), grad_weight, grad_shift
+
+
+# Both passes as operators of their own, for compiled code alone. Inductor makes a constant of a convolution's number of
+# groups, here a multiple of the batch size, and would compile anew for each; and what is best for a shape, which takes
+# a loop over samples or blocks of channels, is chosen when the shape is known.
+# Not in an exported program, which has to run without Python.
+def _compiled() -> bool:
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
+_PLACE = "int dim, int? index, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"
+
+
+@torch.library.custom_op(
+    "crossd_ops::convolution",
+    mutates_args=(),
+    schema=f"(Tensor input, Tensor weight, Tensor shift, Tensor? bias, {_PLACE}, str backend) -> Tensor",
+)
+def _compiled_forward(
+    input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, dim: int, index: int | None, *rest: Any
+) -> Tensor:
+    *geometry, backend = rest
+    return _forward(input, weight, shift, bias, dim, index, _geometry(geometry), backend).contiguous()
+
+
+@_compiled_forward.register_fake
+def _compiled_forward_shape(
+    input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, dim: int, index: int | None, *rest: Any
+) -> Tensor:
+    kernel = weight if index is None else weight.select(2 + dim, 0)
+    sizes = output_sizes(input, kernel[None], _geometry(rest[:-1]))
+    return input.new_empty((input.shape[0], weight.shape[0], *sizes))
+
+
+@torch.library.custom_op(
+    "crossd_ops::convolution_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, Tensor input, Tensor weight, Tensor shift, {_PLACE}, "
+    "bool need_input, bool need_weight, bool need_shift, str backend) -> (Tensor, Tensor, Tensor)",
+)
+def _compiled_backward(
+    grad: Tensor, input: Tensor, weight: Tensor, shift: Tensor, dim: int, index: int | None, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    *geometry, need_input, need_weight, need_shift, backend = rest
+    context = SimpleNamespace(dim=dim, index=index, geometry=_geometry(geometry), backend=backend)
+    found = _gradients(context, grad, input, weight, shift, need_input, need_weight, need_shift)
+    of_input, of_weight, of_shift = (
+        like.new_empty(0) if gradient is None else gradient.to(like.dtype).contiguous()
+        for gradient, like in zip(found, (input, weight, shift), strict=True)
+    )
+    return of_input, of_weight, of_shift
+
+
+@_compiled_backward.register_fake
+def _compiled_backward_shape(
+    grad: Tensor, input: Tensor, weight: Tensor, shift: Tensor, dim: int, index: int | None, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    of_input, of_weight, of_shift = (
+        like.new_empty(like.shape if need else (0,))
+        for like, need in zip((input, weight, shift), rest[-4:-1], strict=True)
+    )
+    return of_input, of_weight, of_shift
+
+
+def _geometry(numbers: Sequence[Any]) -> Geometry:
+    stride, padding, dilation, groups = numbers
+    return Geometry(tuple(stride), tuple(padding), tuple(dilation), groups)

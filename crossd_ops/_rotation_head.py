@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _backend, _checks, _library
+from . import _backend, _checks, _export, _library
 from ._transforms import transformed
 from .functional import rotation_shift
 
@@ -41,7 +41,7 @@ def rotation_head(map: Tensor, rotation: str = "linear") -> Tensor:
     _check_map(map, rotation)
     backend = _backend.select(map.device.type)
     compiling = torch.compiler.is_compiling()
-    if backend == _backend.REFERENCE or (not compiling and transformed()):
+    if backend == _backend.REFERENCE or (not compiling and transformed()) or _export.exporting_to_onnx():
         return composite(map, rotation)
     if not compiling and not (torch.is_grad_enabled() and map.requires_grad):
         return _backend.operators(backend).rotation_head(map, rotation == "exact")[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import _backend, _checks
+from . import _backend, _checks, _export
 from ._autograd import shift_forward, shift_reference
 from ._convolution import fit, grouped_convolution, library_convolution
 from ._crossd_convolution import crossd_convolution
@@ -167,15 +167,22 @@ def _convolution(
     if autocast is None and input.dtype is not weight.dtype:
         raise TypeError(f"input: expected the dtype of weight ({weight.dtype}), got {input.dtype}")
     dtype = autocast or weight.dtype
-    input, bias = input.to(dtype), None if bias is None else bias.to(dtype)
+    if input.dtype is not dtype:
+        input = input.to(dtype)
+    if bias is not None:
+        bias = bias.to(dtype)
     if input.shape[0] == 0:
         # No sample has kernels. Any give the sizes of the result; the shift takes part, or its gradient were missing.
         kernels = weight if index is None else weight.select(2 + dim, index)
         return library_convolution(input, kernels.to(dtype), bias, geometry) + shift.sum().to(dtype)
+    if _export.exporting_to_onnx():
+        return _export.convolve(input, _export.shift(weight, shift, dim, index, dtype), bias, geometry)
     backend = _backend.select(weight.device.type)
     if backend == _backend.REFERENCE:
         return grouped_convolution(input, shift_reference(weight, shift, dim, index, dtype), bias, geometry)
-    shift = shift.to(_checks.accumulate_dtype(weight.dtype))
+    compute_dtype = _checks.accumulate_dtype(weight.dtype)
+    if shift.dtype is not compute_dtype:
+        shift = shift.to(compute_dtype)
     return crossd_convolution(input, weight, shift, bias, dim, index, geometry, backend)
 
 
@@ -183,6 +190,8 @@ def _shift(weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: to
     """fourier_shift (no index) or its slice, of checked arguments, on the backend of the weight's device."""
     if dtype is None:
         dtype = _autocast_dtype(weight) or weight.dtype
+    if _export.exporting_to_onnx():
+        return _export.shift(weight, shift, dim, index, dtype)
     backend = _backend.select(weight.device.type)
     if backend == _backend.REFERENCE:
         return shift_reference(weight, shift, dim, index, dtype)

@@ -12,17 +12,9 @@ from torch import Tensor, nn
 
 from ._checks import MAX_KERNEL, accumulate_dtype, check_tensor
 from ._head import predict_shift, unused
+from ._layer import check_channels, check_kernel_and_padding, padded, per_axis
 from ._rotation_head import pooled_rotation
 from .functional import crossd_conv2d, fourier_shift_slice
-
-_PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
-
-
-def _pair(name: str, value: int | tuple[int, int], smallest: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or any(not isinstance(item, int) or item < smallest for item in pair):
-        raise ValueError(f"{name}: expected one int or two, each at least {smallest}, got {value!r}")
-    return pair[0], pair[1]
 
 
 class CrossDConv2d(nn.Module):
@@ -59,6 +51,10 @@ class CrossDConv2d(nn.Module):
 
     bias: Tensor | None
     fixed_shift: Tensor | None
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int] | str
 
     def __init__(
         self,
@@ -82,10 +78,10 @@ class CrossDConv2d(nn.Module):
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = _pair("kernel_size", kernel_size, 1)
-        self.stride = _pair("stride", stride, 1)
-        self.dilation = _pair("dilation", dilation, 1)
-        self.padding = padding if isinstance(padding, str) else _pair("padding", padding, 0)
+        self.kernel_size = per_axis("kernel_size", kernel_size, 1, 2)
+        self.stride = per_axis("stride", stride, 1, 2)
+        self.dilation = per_axis("dilation", dilation, 1, 2)
+        self.padding = padding if isinstance(padding, str) else per_axis("padding", padding, 0, 2)
         self.padding_mode = padding_mode
         self.rotation = rotation
         self.depth = max(self.kernel_size) if depth is None else depth
@@ -112,24 +108,10 @@ class CrossDConv2d(nn.Module):
         self.reset_parameters()
 
     def _check_arguments(self, dim: int, index: int | None) -> None:
-        for name in ("in_channels", "out_channels", "groups", "depth"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < (0 if name == "out_channels" else 1):
-                raise ValueError(f"{name}: expected a positive int, got {value!r}")
-        for name in ("in_channels", "out_channels"):
-            if getattr(self, name) % self.groups:
-                raise ValueError(f"{name}: expected a multiple of {self.groups} groups, got {getattr(self, name)}")
-        if max(*self.kernel_size, self.depth) > MAX_KERNEL:
-            raise ValueError(
-                f"kernel_size: expected sizes up to {MAX_KERNEL}, got {self.kernel_size} and depth {self.depth}"
-            )
-        if isinstance(self.padding, str):
-            if self.padding not in ("same", "valid"):
-                raise ValueError(f"padding: expected 'same', 'valid' or numbers, got {self.padding!r}")
-            if self.padding == "same" and self.stride != (1, 1):
-                raise ValueError(f"padding: expected 'same' with stride 1 only, got stride {self.stride}")
-        if self.padding_mode not in _PADDING_MODES:
-            raise ValueError(f"padding_mode: expected one of {', '.join(_PADDING_MODES)}, got {self.padding_mode!r}")
+        check_channels(self.in_channels, self.out_channels, self.groups)
+        check_kernel_and_padding(self.kernel_size, self.stride, self.padding, self.padding_mode)
+        if not isinstance(self.depth, int) or not 1 <= self.depth <= MAX_KERNEL:
+            raise ValueError(f"depth: expected an int from 1 to {MAX_KERNEL}, got {self.depth!r}")
         if self.rotation not in ("linear", "exact"):
             raise ValueError(f"rotation: expected 'linear' or 'exact', got {self.rotation!r}")
         if not -3 <= dim <= 2:
@@ -166,13 +148,14 @@ class CrossDConv2d(nn.Module):
             check_tensor("shift", shift)
             if shift.shape != (3,) or not shift.is_floating_point():
                 raise ValueError(f"shift: expected (3,) of a floating type, got {tuple(shift.shape)}, {shift.dtype}")
-            shift = shift.detach().to(self.weights_3d.device, accumulate_dtype(self.weights_3d.dtype))
+            dtype = accumulate_dtype(self.weights_3d.dtype)
+            shift = shift.detach().to(self.weights_3d.device, dtype, copy=True)
         self.fixed_shift = shift
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution, (B, out_channels, H', W')."""
         self._check_input(input)
-        padded, padding = self._padded(input)
+        image, padding = self._padded(input)
         fixed_shift = self.fixed_shift
         if self._is_identity or fixed_shift is not None:
             kernel = unused(self.weights_3d, self.rotation_params)
@@ -180,10 +163,10 @@ class CrossDConv2d(nn.Module):
                 kernel = kernel.select(2 + self.dim, 0)
             else:
                 kernel = fourier_shift_slice(kernel, fixed_shift[None], dim=self.dim, index=self.index)[0]
-            return F.conv2d(padded, kernel, self.bias, self.stride, padding, self.dilation, self.groups)
+            return F.conv2d(image, kernel, self.bias, self.stride, padding, self.dilation, self.groups)
         shift = predict_shift(input, self.rotation_params, self.rotation)
         return crossd_conv2d(
-            padded,
+            image,
             self.weights_3d,
             shift,
             self.bias,
@@ -200,17 +183,9 @@ class CrossDConv2d(nn.Module):
         if input.dim() != 4 or input.shape[1] != self.in_channels:
             raise ValueError(f"input: expected (B, {self.in_channels}, H, W), got {tuple(input.shape)}")
 
-    def _padded(self, input: Tensor) -> tuple[Tensor, tuple[int, int] | str]:
+    def _padded(self, input: Tensor) -> tuple[Tensor, Any]:
         """The input padded by what is not zeros, and the padding left to the convolution."""
-        if self.padding_mode == "zeros" or self.padding == "valid":
-            return input, self.padding
-        if isinstance(self.padding, str):
-            totals = [rate * (size - 1) for rate, size in zip(self.dilation, self.kernel_size, strict=True)]
-            (top, left) = (total // 2 for total in totals)
-            bottom, right = totals[0] - top, totals[1] - left
-        else:
-            (top, left), (bottom, right) = self.padding, self.padding
-        return F.pad(input, (left, right, top, bottom), mode=self.padding_mode), (0, 0)
+        return padded(input, self.kernel_size, self.dilation, self.padding, self.padding_mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         def convert(tensor: Tensor) -> Tensor:

@@ -32,6 +32,20 @@ def test_opcheck(dim: int, index: int | None, dtypes: tuple[torch.dtype, torch.d
         torch.library.opcheck(operators.fourier_shift_backward.default, arguments)
 
 
+@pytest.mark.parametrize("dim, index", [(1, 2), (0, None)])
+def test_opcheck_of_the_convolution(dim: int, index: int | None) -> None:
+    operators = torch.ops.crossd_ops
+    axes = 3 if index is None else 2
+    input, weight = torch.randn(3, 4, *(7,) * axes), torch.randn(6, 2, 3, 3, 3)
+    place = (dim, index, [2] * axes, [1] * axes, [1] * axes, 2)
+    shift = torch.randn(3, 3)
+    torch.library.opcheck(operators.convolution.default, (input, weight, shift, torch.randn(6), *place, "compiled"))
+    grad = torch.randn_like(operators.convolution(input, weight, shift, None, *place, "compiled"))
+    for needs in ((True, True, True), (False, True, False)):
+        arguments = (grad, input, weight, shift, *place, *needs, "compiled")
+        torch.library.opcheck(operators.convolution_backward.default, arguments)
+
+
 def value(weight: Tensor, shift: Tensor) -> Tensor:
     whole = crossd_ops.fourier_shift(weight, shift, dtype=torch.float64)
     return whole.sin().sum() + crossd_ops.fourier_shift_slice(weight, shift, dim=1).square().sum()

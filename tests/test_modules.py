@@ -186,7 +186,7 @@ def test_one_by_one_is_a_plain_convolution_and_keeps_its_names() -> None:
         ({"in_channels": 0}, "in_channels: expected a positive int, got 0"),
         ({"kernel_size": 0}, "kernel_size: expected one int or two, each at least 1, got 0"),
         ({"kernel_size": (3, 3, 3)}, r"kernel_size: expected one int or two, each at least 1, got \(3, 3, 3\)"),
-        ({"kernel_size": 16}, r"kernel_size: expected sizes up to 15, got \(16, 16\) and depth 16"),
+        ({"kernel_size": 16}, r"kernel_size: expected sizes up to 15, got \(16, 16\)"),
         ({"stride": (1, 0)}, r"stride: expected one int or two, each at least 1, got \(1, 0\)"),
         ({"padding": -1}, "padding: expected one int or two, each at least 0, got -1"),
         ({"padding": "full"}, "padding: expected 'same', 'valid' or numbers, got 'full'"),
@@ -194,7 +194,7 @@ def test_one_by_one_is_a_plain_convolution_and_keeps_its_names() -> None:
         ({"padding_mode": "zero"}, "padding_mode: expected one of zeros, reflect, replicate, circular, got 'zero'"),
         ({"rotation": "none"}, "rotation: expected 'linear' or 'exact', got 'none'"),
         ({"dim": 3}, "dim: expected -3 to 2, got 3"),
-        ({"depth": 0}, "depth: expected a positive int, got 0"),
+        ({"depth": 0}, "depth: expected an int from 1 to 15, got 0"),
         ({"index": 3}, "index: expected -3 to 2, got 3"),
     ],
 )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import io
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from crossd_ops import CrossDConv2d
+from crossd_ops import CrossDConv2d, fourier_shift_slice
 
 
 def network() -> nn.Sequential:
@@ -94,6 +95,20 @@ def test_functional_call_differentiates() -> None:
         torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_gradients_of_each_sample_by_vmap() -> None:
+    model, (images, labels) = network().eval(), batch()
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+
+    def loss(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(torch.func.functional_call(model, values, image[None]), label[None])
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(parameters, images, labels)
+    for sample in range(len(images)):
+        expected = gradients(model, loss_of(model, images[sample : sample + 1], labels[sample : sample + 1]))
+        for mine, wanted in zip(found.values(), expected, strict=True):
+            torch.testing.assert_close(mine[sample], wanted, rtol=1e-4, atol=1e-6)
+
+
 def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
     model, (images, labels) = network().eval(), batch()
     expected = gradients(model, loss_of(model, images, labels))
@@ -130,13 +145,90 @@ def test_smallest_batches(samples: int) -> None:
 
 
 def test_deterministic_algorithms_and_equal_runs() -> None:
-    torch.use_deterministic_algorithms(True)
+    images, labels = batch()
+    expected = gradients(model := network(), loss_of(model, images, labels))
+    torch.use_deterministic_algorithms(True)  # raises where there is no such algorithm, and fills new memory with NaN
     try:
-        images, labels = batch()
-        first, second = (gradients(model := network(), loss_of(model, images, labels)) for _ in range(2))
+        runs = [gradients(model := network(), loss_of(model, images, labels)) for _ in range(2)]
     finally:
         torch.use_deterministic_algorithms(False)
-    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    for found in runs:
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def fixed_layer(**arguments: Any) -> tuple[CrossDConv2d, Tensor]:
+    """A layer with a fixed shift, whose head fails where it is called, and that shift."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("the head was called")
+
+    shift = torch.tensor([0.7, 1.25, -0.4])
+    layer = CrossDConv2d(4, 6, 3, padding=1, groups=2, **arguments)
+    layer.fix_shift(shift)
+    layer.rotation_params.register_forward_pre_hook(fail)
+    for module in layer.rotation_params:
+        module.register_forward_pre_hook(fail)
+    return layer, shift
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("samples", [0, 1, 3])
+def test_a_fixed_shift_is_one_convolution(samples: int, training: bool) -> None:
+    layer, shift = fixed_layer(dim=1, index=2)
+    layer.train(training)
+    input = torch.randn(samples, 4, 7, 6, requires_grad=True)
+    weight = layer.weights_3d.detach().clone().requires_grad_()
+    kernel = fourier_shift_slice(weight, shift[None], dim=1, index=2)[0]
+    expected = nn.functional.conv2d(input, kernel, layer.bias, padding=1, groups=2)
+    found = layer(input)
+    torch.testing.assert_close(found, expected)
+    found.square().sum().backward()
+    (wanted_input, wanted_weight) = torch.autograd.grad(expected.square().sum(), (input, weight))
+    torch.testing.assert_close(layer.weights_3d.grad, wanted_weight)
+    torch.testing.assert_close(input.grad, wanted_input)
+    assert all(value.grad is not None and not value.grad.any() for value in layer.rotation_params.parameters())
+    assert layer.rotation_params[1].num_batches_tracked == 0
+    assert layer.training is training
+
+
+def test_a_fixed_shift_moves_and_is_copied_with_the_layer_alone() -> None:
+    free = CrossDConv2d(4, 6, 3, padding=1, groups=2)
+    layer, shift = fixed_layer()
+    assert list(layer.state_dict()) == list(free.state_dict())
+    input = torch.randn(2, 4, 7, 6)
+    expected = layer(input)
+    torch.testing.assert_close(copy.deepcopy(layer)(input), expected)
+    double = copy.deepcopy(layer).double()
+    torch.testing.assert_close(double(input.double()), expected.double(), rtol=1e-5, atol=1e-6)
+    assert torch.equal(copy.deepcopy(layer).bfloat16().fixed_shift, shift), "a half type has no digits for a shift"
+    assert layer.to("meta")(input.to("meta")).is_meta
+    free.load_state_dict(double.state_dict())
+    assert free.fixed_shift is None
+    free.fix_shift(shift)
+    torch.testing.assert_close(free(input), expected)
+
+
+def test_a_fixed_shift_can_be_changed_and_undone() -> None:
+    layer = CrossDConv2d(4, 6, 3).eval()
+    input, shift = torch.randn(2, 4, 7, 6), torch.tensor([0.5, 1.5, -1.0])
+    predicted = layer(input)
+    layer.fix_shift(shift)
+    fixed = layer(input)
+    assert not torch.allclose(fixed, predicted)
+    shift.zero_()
+    assert torch.equal(layer(input), fixed), "the layer shares the caller's tensor"
+    layer.fix_shift(shift)
+    assert not torch.allclose(layer(input), fixed)
+    layer.fix_shift(None)
+    assert torch.equal(layer(input), predicted)
+
+
+@pytest.mark.parametrize("shift", [torch.zeros(1, 3), torch.zeros(2), torch.zeros(3, dtype=torch.long)], ids=str)
+def test_what_is_no_shift_is_refused(shift: Tensor) -> None:
+    layer, before = fixed_layer()
+    with pytest.raises((TypeError, ValueError), match="shift: expected"):
+        layer.fix_shift(shift)
+    assert torch.equal(layer.fixed_shift, before)
 
 
 def test_a_resumed_run_continues_bit_for_bit() -> None:

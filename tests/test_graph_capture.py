@@ -1,0 +1,131 @@
+"""A training step captured as a CUDA graph: its replays equal steps that are launched one by one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from crossd_ops import CrossDConv2d
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+WARM_UP_STEPS = 3  # before the capture: libraries choose algorithms and allocate, which a capture must not see
+REPLAYS = 4
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(1)
+    layers = (
+        CrossDConv2d(3, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        CrossDConv2d(16, 8, 3, stride=2, padding=1, rotation="exact"),
+        CrossDConv2d(8, 4, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    return nn.Sequential(*layers).cuda()
+
+
+def batches(count: int) -> list[tuple[Tensor, Tensor]]:
+    return [(torch.randn(4, 3, 18, 17, device="cuda"), torch.randint(4, (4,), device="cuda")) for _ in range(count)]
+
+
+class Step:
+    """Forward, backward and a step of SGD on inputs that stay where they are."""
+
+    def __init__(self, model: nn.Module, autocast: bool) -> None:
+        self.model, self.autocast = model, autocast
+        self.images, self.labels = (tensor.clone() for tensor in batches(1)[0])
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        self.loss = torch.zeros((), device="cuda")
+
+    def load(self, images: Tensor, labels: Tensor) -> None:
+        self.images.copy_(images)
+        self.labels.copy_(labels)
+
+    def run(self) -> None:
+        # A cache of cast weights from outside of the graph would be read by it, and never be renewed.
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.autocast, cache_enabled=False):
+            scores = self.model(self.images)
+        loss = nn.functional.cross_entropy(scores.float(), self.labels)
+        loss.backward()
+        self.optimizer.step()
+        self.loss.copy_(loss.detach())
+
+
+def _warm_up(step: Step, data: list[tuple[Tensor, Tensor]]) -> None:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for images, labels in data:
+            step.load(images, labels)
+            step.optimizer.zero_grad(set_to_none=True)
+            step.run()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+@pytest.fixture(autouse=True)
+def _exact_libraries() -> Iterator[None]:
+    """No TF32, and the same algorithms in both runs."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = True, False, False
+    yield
+    cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
+def test_replayed_training_steps_equal_eager_ones(autocast: bool) -> None:
+    model = network()
+    eager = Step(copy.deepcopy(model), autocast)
+    captured = Step(model, autocast)
+    warm_up, data = batches(WARM_UP_STEPS), batches(REPLAYS)
+    for step in (eager, captured):
+        _warm_up(step, warm_up)
+
+    graph = torch.cuda.CUDAGraph()
+    # Gradients that are allocated in the capture live in the graph's memory, and each replay writes them anew.
+    captured.optimizer.zero_grad(set_to_none=True)
+    with torch.cuda.graph(graph):
+        captured.run()
+
+    tolerance = {"rtol": 5e-2, "atol": 5e-3} if autocast else {"rtol": 1e-4, "atol": 1e-5}
+    losses = []
+    for images, labels in data:
+        captured.load(images, labels)
+        graph.replay()
+        eager.load(images, labels)
+        eager.optimizer.zero_grad(set_to_none=True)
+        eager.run()
+        torch.testing.assert_close(captured.loss, eager.loss, **tolerance)
+        losses.append(captured.loss.item())
+    assert len(set(losses)) == REPLAYS, "the replays do not see their inputs"
+    for (name, mine), wanted in zip(captured.model.named_parameters(), eager.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, wanted, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(mine.grad, wanted.grad, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+    for mine, wanted in zip(captured.model.buffers(), eager.model.buffers(), strict=True):
+        torch.testing.assert_close(mine, wanted, **tolerance)
+
+
+def test_replayed_inference_follows_its_input() -> None:
+    model = network().eval()
+    images = batches(1)[0][0]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream), torch.no_grad():
+        for _ in range(WARM_UP_STEPS):
+            model(images)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        output = model(images)
+    for new, _ in batches(2):
+        images.copy_(new)
+        graph.replay()
+        with torch.no_grad():
+            torch.testing.assert_close(output, model(new), rtol=1e-4, atol=1e-5)
