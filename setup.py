@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 from build_backend import check_environment, fail, run
 
@@ -85,7 +87,7 @@ def library(architectures: list[str]) -> Extension:
         library_dirs=folders,
         libraries=["torch_cpu", "c10"],
         extra_compile_args={"cxx": cxx + definitions, "nvcc": nvcc + definitions},
-        extra_link_args=link,
+        extra_link_args=["-Wl,-soname,libcrossd_ops.so", *link],  # else C++ programs would note its path
         language="c++",
     )
 
@@ -137,13 +139,26 @@ def build_command() -> type:
     return BuildExtension
 
 
+class BuildPython(build_py):
+    """Puts what C++ projects need into the package: a prefix with headers and CMake files beside the library."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:  # crossd_ops._cmake points to the checkout
+            return
+        for source, target in (("csrc/include", "include"), ("cmake", "lib/cmake/crossd_ops")):
+            folder = Path(self.build_lib, "crossd_ops", target)
+            shutil.rmtree(folder, ignore_errors=True)  # an earlier build may have left what is no more
+            shutil.copytree(source, folder)
+
+
 def main() -> None:
     if not BUILDING:  # metadata and source distributions need no torch
         return setup()
     version, architectures = (cuda_version(), architecture_flags()) if CUDA_HOME else (None, [])
     print(f"crossd_ops: building for torch {torch.__version__}, CUDA kernels: {version or 'none'}")
     extensions = [library(architectures), *bindings(version, architectures)]
-    setup(ext_modules=extensions, cmdclass={"build_ext": build_command()})
+    setup(ext_modules=extensions, cmdclass={"build_ext": build_command(), "build_py": BuildPython})
 
 
 main()

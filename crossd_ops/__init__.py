@@ -7,8 +7,12 @@ from importlib import metadata
 from . import reference
 from ._backend import backend, use_backend
 from ._build_info import build_info
+from .checkpoints import CheckpointReport, load_published, save_published, with_early_heads
+from .conversion import ACSConv3d, adapt_input_channels, bake, calibrate, to_2d, to_3d, to_crossd
+from .early import CrossDConv2dEarly
 from .functional import crossd_conv2d, crossd_conv3d, fourier_shift, fourier_shift_slice, rotation_shift
 from .modules import CrossDConv2d
+from .modules_3d import CrossDConv3d
 
 try:
     __version__ = metadata.version("crossd_ops")
@@ -16,14 +20,27 @@ except metadata.PackageNotFoundError:  # a source tree on the path
     __version__ = "0+unknown"
 
 __all__ = [
+    "ACSConv3d",
+    "CheckpointReport",
     "CrossDConv2d",
+    "CrossDConv2dEarly",
+    "CrossDConv3d",
+    "adapt_input_channels",
     "backend",
+    "bake",
     "build_info",
+    "calibrate",
     "crossd_conv2d",
     "crossd_conv3d",
     "fourier_shift",
     "fourier_shift_slice",
+    "load_published",
     "reference",
     "rotation_shift",
+    "save_published",
+    "to_2d",
+    "to_3d",
+    "to_crossd",
     "use_backend",
+    "with_early_heads",
 ]
