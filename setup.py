@@ -1,25 +1,32 @@
 """Compiles crossd_ops/lib/libcrossd_ops.so (operators, kernels) and crossd_ops/_C (build facts).
 
 CROSSD_CUDA           0: CPU kernels alone; 1: CUDA kernels too, an error without nvcc; auto (default): where nvcc is
+CROSSD_BINDINGS       0: without crossd_ops._C, which fits one Python version: the wheel is then for every one
 TORCH_CUDA_ARCH_LIST  as everywhere in PyTorch, PTX of the newest added; default: those of 8.0;9.0;10.0 that nvcc knows
 CUDA_HOME, CXX, MAX_JOBS  as everywhere in PyTorch
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 from build_backend import check_environment, fail, run
 
 TORCH_TARGET = (2, 11)  # the LibTorch stable ABI of this release: the binary runs on it and on every later one
+LIBRARY = "crossd_ops.lib.libcrossd_ops"
+BINDINGS = os.environ.get("CROSSD_BINDINGS") != "0"
 DEFAULT_ARCHITECTURES = ("8.0", "9.0", "10.0")
 BUILDING = {"bdist_wheel", "build", "build_ext", "develop", "editable_wheel", "install"}.intersection(sys.argv)
 
@@ -80,27 +87,35 @@ def library(architectures: list[str]) -> Extension:
     else:
         sources = [source for source in sources if not source.endswith(".cu")]
     return Extension(
-        "crossd_ops.lib.libcrossd_ops",
+        LIBRARY,
         sources,
         depends=[str(path) for path in Path("csrc").rglob("*")],
         include_dirs=[os.path.abspath("csrc")],
         library_dirs=folders,
-        libraries=["torch_cpu", "c10"],
+        # Named first: torch's libraries happen to offer parts of the C++ standard library, without their versions.
+        libraries=["stdc++", "torch_cpu", "c10"],
         extra_compile_args={"cxx": cxx + definitions, "nvcc": nvcc + definitions},
         extra_link_args=["-Wl,-soname,libcrossd_ops.so", *link],  # else C++ programs would note its path
         language="c++",
     )
 
 
+def architecture_names(flags: list[str]) -> list[str]:
+    """-gencode=arch=compute_90,code=sm_90 is sm_90; compute_90 stands for PTX."""
+    return [flag.rsplit("code=", 1)[1] for flag in flags]
+
+
 def bindings(version: str | None, architectures: list[str]) -> list[Extension]:
+    if not BINDINGS:
+        return []
     try:
         import pybind11
     except ImportError:
         print("crossd_ops: pybind11 is not installed: crossd_ops._C (build facts) is left out; nothing else needs it")
         return []
     flags = ["-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
-    if version:  # -gencode=arch=compute_90,code=sm_90 is told as sm_90; compute_90 stands for PTX
-        names = ";".join(flag.rsplit("code=", 1)[1] for flag in architectures)
+    if version:
+        names = ";".join(architecture_names(architectures))
         flags += [f'-DCROSSD_CUDA_VERSION="{version}"', f'-DCROSSD_CUDA_ARCHITECTURES="{names}"']
     return [
         Extension(
@@ -114,13 +129,35 @@ def bindings(version: str | None, architectures: list[str]) -> list[Extension]:
     ]
 
 
-def build_command() -> type:
+def build_facts(library: Path, version: str | None, architectures: list[str]) -> dict[str, object]:
+    """What crossd_ops/lib/build.json says beside the library, for readers that may not be able to load it."""
+    content = library.read_bytes()
+    compiler = run(*shlex.split(os.environ.get("CXX", "c++")), "--version").splitlines()
+    return {
+        "compiler": compiler[0] if compiler else "unknown",
+        "platform": sysconfig.get_platform(),
+        "torch_target": ".".join(map(str, TORCH_TARGET)),
+        "torch_compiled_with": str(torch.__version__),
+        "cuda_version": version,
+        "cuda_architectures": architecture_names(architectures),
+        "library_bytes": len(content),
+        "library_sha256": hashlib.sha256(content).hexdigest(),
+    }
+
+
+def build_command(version: str | None, architectures: list[str]) -> type:
     class BuildExtension(cpp_extension.BuildExtension):
         def finalize_options(self) -> None:
             super().finalize_options()
             os.makedirs("crossd_ops/lib", exist_ok=True)  # in-place builds copy into it
             # One folder for all kinds of builds: ninja compiles only what changed. Another torch has other headers.
             self.build_temp = f"build/objects-torch{torch.__version__}-{sys.implementation.cache_tag}"
+
+        def run(self) -> None:
+            super().run()
+            library = Path(self.get_ext_fullpath(LIBRARY))
+            facts = {"version": self.distribution.get_version(), **build_facts(library, version, architectures)}
+            library.with_name("build.json").write_text(json.dumps(facts, indent=2) + "\n")
 
         def get_ext_filename(self, name: str) -> str:  # the library is no Python module and has no suffix of one
             path = super().get_ext_filename(name)
@@ -143,13 +180,27 @@ class BuildPython(build_py):
     """Puts what C++ projects need into the package: a prefix with headers and CMake files beside the library."""
 
     def run(self) -> None:
-        super().run()
         if self.editable_mode:  # crossd_ops._cmake points to the checkout
-            return
-        for source, target in (("csrc/include", "include"), ("cmake", "lib/cmake/crossd_ops")):
-            folder = Path(self.build_lib, "crossd_ops", target)
-            shutil.rmtree(folder, ignore_errors=True)  # an earlier build may have left what is no more
-            shutil.copytree(source, folder)
+            return super().run()
+        package = Path(self.build_lib, "crossd_ops")
+        shutil.rmtree(package, ignore_errors=True)  # all that lies there goes into a wheel, also what is no more
+        super().run()
+        shutil.copytree("csrc/include", package / "include")
+        shutil.copytree("cmake", package / "lib" / "cmake" / "crossd_ops")
+
+
+class BuildWheel(bdist_wheel):
+    """Without bindings nothing in the wheel is tied to a Python, and the library says which systems can load it."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        tag = super().get_tag()
+        library = Path(self.get_finalized_command("build_ext").get_ext_fullpath(LIBRARY))
+        if BINDINGS or not library.exists():  # editable installs ask before the build
+            return tag
+        # PEP 600: the newest symbol version of glibc that the library refers to.
+        versions = re.findall(rb"\0GLIBC_2\.(\d+)(?:\.\d+)?(?=\0)", library.read_bytes())
+        glibc = max(map(int, versions))
+        return "py3", "none", tag[2].replace("linux_", f"manylinux_2_{glibc}_", 1)
 
 
 def main() -> None:
@@ -158,7 +209,8 @@ def main() -> None:
     version, architectures = (cuda_version(), architecture_flags()) if CUDA_HOME else (None, [])
     print(f"crossd_ops: building for torch {torch.__version__}, CUDA kernels: {version or 'none'}")
     extensions = [library(architectures), *bindings(version, architectures)]
-    setup(ext_modules=extensions, cmdclass={"build_ext": build_command(), "build_py": BuildPython})
+    commands = {"build_ext": build_command(version, architectures), "build_py": BuildPython, "bdist_wheel": BuildWheel}
+    setup(ext_modules=extensions, cmdclass=commands)
 
 
 main()

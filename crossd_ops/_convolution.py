@@ -71,8 +71,10 @@ def _each(name: str, value: int | tuple[int, ...], axes: int, smallest: int) -> 
 
 def method(kernels: Tensor, pixels: int, groups: int, *, backward: bool) -> str:
     """How to convolve `kernels` (B, O, C, ...) with a result of `pixels` pixels: "grouped", "loop" or "matrix"."""
+    if torch.compiler.is_exporting() and kernels.dim() == 5:
+        return "matrix"  # whoever compiles the program may make a constant of a number of groups
     few_pixels = pixels <= _FEW_PIXELS
-    if few_pixels and kernels.dim() == 5 and (backward or torch.compiler.is_compiling()):
+    if few_pixels and kernels.dim() == 5 and backward:
         return "matrix"
     few_channels = kernels.shape[2] < _FEW_CHANNELS and groups == 1
     # A traced loop would hold for one batch size alone.

@@ -90,9 +90,12 @@ class _CrossDConvolution(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, weight, shift)
         if _compiled():
-            output: Tensor = _compiled_forward(input, weight, shift, bias, ctx.dim, ctx.index, *geometry, ctx.backend)
-            return output
-        return _forward(input, weight, shift, bias, ctx.dim, ctx.index, ctx.geometry, ctx.backend)
+            result: Tensor = _compiled_forward(input, weight, shift, bias, ctx.dim, ctx.index, *geometry, ctx.backend)
+            return result
+        output = _forward(input, weight, shift, bias, ctx.dim, ctx.index, ctx.geometry, ctx.backend)
+        # Autograd lets nobody change in place what is a view made in here, and the ReLU after a layer often does.
+        same: Tensor = torch.ops.aten._unsafe_view(output, output.shape)
+        return same
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:

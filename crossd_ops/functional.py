@@ -183,6 +183,9 @@ def _convolution(
     compute_dtype = _checks.accumulate_dtype(weight.dtype)
     if shift.dtype is not compute_dtype:
         shift = shift.to(compute_dtype)
+    if index is None and torch.compiler.is_exporting():
+        kernels = shift_forward(weight, shift, dim, index, dtype, backend)
+        return _export.convolve(input, kernels, bias, geometry)
     return crossd_convolution(input, weight, shift, bias, dim, index, geometry, backend)
 
 

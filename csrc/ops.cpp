@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "fourier_shift_op.h"
+#include "head_op.h"
 #include "rotation_head_op.h"
 
 namespace crossd_ops {
@@ -15,6 +16,15 @@ STABLE_TORCH_LIBRARY(crossd_ops, m) {
       "bool need_shift) -> (Tensor, Tensor)");
   m.def("rotation_head(Tensor map, bool exact) -> (Tensor shift, Tensor statistics)");
   m.def("rotation_head_backward(Tensor grad_shift, Tensor map, Tensor statistics, bool exact) -> Tensor");
+  m.def(
+      "predict_shift(Tensor input, Tensor weight1, Tensor bias1, Tensor gain, Tensor offset, Tensor? mean, "
+      "Tensor? variance, float epsilon, Tensor weight2, Tensor bias2, bool exact) -> (Tensor shift, "
+      "Tensor statistics, Tensor mean, Tensor variance)");
+  m.def(
+      "predict_shift_backward(Tensor grad_shift, Tensor input, Tensor weight1, Tensor bias1, Tensor gain, "
+      "Tensor offset, Tensor mean, Tensor variance, bool training, float epsilon, Tensor weight2, Tensor bias2, "
+      "Tensor statistics, bool exact, bool need_input, bool need_parameters) -> (Tensor, Tensor, Tensor, Tensor, "
+      "Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CPU, m) {
@@ -22,6 +32,8 @@ STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CPU, m) {
   m.impl("fourier_shift_backward", TORCH_BOX(&fourier_shift_backward<FourierShiftCpu>));
   m.impl("rotation_head", TORCH_BOX(&rotation_head<RotationHeadCpu>));
   m.impl("rotation_head_backward", TORCH_BOX(&rotation_head_backward<RotationHeadCpu>));
+  m.impl("predict_shift", TORCH_BOX(&predict_shift));
+  m.impl("predict_shift_backward", TORCH_BOX(&predict_shift_backward));
 }
 
 #if defined(CROSSD_WITH_CUDA)

@@ -107,3 +107,12 @@ def test_groups_stay_whole(small_blocks: list[slice]) -> None:
     output = crossd_conv2d(torch.randn(2, 4, 6, 6), weight, torch.rand(2, 3), groups=2)
     assert output.shape == (2, 64, 4, 4)
     assert small_blocks == [slice(0, 64)]
+
+
+@pytest.mark.parametrize("method", ["loop", "grouped"])
+def test_the_result_may_be_changed_in_place(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crossd_ops._convolution.method", lambda *a, **k: method)
+    arguments = problem(torch.float64)
+    expected = torch.autograd.grad(crossd_conv2d(**arguments).relu().sum(), [*arguments.values()])
+    found = torch.autograd.grad(crossd_conv2d(**arguments).relu_().sum(), [*arguments.values()])
+    torch.testing.assert_close(found, expected)

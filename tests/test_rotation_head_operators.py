@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from emulator.build import CSRC, EMULATOR, SANITIZER_ENVIRONMENT, VARIANTS, compile_program, run_program, why_not
+from emulator.build import CSRC, EMULATOR, SANITIZER_ENVIRONMENT, compile_program, run_program, why_not
+from emulator.cpu_build import cpu_program
 from torch import Tensor
 
 from crossd_ops import _backend
@@ -142,47 +143,12 @@ def test_every_instruction_set(operators: object, capability: str) -> None:
     assert re.search(r"[1-9]\d+ passed", process.stdout)
 
 
-# Stands in for torch's: as many threads as the call has turned out to be the next of, so that every order is seen.
-PARALLEL_FOR = """
-#pragma once
-#include <algorithm>
-#include <cstdint>
-#include <thread>
-#include <vector>
-namespace torch::stable {
-template <typename Function>
-void parallel_for(int64_t begin, int64_t end, int64_t, const Function& function) {
-  static int calls = 0;
-  const int64_t threads = 1 + calls++ % 5, share = std::max<int64_t>(1, (end - begin + threads - 1) / threads);
-  std::vector<std::thread> pool;
-  for (int64_t i = begin; i < end; i += share)
-    pool.emplace_back([=, &function] { function(i, std::min(i + share, end)); });
-  for (std::thread& thread : pool) thread.join();
-}
-}  // namespace torch::stable
-"""
-
-
-def cpu_check(variant: str, csrc: Path, folder: Path) -> Path:
-    """The check program with the CPU kernels, outside of torch."""
-    stub = folder / "torch" / "csrc" / "stable" / "ops.h"
-    stub.parent.mkdir(parents=True)
-    stub.write_text(PARALLEL_FOR)
-    kernels = [csrc / "cpu" / f"rotation_head{name}.cpp" for name in ("", "_baseline", "_avx2", "_avx512")]
-    command = ["g++", "-std=c++17", *VARIANTS[variant], "-DCHECK_CPU", "-pthread"]
-    command += [f"-I{include}" for include in (folder, csrc, EMULATOR)]
-    command += [str(CHECK), str(csrc / "cpu" / "capability.cpp"), *map(str, kernels), "-o", str(folder / "check")]
-    process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr[-4000:]
-    return folder / "check"
-
-
 @pytest.mark.parametrize("variant", ["address", "thread"])
-def test_cpu_kernels_under_sanitizers(variant: str, tmp_path: Path) -> None:
+def test_cpu_kernels_under_sanitizers(variant: str) -> None:
     reason = why_not(variant)
     if reason:
         pytest.skip(reason)
-    program = cpu_check(variant, CSRC, tmp_path)
+    program = cpu_program(CHECK, variant)
     for capability in CAPABILITIES:
         environment = {**os.environ, **SANITIZER_ENVIRONMENT, "CROSSD_CPU_CAPABILITY": capability}
         process = subprocess.run([str(program)], env=environment, capture_output=True, text=True)

@@ -33,3 +33,8 @@ const char* cpu_capability() {
 }
 
 }  // namespace crossd_ops::cpu
+
+// For crossd_ops/_library.py, which reads it with ctypes.
+extern "C" __attribute__((visibility("default"))) const char* crossd_ops_cpu_capability() {
+  return crossd_ops::cpu::cpu_capability();
+}

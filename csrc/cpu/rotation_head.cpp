@@ -4,12 +4,11 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "cpu/capability.h"
+#include "cpu/pooled.h"
 #include "cpu/rotation_head_plan.h"
-#include "rotation_head_math.h"
 
 namespace crossd_ops::cpu {
 namespace {
@@ -20,9 +19,8 @@ const RotationHeadKernels& kernels() {
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-constexpr int64_t kSmallestPart = 1024;        // pixels
-constexpr int64_t kWorthAThread = 8192;        // pixels, about 10 microseconds
-constexpr int64_t kSamplesWorthAThread = 128;  // of the few numbers that a sample ends with
+constexpr int64_t kSmallestPart = 1024;  // pixels
+constexpr int64_t kWorthAThread = 8192;  // pixels, about 10 microseconds
 
 // Samples are split only where they alone would not give every thread of a large machine something to do.
 Parts split(const MapShape& shape) {
@@ -32,36 +30,6 @@ Parts split(const MapShape& shape) {
 }
 
 int64_t grain(const Parts& parts) { return std::max<int64_t>(1, kWorthAThread / parts.pixels_per_part); }
-
-// The parts of one channel of one sample, [parts, 4] apart from each other.
-Pooled joined(const Pooled* pooled, int64_t parts) {
-  Pooled total = pooled[0];
-  for (int64_t part = 1; part < parts; ++part)
-    total.maximum = std::max(total.maximum, pooled[part * kHeadChannels].maximum);
-  total.sum = total.weighted = 0;
-  for (int64_t part = 0; part < parts; ++part) {
-    const Pooled& one = pooled[part * kHeadChannels];
-    const double factor = one.maximum == total.maximum ? 1.0 : std::exp(one.maximum - total.maximum);
-    total.sum += factor * one.sum, total.weighted += factor * one.weighted;
-  }
-  return total;
-}
-
-template <typename Acc>
-void finish_sample(const RotationHeadForward& problem, const Pooled* pooled, int64_t parts, int64_t sample) {
-  Acc* statistics = static_cast<Acc*>(problem.statistics) + sample * kHeadChannels * 3;
-  double v[kHeadChannels];
-  for (int channel = 0; channel < kHeadChannels; ++channel) {
-    const Pooled total = joined(pooled + sample * parts * kHeadChannels + channel, parts);
-    Acc* of_channel = statistics + channel * 3;
-    of_channel[0] = static_cast<Acc>(total.maximum), of_channel[1] = static_cast<Acc>(total.sum);
-    of_channel[2] = static_cast<Acc>(total.weighted / total.sum);
-    v[channel] = of_channel[2];  // as the backward will read it
-  }
-  const Vector3 shift = shift_of_rotation(v, problem.exact);
-  Acc* target = static_cast<Acc*>(problem.shift) + sample * 3;
-  target[0] = static_cast<Acc>(shift.x), target[1] = static_cast<Acc>(shift.y), target[2] = static_cast<Acc>(shift.z);
-}
 
 template <typename Acc>
 void run_forward(const RotationHeadForward& problem, void (*pool)(const PoolPlan&, int64_t, Pooled*)) {
@@ -74,21 +42,11 @@ void run_forward(const RotationHeadForward& problem, void (*pool)(const PoolPlan
     for (int64_t item = begin; item < end; ++item) pool(plan, item, pooled.data() + item * kHeadChannels);
   });
   torch::stable::parallel_for(0, shape.samples, kSamplesWorthAThread, [&](int64_t begin, int64_t end) {
-    for (int64_t sample = begin; sample < end; ++sample) finish_sample<Acc>(problem, pooled.data(), parts, sample);
+    for (int64_t sample = begin; sample < end; ++sample)
+      finish_sample(pooled.data() + sample * parts * kHeadChannels, parts, problem.exact,
+                    static_cast<Acc*>(problem.statistics) + sample * kHeadChannels * 3,
+                    static_cast<Acc*>(problem.shift) + sample * 3);
   });
-}
-
-template <typename Acc>
-void channel_gradients(const RotationHeadBackward& problem, int64_t sample, ChannelGradient* channels) {
-  const Acc* statistics = static_cast<const Acc*>(problem.statistics) + sample * kHeadChannels * 3;
-  const Acc* grad_shift = static_cast<const Acc*>(problem.grad_shift) + sample * 3;
-  double v[kHeadChannels], grad_v[kHeadChannels];
-  for (int channel = 0; channel < kHeadChannels; ++channel) v[channel] = statistics[channel * 3 + 2];
-  grad_of_pooled(v, {grad_shift[0], grad_shift[1], grad_shift[2]}, problem.exact, grad_v);
-  for (int channel = 0; channel < kHeadChannels; ++channel) {
-    const Acc* of_channel = statistics + channel * 3;
-    channels[channel] = {of_channel[0], grad_v[channel] / of_channel[1], of_channel[2]};
-  }
 }
 
 template <typename Acc>
@@ -104,8 +62,10 @@ void run_backward(const RotationHeadBackward& problem,
   torch::stable::parallel_for(0, shape.samples * plan.parts.count, grain(plan.parts), [&](int64_t begin, int64_t end) {
     ChannelGradient channels[kHeadChannels];
     for (int64_t item = begin; item < end; ++item) {
+      const int64_t sample = item / plan.parts.count;
       if (item == begin || item % plan.parts.count == 0)
-        channel_gradients<Acc>(problem, item / plan.parts.count, channels);
+        channel_gradients(static_cast<const Acc*>(problem.statistics) + sample * kHeadChannels * 3,
+                          static_cast<const Acc*>(problem.grad_shift) + sample * 3, problem.exact, channels);
       map_gradient(plan, item, channels);
     }
   });

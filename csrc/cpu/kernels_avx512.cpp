@@ -1,6 +1,7 @@
-// The rotation head for x86-64 with AVX-512 (F, BW, DQ, VL). Chosen at run time, so the file compiles without -m flags.
+// The CPU kernels for x86-64 with AVX-512 (F, BW, DQ, VL). Chosen at run time, so the file compiles without -m flags.
 #include <cstdint>
 
+#include "cpu/head_plan.h"
 #include "cpu/plan.h"
 #include "cpu/rotation_head_plan.h"
 
@@ -21,19 +22,20 @@
 namespace crossd_ops::cpu {
 namespace avx512 {
 namespace {
-#include "cpu/simd.h"
-#include "cpu/tile.h"
-#include "cpu/exponential.h"
-#include "cpu/rotation_head_kernels.h"
+#include "cpu/all_kernels.h"
 }  // namespace
 }  // namespace avx512
+const Kernels* kernels_avx512() { return &avx512::kKernels; }
 const RotationHeadKernels* rotation_head_kernels_avx512() { return &avx512::kRotationHeadKernels; }
+const HeadKernels* head_kernels_avx512() { return &avx512::kHeadKernels; }
 }  // namespace crossd_ops::cpu
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif
 #else
 namespace crossd_ops::cpu {
+const Kernels* kernels_avx512() { return nullptr; }
 const RotationHeadKernels* rotation_head_kernels_avx512() { return nullptr; }
+const HeadKernels* head_kernels_avx512() { return nullptr; }
 }  // namespace crossd_ops::cpu
 #endif

@@ -1,7 +1,9 @@
 // The CPU kernels for x86-64 with AVX2, FMA and F16C. Chosen at run time, so the file compiles without -m flags.
 #include <cstdint>
 
+#include "cpu/head_plan.h"
 #include "cpu/plan.h"
+#include "cpu/rotation_head_plan.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -17,14 +19,12 @@
 namespace crossd_ops::cpu {
 namespace avx2 {
 namespace {
-#include "cpu/simd.h"
-#include "cpu/tile.h"
-#include "cpu/direct.h"
-#include "cpu/harmonic3.h"
-#include "cpu/shift_kernels.h"
+#include "cpu/all_kernels.h"
 }  // namespace
 }  // namespace avx2
 const Kernels* kernels_avx2() { return &avx2::kKernels; }
+const RotationHeadKernels* rotation_head_kernels_avx2() { return &avx2::kRotationHeadKernels; }
+const HeadKernels* head_kernels_avx2() { return &avx2::kHeadKernels; }
 }  // namespace crossd_ops::cpu
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -32,5 +32,7 @@ const Kernels* kernels_avx2() { return &avx2::kKernels; }
 #else
 namespace crossd_ops::cpu {
 const Kernels* kernels_avx2() { return nullptr; }
+const RotationHeadKernels* rotation_head_kernels_avx2() { return nullptr; }
+const HeadKernels* head_kernels_avx2() { return nullptr; }
 }  // namespace crossd_ops::cpu
 #endif

@@ -1,7 +1,8 @@
-// The rotation head for any machine: 16-byte vectors (SSE2, NEON). Chosen at run time, so the file compiles without -m
+// The CPU kernels for any machine: 16-byte vectors (SSE2, NEON). Chosen at run time, so the file compiles without -m
 // flags.
 #include <cstdint>
 
+#include "cpu/head_plan.h"
 #include "cpu/plan.h"
 #include "cpu/rotation_head_plan.h"
 
@@ -9,11 +10,10 @@
 namespace crossd_ops::cpu {
 namespace baseline {
 namespace {
-#include "cpu/simd.h"
-#include "cpu/tile.h"
-#include "cpu/exponential.h"
-#include "cpu/rotation_head_kernels.h"
+#include "cpu/all_kernels.h"
 }  // namespace
 }  // namespace baseline
+const Kernels* kernels_baseline() { return &baseline::kKernels; }
 const RotationHeadKernels* rotation_head_kernels_baseline() { return &baseline::kRotationHeadKernels; }
+const HeadKernels* head_kernels_baseline() { return &baseline::kHeadKernels; }
 }  // namespace crossd_ops::cpu

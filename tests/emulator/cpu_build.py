@@ -1,0 +1,63 @@
+"""Compiles a check program with the CPU kernels, outside of torch; objects are kept in ``build/emulator``."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from .build import CACHE, CSRC, EMULATOR, VARIANTS
+
+# Stands in for torch's: as many threads as the call has turned out to be the next of, so that every order is seen.
+PARALLEL_FOR = """
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <thread>
+#include <vector>
+namespace torch::stable {
+template <typename Function>
+void parallel_for(int64_t begin, int64_t end, int64_t, const Function& function) {
+  static int calls = 0;
+  const int64_t threads = 1 + calls++ % 5, share = std::max<int64_t>(1, (end - begin + threads - 1) / threads);
+  std::vector<std::thread> pool;
+  for (int64_t i = begin; i < end; i += share)
+    pool.emplace_back([=, &function] { function(i, std::min(i + share, end)); });
+  for (std::thread& thread : pool) thread.join();
+}
+}  // namespace torch::stable
+"""
+
+
+def cpu_program(check: Path, variant: str) -> Path:
+    """The program of ``check``; compiled once for each state of its sources."""
+    sources = [check, *sorted((CSRC / "cpu").glob("*.cpp"))]
+    headers = sorted([*CSRC.rglob("*.h"), *EMULATOR.glob("*.h")])
+    folder = CACHE / f"cpu-{variant}"
+    stub = folder / "torch" / "csrc" / "stable" / "ops.h"
+    stub.parent.mkdir(parents=True, exist_ok=True)
+    stub.write_text(PARALLEL_FOR)
+    command = ["g++", "-std=c++17", *VARIANTS[variant], "-DCHECK_CPU", "-pthread"]
+    includes = [f"-I{include}" for include in (folder, CSRC, EMULATOR)]
+
+    def compiled(source: Path) -> Path:
+        text = "\0".join([*command, PARALLEL_FOR]).encode() + b"".join(path.read_bytes() for path in [source, *headers])
+        target = folder / f"{source.stem}-{hashlib.sha256(text).hexdigest()[:16]}.o"
+        if not target.exists():
+            for outdated in folder.glob(f"{source.stem}-{'[0-9a-f]' * 16}.o"):
+                outdated.unlink()
+            _run([*command, *includes, "-c", str(source), "-o", str(target)])
+        return target
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        objects = list(pool.map(compiled, sources))
+    program = folder / check.stem
+    _run([*command, *map(str, objects), "-o", str(program)])
+    return program
+
+
+def _run(command: list[str]) -> None:
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(process.stderr[-4000:])
