@@ -3,11 +3,13 @@
 #   make test | bench | build | lint | clean | help
 #   TORCH=2.11.0             another torch (the environment is switched to it)
 #   PYTHON=python3.12        the interpreter that .venv is made with
-#   PYTEST_ARGS, BENCH_ARGS  arguments for pytest and for the benchmark (BENCH_ARGS=--help lists them)
+#   PYTEST_ARGS, BENCH_ARGS  arguments for pytest and for the benchmark (BENCH_ARGS=--help lists them); files of tests run
+#                            two at a time, PYTEST_ARGS=-n0 runs them one after the other
 #   CROSSD_CUDA, TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, MAX_JOBS   see setup.py
 
 PYTHON ?= python3
 TORCH ?= 2.13.0
+PYTEST_ARGS ?= -n 2 --dist loadfile
 # Networks that the tests convert. Without their dependencies, which are in the "test" extra: torchvision names the one
 # torch that it is built for, and would replace the chosen one. Where the two do not fit, those tests skip.
 ZOO := torchvision==0.28.0 timm==1.0.31 monai==1.6.1
@@ -24,7 +26,7 @@ help:
 build: $(STAMPS)/package
 
 test: $(STAMPS)/test $(STAMPS)/zoo $(STAMPS)/bench  # the benchmarks are tested too
-	$(VENV)/bin/python -m pytest tests $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests $(PYTEST_ARGS)
 
 bench: $(STAMPS)/bench
 	$(VENV)/bin/python -m benchmarks $(BENCH_ARGS)

@@ -27,22 +27,27 @@ _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backw
 
 
 def predict_shift(input: Tensor, layers: nn.Sequential, rotation: str) -> Tensor:
-    """Shift (B, 3) of each sample of input (B, C, H, W); `layers`: 1x1 convolution, norm, ReLU, 1x1 convolution."""
+    """Shift (B, 3) of each sample of input (B, C, H, W); `layers`: 1x1 convolution, norm, ReLU, 1x1 convolution.
+
+    Or of volumes (B, C, D, H, W): to the pooling over pixels a volume is an image that is D times as high.
+    """
     if torch.compiler.is_compiling() or transformed() or input.is_meta:  # meta tensors have no memory to spare
-        return rotation_head(layers(input), rotation)
+        return rotation_head(layers(input).flatten(2, -2), rotation)
     norm: Any = layers[1]
-    parameters = [*layers.parameters()]
+    parameters: list[Tensor] = [*layers.parameters()]
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (input, *parameters))
-    # What a plain BatchNorm2d does can be done twice; SyncBatchNorm talks to other processes.
-    plain = type(norm) is nn.BatchNorm2d and len(parameters) == 6
-    function: Any = _RecomputedHead
-    if plain and _is_fusible(input, layers, parameters):
-        if not wanted:
-            return _fused(input, norm, rotation, parameters)[0]
-        function = _FusedHead
-    elif not wanted or not plain:
-        return rotation_head(layers(input), rotation)
-    shift: Tensor = function.apply(input, layers, rotation, *parameters)
+    # What a plain batch norm does can be done twice; SyncBatchNorm talks to other processes.
+    plain = type(norm) in (nn.BatchNorm2d, nn.BatchNorm3d) and len(parameters) == 6
+    fused = plain and _is_fusible(input, layers, parameters)
+    if not fused and not (wanted and plain):
+        return rotation_head(layers(input).flatten(2, -2), rotation)
+    if input.dim() == 5:
+        parameters = [tensor.squeeze(-1) if tensor.dim() == 5 else tensor for tensor in parameters]
+    image = input.flatten(2, -2)
+    if fused and not wanted:
+        return _fused(image, norm, rotation, parameters)[0]
+    function: Any = _FusedHead if fused else _RecomputedHead
+    shift: Tensor = function.apply(image, layers, rotation, input.shape, *parameters)
     return shift
 
 
@@ -72,20 +77,21 @@ def _is_fusible(input: Tensor, layers: nn.Sequential, parameters: Sequence[Tenso
     )
 
 
-def _is_pointwise(layer: nn.Module, in_channels: int, out_channels: int) -> bool:
+def _is_pointwise(layer: Any, in_channels: int, out_channels: int) -> bool:
     return (
-        type(layer) is nn.Conv2d
-        and layer.weight.shape == (out_channels, in_channels, 1, 1)
+        type(layer) in (nn.Conv2d, nn.Conv3d)
+        and layer.weight.shape[:2] == (out_channels, in_channels)
+        and set(layer.weight.shape[2:]) == {1}
         and layer.bias is not None
-        and layer.stride == (1, 1)
-        and layer.padding in ((0, 0), "same", "valid")
+        and set(layer.stride) == {1}
+        and (layer.padding in ("same", "valid") or set(layer.padding) == {0})
     )
 
 
 def _fused(
-    input: Tensor, norm: nn.BatchNorm2d, rotation: str, parameters: Sequence[Tensor]
+    input: Tensor, norm: Any, rotation: str, parameters: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Shift (B, 3), what was pooled (B, 4, 3), mean and variance used (16,); running statistics as BatchNorm2d."""
+    """Shift (B, 3), what was pooled (B, 4, 3), mean and variance used (16,); running statistics as batch norms."""
     weight1, bias1, gain, offset, weight2, bias2 = parameters
     given = None if _of_batch(norm) else (norm.running_mean, norm.running_var)
     samples, _, rows, columns = input.shape
@@ -102,11 +108,11 @@ def _fused(
     return results
 
 
-def _of_batch(norm: nn.BatchNorm2d) -> bool:
+def _of_batch(norm: Any) -> bool:
     return norm.training or norm.running_mean is None
 
 
-def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+def _track(norm: Any, mean: Tensor, variance: Tensor) -> None:
     """Counts a batch of this mean and unbiased variance."""
     share = norm.momentum
     if norm.num_batches_tracked is not None:
@@ -130,7 +136,9 @@ def _recomputed(
 
 class _FusedHead(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, layers: nn.Sequential, rotation: str, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, input: Tensor, layers: nn.Sequential, rotation: str, shape: torch.Size, *parameters: Tensor
+    ) -> Tensor:
         norm: Any = layers[1]
         ctx.rotation, ctx.epsilon, ctx.of_batch = rotation, norm.eps, _of_batch(norm)
         shift, *small = _fused(input, norm, rotation, parameters)
@@ -141,7 +149,7 @@ class _FusedHead(torch.autograd.Function):
     def backward(ctx: Any, grad_shift: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         input, weight1, bias1, gain, offset, weight2, bias2, statistics, mean, variance = saved
-        needs = ctx.needs_input_grad[0], *ctx.needs_input_grad[3:]
+        needs = ctx.needs_input_grad[0], *ctx.needs_input_grad[4:]
         if torch.is_grad_enabled():  # these gradients will be differentiated: their graph is that of torch's operations
             given = () if ctx.of_batch else (mean, variance)
             with torch.autocast("cpu", enabled=False):
@@ -152,14 +160,16 @@ class _FusedHead(torch.autograd.Function):
             weight2, bias2, statistics, ctx.rotation == "exact", needs[0], any(needs[1:]),
         )  # fmt: skip
         grad_input, *rest = (grad if need else None for grad, need in zip(grads, needs, strict=True))
-        return grad_input, None, None, *rest
+        return grad_input, None, None, None, *rest
 
 
 class _RecomputedHead(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, layers: nn.Sequential, rotation: str, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, input: Tensor, layers: nn.Sequential, rotation: str, shape: torch.Size, *parameters: Tensor
+    ) -> Tensor:
         norm: Any = layers[1]
-        shift = rotation_head(layers(input), rotation)
+        shift = rotation_head(layers(input.reshape(shape)).flatten(2, -2), rotation)
         ctx.rotation, ctx.epsilon = rotation, norm.eps
         # In evaluation the statistics are data, and may change before the backward pass comes.
         statistics = () if _of_batch(norm) else (norm.running_mean.clone(), norm.running_var.clone())
@@ -172,7 +182,7 @@ class _RecomputedHead(torch.autograd.Function):
     def backward(ctx: Any, grad_shift: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors  # once: checkpointing refuses to give them twice
         tensors, statistics = saved[:7], saved[7:]
-        needs = ctx.needs_input_grad[0], *ctx.needs_input_grad[3:]
+        needs = ctx.needs_input_grad[0], *ctx.needs_input_grad[4:]
         again = torch.is_grad_enabled()  # these gradients will be differentiated: their graph leads to the tensors
         if not again:
             tensors = [tensor.detach().requires_grad_(need) for tensor, need in zip(tensors, needs, strict=True)]
@@ -189,7 +199,7 @@ def _gradients(
     sought = [tensor for tensor, need in zip(tensors, needs, strict=True) if need]
     found = iter(torch.autograd.grad(shift, sought, grad_shift, create_graph=create_graph))
     grads = [next(found) if need else None for need in needs]
-    return grads[0], None, None, *grads[1:]
+    return grads[0], None, None, None, *grads[1:]
 
 
 def unused(weight: Tensor, layers: nn.Sequential) -> Tensor:

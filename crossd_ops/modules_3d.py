@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._checks import accumulate_dtype, check_tensor
-from ._head import unused
+from ._head import predict_shift, unused
 from ._layer import check_channels, check_kernel_and_padding, padded, per_axis
-from ._rotation_head import pooled_rotation, rotation_head
+from ._rotation_head import pooled_rotation
 from .functional import crossd_conv3d, fourier_shift
 
 
@@ -118,7 +118,7 @@ class CrossDConv3d(nn.Module):
     def predict_shift(self, input: Tensor) -> Tensor:
         """Shift (B, 3), in elements, that the head predicts for each sample of input (B, in_channels, D, H, W)."""
         self._check_input(input)
-        return self._shift(input)
+        return predict_shift(input, self.rotation_params, self.rotation)
 
     def fix_shift(self, shift: Tensor | None) -> None:
         """From now on every sample has this shift, (3,) in elements, and the head is skipped; None undoes it.
@@ -144,14 +144,10 @@ class CrossDConv3d(nn.Module):
             if fixed is not None:
                 kernel = fourier_shift(kernel, fixed[None])[0]
             return F.conv3d(volume, kernel.movedim(2 + self.dim, 2), *options)
-        shift = self._shift(input)
+        shift = predict_shift(input, self.rotation_params, self.rotation)
         order = [self.dim, *(axis for axis in range(3) if axis != self.dim)]
         shift = shift if self.dim == 0 else shift[:, order]
         return crossd_conv3d(volume, self.weights_3d.movedim(2 + self.dim, 2), shift, *options)
-
-    def _shift(self, input: Tensor) -> Tensor:
-        # To the pooling over pixels a volume is an image that is D times as high.
-        return rotation_head(self.rotation_params(input).flatten(2, 3), self.rotation)
 
     def _check_input(self, input: Tensor) -> None:
         check_tensor("input", input)

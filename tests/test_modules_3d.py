@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from crossd_ops import CrossDConv2d, CrossDConv3d, fourier_shift, reference
+from crossd_ops._rotation_head import rotation_head
 
 
 def convolution_of_each_sample(module: CrossDConv3d, input: Tensor) -> Tensor:
@@ -152,3 +153,26 @@ def test_wrong_inputs() -> None:
         module([1.0])
     with pytest.raises(ValueError, match=r"shift: expected \(3,\), got \(1, 3\)"):
         module.fix_shift(torch.ones(1, 3))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_head_gives_what_its_layers_give_and_keeps_the_volume_alone(dtype: torch.dtype, training: bool) -> None:
+    layer = CrossDConv3d(5, 4, 3, dtype=dtype).train(training)
+    twin = copy.deepcopy(layer)
+    volume = torch.randn(2, 5, 3, 4, 6, dtype=dtype, requires_grad=True)
+    parameters, twins = [*layer.rotation_params.parameters()], [*twin.rotation_params.parameters()]
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        found = layer.predict_shift(volume)
+    storages = {tensor.untyped_storage().data_ptr(): tensor.numel() for tensor in kept}
+    of_parameters = {tensor.untyped_storage().data_ptr() for tensor in parameters}
+    assert sum(count for place, count in storages.items() if place not in of_parameters) <= volume.numel() + 100
+    expected = rotation_head(twin.rotation_params(volume).flatten(2, 3), "linear")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    weights = torch.randn_like(found)
+    gradients = torch.autograd.grad(found, [volume, *parameters], weights)
+    for got, want in zip(gradients, torch.autograd.grad(expected, [volume, *twins], weights), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+    for name, buffer in layer.named_buffers():
+        torch.testing.assert_close(buffer, dict(twin.named_buffers())[name])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -47,7 +49,9 @@ def compile_program(
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with only_one(folder / f".{source.stem}-{variant}.lock"), tempfile.TemporaryDirectory(dir=folder) as scratch:
+        if target.exists():
+            return target
         result = Path(scratch) / "result"
         process = subprocess.run([*command, str(source), "-o", str(result)], capture_output=True, text=True)
         if process.returncode:
@@ -56,6 +60,14 @@ def compile_program(
             outdated.unlink(missing_ok=True)
         os.replace(result, target)  # at once: another process may be looking for it
     return target
+
+
+@contextlib.contextmanager
+def only_one(lock: Path) -> Iterator[None]:
+    """Keeps other processes, which would build the same, waiting."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def altered_sources(name: str, alter: Callable[[Path], None]) -> tuple[Path, Path]:

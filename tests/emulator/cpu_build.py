@@ -7,7 +7,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .build import CACHE, CSRC, EMULATOR, VARIANTS
+from .build import CACHE, CSRC, EMULATOR, VARIANTS, only_one
 
 # Stands in for torch's: as many threads as the call has turned out to be the next of, so that every order is seen.
 PARALLEL_FOR = """
@@ -50,10 +50,10 @@ def cpu_program(check: Path, variant: str) -> Path:
             _run([*command, *includes, "-c", str(source), "-o", str(target)])
         return target
 
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        objects = list(pool.map(compiled, sources))
     program = folder / check.stem
-    _run([*command, *map(str, objects), "-o", str(program)])
+    with only_one(folder / ".lock"), ThreadPoolExecutor(max_workers=2) as pool:
+        objects = list(pool.map(compiled, sources))
+        _run([*command, *map(str, objects), "-o", str(program)])
     return program
 
 
