@@ -1,23 +1,29 @@
 # Each goal does its own set-up in .venv and installs again only what changed.
 #
-#   make test | bench | build | lint | clean | help
+#   make test | bench | build | wheel | wheel-check | sdist | lint | docs | gpu | coverage | clean | help
 #   TORCH=2.11.0             another torch (the environment is switched to it)
 #   PYTHON=python3.12        the interpreter that .venv is made with
 #   PYTEST_ARGS, BENCH_ARGS  arguments for pytest and for the benchmark (BENCH_ARGS=--help lists them); files of tests run
 #                            two at a time, PYTEST_ARGS=-n0 runs them one after the other
+#   GPU_ARGS                 for the GPU run, which uses PYTHON, its torch and nvcc, and no network (GPU_ARGS=--help)
+#   WHEEL_TORCHES, WHEEL_PYTHONS   what wheel-check installs the wheel with, in a fresh environment for every pair
 #   CROSSD_CUDA, TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, MAX_JOBS   see setup.py
 
 PYTHON ?= python3
 TORCH ?= 2.13.0
 PYTEST_ARGS ?= -n 2 --dist loadfile
-# Networks that the tests convert. Without their dependencies, which are in the "test" extra: torchvision names the one
-# torch that it is built for, and would replace the chosen one. Where the two do not fit, those tests skip.
-ZOO := torchvision==0.28.0 timm==1.0.31 monai==1.6.1
+# Networks that the tests convert, and trainers (MONAI's needs ignite). Without their dependencies, which are in the
+# "test" extra: torchvision names the one torch that it is built for, and would replace the chosen one. Where the two do
+# not fit, those tests skip.
+ZOO := torchvision==0.28.0 timm==1.0.31 monai==1.6.1 pytorch-ignite==0.5.5 \
+       lightning==2.6.6 lightning-utilities==0.15.3 torchmetrics==1.9.0
+WHEEL_TORCHES ?= 2.11.0 2.13.0 newest
+WHEEL_PYTHONS ?= $(PYTHON)
 VENV := .venv
 STAMPS := $(VENV)/.crossd_ops
 SOURCES := pyproject.toml setup.py build_backend.py $(shell find csrc -type f)
 
-.PHONY: help build test bench lint clean FORCE
+.PHONY: help build test bench wheel wheel-check sdist lint docs gpu coverage clean FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -31,10 +37,34 @@ test: $(STAMPS)/test $(STAMPS)/zoo $(STAMPS)/bench  # the benchmarks are tested 
 bench: $(STAMPS)/bench
 	$(VENV)/bin/python -m benchmarks $(BENCH_ARGS)
 
+# One wheel for every Python and every torch from 2.11: CPU kernels, and CUDA kernels where nvcc is. See setup.py.
+wheel: $(STAMPS)/torch
+	rm -f dist/*.whl
+	CROSSD_BINDINGS=0 $(VENV)/bin/python -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .
+	$(VENV)/bin/python tests/wheel_check.py dist/*.whl
+
+wheel-check: wheel
+	$(VENV)/bin/python tests/wheel_check.py dist/*.whl $(WHEEL_TORCHES:%=--torch %) $(WHEEL_PYTHONS:%=--python %)
+
+sdist: $(STAMPS)/torch
+	rm -f dist/*.tar.gz
+	$(VENV)/bin/python -c 'import build_backend; build_backend.build_sdist("dist")'
+
 lint: $(STAMPS)/dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(VENV)/bin/clang-format --dry-run --Werror
+
+# The variable: without it pdoc warns of a secret where a default value is the path of this folder.
+docs: $(STAMPS)/docs
+	PDOC_DISPLAY_ENV_VARS=1 $(VENV)/bin/python -m pdoc --docformat google --output-directory build/docs crossd_ops crossd_ops.conversion crossd_ops.planes
+
+# On the interpreter as it is: a machine with a GPU may have no network to make an environment with.
+gpu:
+	PYTHON=$(PYTHON) benchmarks/gpu.sh $(GPU_ARGS)
+
+coverage: $(STAMPS)/test $(STAMPS)/zoo $(STAMPS)/bench $(STAMPS)/coverage
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/coverage_report.py
 
 clean:
 	rm -rf build dist *.egg-info crossd_ops/lib crossd_ops/*.so $(STAMPS)/package
@@ -68,6 +98,6 @@ $(STAMPS)/zoo: Makefile | $(STAMPS)/torch
 	touch $@
 
 # One for each set of optional dependencies in pyproject.toml.
-$(STAMPS)/test $(STAMPS)/bench $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml $(STAMPS)/torch | $(STAMPS)/package
+$(STAMPS)/test $(STAMPS)/bench $(STAMPS)/dev $(STAMPS)/docs $(STAMPS)/coverage: $(STAMPS)/%: pyproject.toml $(STAMPS)/torch | $(STAMPS)/package
 	$(VENV)/bin/python -m pip install --no-build-isolation --editable '.[$*]'
 	touch $@

@@ -8,7 +8,6 @@ CUDA_HOME, CXX, MAX_JOBS  as everywhere in PyTorch
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -129,23 +128,20 @@ def bindings(version: str | None, architectures: list[str]) -> list[Extension]:
     ]
 
 
-def build_facts(library: Path, version: str | None, architectures: list[str]) -> dict[str, object]:
+def build_facts(cuda: str | None, architectures: list[str]) -> dict[str, object]:
     """What crossd_ops/lib/build.json says beside the library, for readers that may not be able to load it."""
-    content = library.read_bytes()
     compiler = run(*shlex.split(os.environ.get("CXX", "c++")), "--version").splitlines()
     return {
         "compiler": compiler[0] if compiler else "unknown",
         "platform": sysconfig.get_platform(),
         "torch_target": ".".join(map(str, TORCH_TARGET)),
         "torch_compiled_with": str(torch.__version__),
-        "cuda_version": version,
+        "cuda_version": cuda,
         "cuda_architectures": architecture_names(architectures),
-        "library_bytes": len(content),
-        "library_sha256": hashlib.sha256(content).hexdigest(),
     }
 
 
-def build_command(version: str | None, architectures: list[str]) -> type:
+def build_command(facts: dict[str, object]) -> type:
     class BuildExtension(cpp_extension.BuildExtension):
         def finalize_options(self) -> None:
             super().finalize_options()
@@ -155,9 +151,8 @@ def build_command(version: str | None, architectures: list[str]) -> type:
 
         def run(self) -> None:
             super().run()
-            library = Path(self.get_ext_fullpath(LIBRARY))
-            facts = {"version": self.distribution.get_version(), **build_facts(library, version, architectures)}
-            library.with_name("build.json").write_text(json.dumps(facts, indent=2) + "\n")
+            text = json.dumps({"version": self.distribution.get_version(), **facts}, indent=2)
+            Path(self.get_ext_fullpath(LIBRARY)).with_name("build.json").write_text(text + "\n")
 
         def get_ext_filename(self, name: str) -> str:  # the library is no Python module and has no suffix of one
             path = super().get_ext_filename(name)
@@ -197,9 +192,9 @@ class BuildWheel(bdist_wheel):
         library = Path(self.get_finalized_command("build_ext").get_ext_fullpath(LIBRARY))
         if BINDINGS or not library.exists():  # editable installs ask before the build
             return tag
-        # PEP 600: the newest symbol version of glibc that the library refers to.
+        # PEP 600: the newest symbol version of glibc that the library refers to; 2.17 is the oldest in use.
         versions = re.findall(rb"\0GLIBC_2\.(\d+)(?:\.\d+)?(?=\0)", library.read_bytes())
-        glibc = max(map(int, versions))
+        glibc = max(17, *map(int, versions))
         return "py3", "none", tag[2].replace("linux_", f"manylinux_2_{glibc}_", 1)
 
 
@@ -209,7 +204,8 @@ def main() -> None:
     version, architectures = (cuda_version(), architecture_flags()) if CUDA_HOME else (None, [])
     print(f"crossd_ops: building for torch {torch.__version__}, CUDA kernels: {version or 'none'}")
     extensions = [library(architectures), *bindings(version, architectures)]
-    commands = {"build_ext": build_command(version, architectures), "build_py": BuildPython, "bdist_wheel": BuildWheel}
+    build_extension = build_command(build_facts(version, architectures))
+    commands = {"build_ext": build_extension, "build_py": BuildPython, "bdist_wheel": BuildWheel}
     setup(ext_modules=extensions, cmdclass=commands)
 
 

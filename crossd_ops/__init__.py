@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from importlib import metadata
 
-from . import reference
+from . import _operator_docs, reference
 from ._backend import backend, use_backend
 from ._build_info import build_info
+from ._cmake import cmake_prefix_path, include_path
+from ._self_test import SelfTestCheck, SelfTestReport, self_test
 from .checkpoints import CheckpointReport, load_published, save_published, with_early_heads
 from .conversion import ACSConv3d, adapt_input_channels, bake, calibrate, to_2d, to_3d, to_crossd
 from .early import CrossDConv2dEarly
 from .functional import crossd_conv2d, crossd_conv3d, fourier_shift, fourier_shift_slice, rotation_shift
 from .modules import CrossDConv2d
 from .modules_3d import CrossDConv3d
+
+_operator_docs.attach()
 
 try:
     __version__ = metadata.version("crossd_ops")
@@ -25,19 +29,24 @@ __all__ = [
     "CrossDConv2d",
     "CrossDConv2dEarly",
     "CrossDConv3d",
+    "SelfTestCheck",
+    "SelfTestReport",
     "adapt_input_channels",
     "backend",
     "bake",
     "build_info",
     "calibrate",
+    "cmake_prefix_path",
     "crossd_conv2d",
     "crossd_conv3d",
     "fourier_shift",
     "fourier_shift_slice",
+    "include_path",
     "load_published",
     "reference",
     "rotation_shift",
     "save_published",
+    "self_test",
     "to_2d",
     "to_3d",
     "to_crossd",

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import torch
 
 from . import _backend, _library
+from ._build_facts import build_facts
 
 
 def build_info() -> dict[str, Any]:
-    """Facts for bug reports, as plain values.
+    """Facts for bug reports, as plain values; `python -m crossd_ops` tells them with their reasons.
 
     "library": path of the compiled operators, or None; "library_error": why they did not load, or None;
     "devices": device types that have compiled kernels; "backends": the names `use_backend` accepts;
-    "torch": the version that runs; and, where `crossd_ops._C` was built, its facts of the build (compiler, CUDA version
-    and architectures, kernel sizes with a fast path).
+    "torch": the version that runs; "build": version, compiler, platform, torch and CUDA of the build, or None.
     """
-    info: dict[str, Any] = {
+    return {
         "torch": str(torch.__version__),
         "library": None if _library.load_error else str(_library.LIBRARY_PATH),
         "library_error": _library.load_error,
         "devices": sorted(_library.devices - {"meta"}),
         "backends": list(_backend.names()),
+        "build": build_facts(),
     }
-    try:
-        facts = importlib.import_module("crossd_ops._C")
-    except ImportError as error:  # optional: it only tells, nothing computes with it
-        info["build_facts_error"] = str(error)
-    else:
-        info.update(facts.build_info())
-    return info

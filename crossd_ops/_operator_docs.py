@@ -1,0 +1,133 @@
+"""What help(torch.ops.crossd_ops.NAME) says: the operators below autograd, for those who register or export them.
+
+Users call the functions and layers of crossd_ops, which differentiate and check arguments for every backend.
+"""
+
+from __future__ import annotations
+
+import torch
+
+DESCRIPTIONS: dict[str, str] = {
+    "fourier_shift": """Translates a 3D weight by each sample's fractional shift, circularly; no autograd.
+
+    Re IFFT3(FFT3(weight) exp(-2 pi i shift . f)), arXiv 2411.02441; see crossd_ops.fourier_shift.
+
+    Args:
+        weight: (O, C, Kd, Kh, Kw), each kernel size from 1 to 15; any strides; float64, float32, bfloat16, float16.
+        shift: (B, 3), in elements along (d, h, w); float64 for a float64 weight, else float32.
+        dim: spatial axis of the slice, 0 to 2; without an index, 0.
+        index: position of the slice, 0 to K - 1; None: the whole weight.
+        dtype: of the result.
+
+    Returns:
+        (B, O, C, Kd, Kh, Kw), without axis `dim` of the three where an index is given; contiguous.
+
+    Raises:
+        ValueError: what was expected and what came.
+    """,
+    "fourier_shift_backward": """The gradient of fourier_shift; no autograd.
+
+    Args:
+        grad: as the result of fourier_shift, any strides.
+        weight, shift, dim, index: as given to fourier_shift.
+        need_weight, need_shift: which of the two gradients to compute.
+
+    Returns:
+        (gradient of weight, gradient of shift), each of the size and dtype of its tensor, or (0,) where not needed.
+
+    Raises:
+        ValueError: what was expected and what came.
+    """,
+    "rotation_head": """The shift of each sample from a map of scores; no autograd.
+
+    Softmax-weighted mean over the pixels of each channel, then axis, angle and shift: see crossd_ops.rotation_shift.
+
+    Args:
+        map: (B, 4, H, W), at least one pixel; any strides; float64, float32, bfloat16, float16.
+        exact: Rodrigues' rotation instead of the linear one.
+
+    Returns:
+        shift (B, 3), in elements, and statistics (B, 4, 3) for rotation_head_backward: maximum, sum of exponentials
+        and weighted mean of each channel; float32, or float64 for a float64 map.
+
+    Raises:
+        ValueError: what was expected and what came.
+    """,
+    "rotation_head_backward": """The gradient of rotation_head; no autograd.
+
+    Args:
+        grad_shift: (B, 3), as the shift.
+        map, exact: as given to rotation_head.
+        statistics: as returned by it.
+
+    Returns:
+        The gradient of the map, with its size, dtype and, where they leave no holes, strides.
+
+    Raises:
+        ValueError: what was expected and what came.
+    """,
+    "predict_shift": """The whole rotation head, from the input of a layer to its shift, on the CPU; no autograd.
+
+    1x1 convolution to 16 channels, batch norm, ReLU, 1x1 convolution to 4 channels, rotation_head; nothing in between
+    is stored.
+
+    Args:
+        input: (B, C, H, W), no size 0; any strides; float32, as every tensor here.
+        weight1, bias1: of the first convolution, (16, C, 1, 1) and (16,).
+        gain, offset: of the batch norm, (16,) each.
+        mean, variance: statistics to use, (16,) each; None, both: those of the batch.
+        epsilon: of the batch norm.
+        weight2, bias2: of the second convolution, (4, 16, 1, 1) and (4,).
+        exact: as for rotation_head.
+
+    Returns:
+        shift (B, 3), statistics (B, 4, 3) as of rotation_head, and the mean and biased variance (16,) that were used.
+
+    Raises:
+        ValueError: what was expected and what came.
+    """,
+    "predict_shift_backward": """The gradients of predict_shift; no autograd.
+
+    Args:
+        grad_shift: (B, 3), as the shift.
+        input, weight1, bias1, gain, offset, epsilon, weight2, bias2, exact: as given to predict_shift.
+        mean, variance, statistics: as returned by it.
+        training: mean and variance are those of the batch, so they depend on the input.
+        need_input, need_parameters: which gradients to compute.
+
+    Returns:
+        Gradients of input, weight1, bias1, gain, offset, weight2 and bias2, (0,) where not needed.
+
+    Raises:
+        ValueError: what was expected and what came.
+    """,
+    "convolution": """crossd_ops.crossd_conv2d or, without an index, crossd_conv3d, as one node of a compiled graph.
+
+    Args:
+        input, weight, shift, bias, dim, index: as for these functions; dim and index counted from the start.
+        stride, padding, dilation: one number for each axis.
+        groups: as for torch.nn.functional.conv2d.
+        backend: the one whose kernels shift the weight, see crossd_ops.backend.
+
+    Returns:
+        The convolution, contiguous.
+    """,
+    "convolution_backward": """The gradients of convolution.
+
+    Args:
+        grad: as the result of convolution.
+        input, weight, shift, dim, index, stride, padding, dilation, groups, backend: as given to convolution.
+        need_input, need_weight, need_shift: which gradients to compute.
+
+    Returns:
+        Gradients of input, weight and shift, (0,) where not needed.
+    """,
+}
+
+
+def attach() -> None:
+    """Puts the descriptions where help() looks for them; a library that did not load has no operators."""
+    for name, description in DESCRIPTIONS.items():
+        if hasattr(torch.ops.crossd_ops, name):
+            operator = getattr(torch.ops.crossd_ops, name)
+            operator.__doc__ = operator.default.__doc__ = description
