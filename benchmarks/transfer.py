@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     command = " ".join(["python -m benchmarks.transfer", *(sys.argv[1:] if arguments is None else arguments)])
     for results in _run(options, tasks):
+        options.out.mkdir(parents=True, exist_ok=True)
         files = write_transfer_report({"command": command, **results}, options.out)
     print(files[0].read_text(encoding="utf-8"))
     print("\n".join(map(str, files)))
@@ -71,7 +72,8 @@ def _make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--out", type=Path, default=Path("benchmarks/results/transfer"), help="folder for report, plot and cells")
+    add("--out", type=Path, default=Path("benchmarks/results/transfer"), help="folder for report, results and plot")
+    add("--cells", type=Path, default=Path("benchmarks/out/transfer"), help="folder for data and what is finished")
     add("--seeds", type=int, default=3, help="number of seeds, 0 to N - 1")
     add("--task", choices=("classification", "segmentation", "both"), default="both", help="what to train for")
     add("--recipes", nargs="+", metavar="NAME", help="these alone (default: all but those of --research)")
@@ -134,7 +136,7 @@ def _head_task(name: str, options: argparse.Namespace) -> _Task:
         make, scale, schedule = classification_data, Scale(), Schedule()
     else:
         make, scale = segmentation_data, Scale(slices_per_class=300, held_out_per_class=30)
-        schedule = replace(Schedule(), transfer_epochs=30, transfer_batch=3, labels_per_class=1)
+        schedule = replace(Schedule(), pretraining_batch=24, transfer_epochs=30, transfer_batch=3, labels_per_class=2)
     if options.quick:
         scale = replace(scale, slices_per_class=8 if name == "classification" else 30, held_out_per_class=3, lattice=20)
         schedule = replace(schedule, pretraining_epochs=1, pretraining_batch=20, transfer_epochs=1)
@@ -164,7 +166,7 @@ def _run(options: argparse.Namespace, tasks: dict[str, _Task]) -> Iterator[dict[
     start = time.monotonic()
     workplaces, facts, done = {}, {}, list[dict[str, Any]]()
     for name, task in tasks.items():
-        workplaces[name] = Workplace(options.out, name, task.settings)
+        workplaces[name] = Workplace(options.cells, name, task.settings)
         data = workplaces[name].load_data(task.make_data)
         labelled, tested = choose_volumes(data, task.schedule.labels_per_class, 0)
         chance = 1 / data.classes[1] if name == "classification" else None

@@ -17,24 +17,32 @@ _BASELINE = "acs"
 
 
 def summarise(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """Scores by task, recipe and protocol, in the order of the seeds; pretrainings likewise."""
+    """Scores by task, recipe and protocol, each by its seed; pretrainings likewise."""
     summary: dict[str, Any] = {}
     for cell in sorted(cells, key=lambda cell: cell["seed"]):
         task = summary.setdefault(cell["task"], {"pretrainings": {}, "recipes": {}})
         if cell["recipe"]:
             by_protocol = task["recipes"].setdefault(cell["recipe"], {})
-            by_protocol.setdefault(cell["protocol"], []).append(cell["score"])
+            by_protocol.setdefault(cell["protocol"], {})[cell["seed"]] = cell["score"]
         else:
-            task["pretrainings"].setdefault(cell["pretraining"], []).append(cell["score"])
+            task["pretrainings"].setdefault(cell["pretraining"], {})[cell["seed"]] = cell["score"]
     return summary
 
 
-def differences(recipes: dict[str, Any], recipe: str, protocol: str) -> list[float] | None:
-    """Score of a recipe less that of ACS, of the same seed (so the same labelled volumes); None where either lacks."""
-    mine, baseline = (recipes.get(name, {}).get(protocol, []) for name in (recipe, _BASELINE))
-    if not mine or len(mine) != len(baseline):
-        return None
-    return [score - other for score, other in zip(mine, baseline, strict=True)]
+def differences(recipes: dict[str, Any], recipe: str, protocol: str) -> dict[int, float]:
+    """Score of a recipe less that of ACS, by the seeds that both have, of the same labelled volumes."""
+    mine, baseline = (recipes.get(name, {}).get(protocol, {}) for name in (recipe, _BASELINE))
+    return {seed: score - baseline[seed] for seed, score in mine.items() if seed in baseline}
+
+
+def verdicts(recipes: dict[str, Any], protocol: str) -> tuple[list[str], list[str], list[str]]:
+    """Recipes above ACS with every seed, those below it with every seed, and the others; the best first."""
+    gains = {name: differences(recipes, name, protocol) for name in recipes if name != _BASELINE}
+    gains = {name: gain for name, gain in gains.items() if gain}
+    ranked = sorted(gains, key=lambda name: -statistics.mean(gains[name].values()))
+    above = [name for name in ranked if min(gains[name].values()) > 0]
+    below = [name for name in ranked if max(gains[name].values()) < 0]
+    return above, below, [name for name in ranked if name not in (*above, *below)]
 
 
 def write_transfer_report(results: dict[str, Any], folder: Path) -> list[Path]:
@@ -54,7 +62,8 @@ def format_transfer_report(results: dict[str, Any]) -> str:
         f"`{results['command']}`\n\n{environment['cpu']}, {environment['cpu_cores']} cores, torch "
         f"{environment['torch']}, crossd_ops {environment['crossd_ops']} (commit {environment['git_commit']}); "
         f"{results['seeds']} seeds; {results['cpu_seconds'] / 60:.0f} minutes of CPU time in "
-        f"{results['workers']} processes of one thread, {results['elapsed_seconds'] / 60:.0f} minutes in this run.",
+        f"{results['workers']} processes of one thread, {results['elapsed_seconds'] / 60:.0f} minutes in this run, "
+        "which takes up what earlier ones finished.",
         "A network is trained on 2D images, made 3D by a recipe, and trained on a few labelled volumes: all of it, or "
         "with its convolutions frozen (batch normalisation and the classifier are trained then). For every recipe "
         "alike the classifier is new and batch normalisation starts anew. Figures are means over the seeds, then the "
@@ -71,32 +80,48 @@ def _task_sections(task: str, summary: dict[str, Any], facts: dict[str, Any]) ->
     chance = f" Chance: {facts['chance']:.3f}." if facts["chance"] is not None else ""
     labelled = f"{facts['labelled']} labelled volumes to train on, {facts['tested']} others to test on."
     recipes = [name for name in RECIPES if name in summary["recipes"]]
-    rows = []
-    for name in recipes:
-        recipe = RECIPES[name]
-        scores = [mean_and_spread(summary["recipes"][name].get(protocol)) for protocol in PROTOCOLS]
-        difference = mean_and_spread(differences(summary["recipes"], name, "frozen"), signed=True)
-        rows.append([name, recipe.pretraining or "none", *scores, difference])
-    header = ["recipe", "pretraining", *PROTOCOLS, "frozen, less ACS"]
-    meanings = "\n".join(f"- **{name}**: {RECIPES[name].text}" for name in recipes)
+    tables = [
+        _recipe_table(summary["recipes"], [name for name in recipes if RECIPES[name].research is research])
+        for research in (False, True)
+    ]
     trained = [
         [name, mean_and_spread(scores), PRETRAININGS[name].text] for name, scores in summary["pretrainings"].items()
     ]
+    sections = [f"## {task.capitalize()}\n\n{facts['data']}. {labelled} Measure: {_MEASURE[task]} on these.{chance}"]
+    if tables[0]:
+        sections.append(tables[0])
+    if tables[1]:
+        sections += ["Tried on the way, and not kept:", tables[1]]
+    if _BASELINE in recipes:
+        kinds = ("Above ACS with every seed", "below it with every seed", "above with some seeds and below with others")
+        found = zip(kinds, verdicts(summary["recipes"], "frozen"), strict=True)
+        parts = [f"{kind}: {', '.join(names) or 'none'}" for kind, names in found]
+        sections.append("Convolutions frozen, the best first. " + "; ".join(parts) + ".")
     return [
-        f"## {task.capitalize()}\n\n{facts['data']}. {labelled} Measure: {_MEASURE[task]} on these.{chance}",
-        format_table(header, rows),
-        meanings,
-        "The networks in 2D, on slices that were held out:",
+        *sections,
+        "\n".join(f"- **{name}**: {RECIPES[name].text}" for name in recipes),
+        "The networks in 2D, on slices that were held out (where several planes of the weight are trained, batch "
+        "normalisation has the mean of their statistics, which suits none of them; in 3D it starts anew):",
         format_table(["pretraining", _MEASURE[task], "how"], trained),
     ]
 
 
-def mean_and_spread(scores: list[float] | None, signed: bool = False) -> str:
-    """ "0.123 ± 0.004", without the spread for a single score, "-" for none."""
+def _recipe_table(results: dict[str, Any], names: list[str]) -> str:
+    """ "" where there is nothing to show."""
+    rows = []
+    for name in names:
+        scores = [mean_and_spread(results[name].get(protocol)) for protocol in PROTOCOLS]
+        difference = mean_and_spread(differences(results, name, "frozen"), signed=True)
+        rows.append([name, RECIPES[name].pretraining if name != "scratch" else "none", *scores, difference])
+    return format_table(["recipe", "pretraining", *PROTOCOLS, "frozen, less ACS"], rows) if rows else ""
+
+
+def mean_and_spread(scores: dict[int, float] | None, signed: bool = False) -> str:
+    """ "0.123 ± 0.004" over the seeds, without the spread for a single one, "-" for none."""
     if not scores:
         return "-"
-    text = f"{statistics.mean(scores):{'+' if signed else ''}.3f}"
-    return text if len(scores) == 1 else f"{text} ± {statistics.stdev(scores):.3f}"
+    text = f"{statistics.mean(scores.values()):{'+' if signed else ''}.3f}"
+    return text if len(scores) == 1 else f"{text} ± {statistics.stdev(scores.values()):.3f}"
 
 
 def _plot(summary: dict[str, Any], path: Path) -> None:
@@ -112,11 +137,11 @@ def _plot(summary: dict[str, Any], path: Path) -> None:
     for axes, (name, task) in zip(panels[0], summary.items(), strict=True):
         recipes = [recipe for recipe in reversed(RECIPES) if recipe in task["recipes"]]
         for offset, protocol, color in ((0.2, PROTOCOLS[0], "tab:gray"), (-0.2, PROTOCOLS[1], "tab:blue")):
-            scores = [task["recipes"][recipe].get(protocol, []) for recipe in recipes]
+            scores = [list(task["recipes"][recipe].get(protocol, {}).values()) for recipe in recipes]
             positions = [position + offset for position in range(len(recipes))]
             axes.barh(positions, [sum(each) / max(len(each), 1) for each in scores], 0.38, color=color, label=protocol)
             points = [(score, position) for position, each in zip(positions, scores, strict=True) for score in each]
-            axes.plot(*zip(*points, strict=True), "k.", markersize=4)
+            axes.plot([score for score, _ in points], [position for _, position in points], "k.", markersize=4)
         axes.set_yticks(range(len(recipes)), recipes)
         axes.set(xlabel=f"{_MEASURE[name]} (dots: seeds)", title=name.capitalize())
         axes.legend(loc="lower right")

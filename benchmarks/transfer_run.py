@@ -52,9 +52,9 @@ class Cell:
 class Workplace:
     """The folder of a task with one set of settings: data, pretrained networks, results of the cells."""
 
-    def __init__(self, out: Path, task: str, settings: dict[str, Any]) -> None:
+    def __init__(self, cells: Path, task: str, settings: dict[str, Any]) -> None:
         text = json.dumps(settings, sort_keys=True)
-        self.folder = out / "cells" / f"{task}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        self.folder = cells / f"{task}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / "settings.json", (json.dumps(settings, indent=1) + "\n").encode())
 
@@ -149,7 +149,7 @@ def run_cell(workplace: Workplace, cell: Cell, schedule: Schedule) -> None:
         way.settle(network)
         save_checkpoint(workplace.network_path(cell.pretraining, cell.seed), _network_state(network))
     else:
-        network = _pretrained(workplace, cell, data)
+        network = pretrained_network(workplace, cell, data)
         network_3d = make_network_3d(cell.recipe, network, data.images, cell.seed)
         result["score"], result["loss"] = transfer(network_3d, data, schedule, cell.protocol, cell.seed)
     result["cpu_seconds"] = round(time.process_time() - start, 1)
@@ -172,7 +172,8 @@ def _score_2d(network: nn.Module, way: Pretraining, data: TransferData) -> float
     return sum(map(math.prod, zip(scores, counts, strict=True))) / sum(counts)
 
 
-def _pretrained(workplace: Workplace, cell: Cell, data: TransferData) -> nn.Module:
+def pretrained_network(workplace: Workplace, cell: Cell, data: TransferData) -> nn.Module:
+    """The 2D network of a finished pretraining, with the plane and the fixed shifts that it had in the end."""
     way = PRETRAININGS[cell.pretraining]
     network = build_network(cell.task, way.conv, data.classes[0], data.images.shape[1])
     way.settle(network)

@@ -41,11 +41,11 @@ class Schedule:
 
     pretraining_epochs: int = 6
     transfer_epochs: int = 24
-    pretraining_batch: int = 100
-    transfer_batch: int = 54
+    pretraining_batch: int = 50
+    transfer_batch: int = 27
     pretraining_rate: float = 2e-3
-    transfer_rate: float = 3e-3
-    frozen_rate: float = 1e-2
+    transfer_rate: float = 1e-2
+    frozen_rate: float = 2e-2
     labels_per_class: int = 3
 
 
