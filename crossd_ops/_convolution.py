@@ -63,10 +63,14 @@ def fit(
 def _each(name: str, value: int | tuple[int, ...], axes: int, smallest: int) -> tuple[int, ...]:
     if isinstance(value, int) and value >= smallest:
         return (value,) * axes
-    values = (value,) * axes if isinstance(value, int) else tuple(value)
-    if len(values) != axes or any(not isinstance(item, int) or item < smallest for item in values):
+    values = (value,) * axes if isinstance(value, int) else value
+    if (
+        not isinstance(values, (tuple, list))
+        or len(values) != axes
+        or any(not isinstance(item, int) or item < smallest for item in values)
+    ):
         raise ValueError(f"{name}: expected one int or {axes}, each at least {smallest}, got {value!r}")
-    return values
+    return tuple(values)
 
 
 def method(kernels: Tensor, pixels: int, groups: int, *, backward: bool) -> str:

@@ -52,8 +52,10 @@ _FEWEST_ROWS = 32  # a thinner matrix product is a slow one
 def _blocks(input: Tensor, weight: Tensor, dim: int, index: int | None, groups: int) -> list[slice]:
     """Output channels whose kernels are to exist at the same time."""
     rows = weight.shape[0]
-    whole = weight.numel() * input.shape[0] * input.element_size() <= _BLOCK_BYTES  # seen without more arithmetic
-    if whole or groups > 1 or input.device.type != "cpu" or torch.compiler.is_compiling():
+    # The size of the batch is asked last: of an exported program it would be a constraint.
+    if groups > 1 or input.device.type != "cpu" or torch.compiler.is_compiling():
+        return [slice(0, rows)]
+    if weight.numel() * input.shape[0] * input.element_size() <= _BLOCK_BYTES:  # seen without more arithmetic
         return [slice(0, rows)]
     elements = weight[:1].numel() // (1 if index is None else weight.shape[2 + dim])
     count = -(-input.shape[0] * rows * elements * input.element_size() // _BLOCK_BYTES)

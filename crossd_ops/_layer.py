@@ -15,10 +15,14 @@ _COUNTS = {2: "two", 3: "three"}
 
 def per_axis(name: str, value: int | tuple[int, ...], smallest: int, axes: int) -> Any:
     """`value` for each of 2 or 3 axes, from one int or from one each."""
-    values = (value,) * axes if isinstance(value, int) else tuple(value)
-    if len(values) != axes or any(not isinstance(item, int) or item < smallest for item in values):
+    values = (value,) * axes if isinstance(value, int) else value
+    if (
+        not isinstance(values, (tuple, list))
+        or len(values) != axes
+        or any(not isinstance(item, int) or item < smallest for item in values)
+    ):
         raise ValueError(f"{name}: expected one int or {_COUNTS[axes]}, each at least {smallest}, got {value!r}")
-    return values
+    return tuple(values)
 
 
 def check_channels(in_channels: int, out_channels: int, groups: int) -> None:

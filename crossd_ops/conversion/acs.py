@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._checks import check_tensor
 from .._layer import check_channels, check_kernel_and_padding, per_axis
 
 
@@ -95,6 +96,7 @@ class ACSConv3d(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution, (B, out_channels, D', H', W')."""
+        check_tensor("input", input)
         if input.dim() != 5 or input.shape[1] != self.in_channels:
             raise ValueError(f"input: expected (B, {self.in_channels}, D, H, W), got {tuple(input.shape)}")
         around = self.padding

@@ -131,6 +131,8 @@ def recipe_of(name: str, recipe: Recipe) -> str:
     """The recipe asked for by the name of a layer."""
     if isinstance(recipe, str):
         return recipe
+    if not isinstance(recipe, Mapping):
+        raise TypeError(f"recipe: expected a name or a mapping of patterns to names, got {type(recipe).__name__}")
     for pattern, value in recipe.items():
         if fnmatch.fnmatchcase(name, pattern):
             return value

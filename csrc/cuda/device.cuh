@@ -95,6 +95,8 @@ void sin_cos_pi(Acc x, Acc* sine, Acc* cosine) {
   *sine = static_cast<Acc>(std::sin(pi * reduced)), *cosine = static_cast<Acc>(std::cos(pi * reduced));
 }
 
+inline void store_vector(void* to_global, uint4 vector) { *static_cast<uint4*>(to_global) = vector; }
+
 // Asynchronous copies arrive at the last moment that the device allows, in wait_copies, so that a missing wait shows.
 struct PendingCopy {
   void* to;
@@ -175,6 +177,11 @@ __device__ __forceinline__ uint32_t pack_pair(float first, float second, Float16
 
 __device__ __forceinline__ void sin_cos_pi(float x, float* sine, float* cosine) { sincospif(x, sine, cosine); }
 __device__ __forceinline__ void sin_cos_pi(double x, double* sine, double* cosine) { sincospi(x, sine, cosine); }
+
+// Through an intrinsic: a plain store of what was computed element by element may be split into elements again.
+__device__ __forceinline__ void store_vector(void* to_global, uint4 vector) {
+  __stcg(static_cast<uint4*>(to_global), vector);
+}
 
 __device__ __forceinline__ void copy_vector_async(void* to_shared, const void* from_global) {
   __pipeline_memcpy_async(to_shared, from_global, kVectorBytes);

@@ -182,7 +182,6 @@ __global__ void __launch_bounds__(Rows<kSize>::kThreads, sizeof(Acc) == 4 && kSi
     }
     sample = next_sample, slice = next_slice;
   }
-  __syncthreads();
   if (need_weight) store_rows_grad_weight(problem, vectors.grad_weight, rows, k_plane, grad_weight);
 }
 

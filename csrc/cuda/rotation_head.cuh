@@ -212,18 +212,20 @@ __device__ __forceinline__ void gradient_of_run(const Share<kOrder>& share, cons
   const int64_t past = past_boundary(run + begin);
   const bool together = past == past_boundary(grad + begin);
   for (int64_t i = begin - past + share.thread * size; i < end; i += share.kThreads * size) {
-    const bool whole = together && i >= begin && i + size <= end;
-    Pack<T> pack;
-    if (whole) pack = *reinterpret_cast<const Pack<T>*>(run + i);
+    if (together && i >= begin && i + size <= end) {
+      Pack<T> pack = *reinterpret_cast<const Pack<T>*>(run + i);
 #pragma unroll
-    for (int j = 0; j < size; ++j) {
-      const bool alone = !whole && i + j >= begin && i + j < end;
-      if (alone) pack.elements[j] = run[i + j];
-      if (whole || alone)
+      for (int j = 0; j < size; ++j)
         pack.elements[j] = convert<T>(channels[j % share.kPeriod].at(load_element<Acc>(&pack.elements[j])));
-      if (alone) grad[i + j] = pack.elements[j];
+      uint4 vector;
+      memcpy(&vector, &pack, kVectorBytes);
+      store_vector(grad + i, vector);
+      continue;
     }
-    if (whole) *reinterpret_cast<Pack<T>*>(grad + i) = pack;
+#pragma unroll
+    for (int j = 0; j < size; ++j)
+      if (i + j >= begin && i + j < end)
+        grad[i + j] = convert<T>(channels[j % share.kPeriod].at(load_element<Acc>(run + i + j)));
   }
 }
 

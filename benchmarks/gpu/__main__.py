@@ -1,0 +1,80 @@
+"""Command line of the GPU run: `python -m benchmarks.gpu run --help`, `python -m benchmarks.gpu report --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch  # noqa: F401  imported once, for all parts: see run.py
+
+from benchmarks import gpu
+from benchmarks.gpu.parts import PARTS
+from benchmarks.gpu.run import read_results, run_parts
+
+_DEFAULT_OUT = Path(__file__).resolve().parents[1] / "out" / "gpu.json"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status: 1 where a part did not come to its end, or found a fault."""
+    parser = _make_parser()
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "report":
+            from benchmarks.gpu.report import write_report  # needs matplotlib, which a run does not
+
+            for path in write_report(read_results(options.results), options.out or options.results.parent):
+                print(f"wrote {path}")
+            return 0
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        results = run_parts(
+            options.parts,
+            options.out,
+            device="cpu" if options.dry_run else "cuda",
+            dry_run=options.dry_run,
+            seconds=options.seconds,
+            commit=options.commit,
+        )
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    for name, outcome in results["parts"].items():
+        print(f"{name:14} {outcome['seconds']:7.1f} s  {outcome['status']}")
+    print(f"wrote {options.out}")
+    return int(any(outcome["status"] != "done" for outcome in results["parts"].values()))
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=gpu.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run the parts", formatter_class=argparse.RawDescriptionHelpFormatter)
+    run.epilog = "parts:\n" + "\n".join(f"  {name:14} {part.about}" for name, part in PARTS.items())
+    run.add_argument(
+        "--out", type=Path, default=_DEFAULT_OUT, metavar="FILE", help=f"JSON (default: {_DEFAULT_OUT.name})"
+    )
+    run.add_argument(
+        "--parts",
+        type=_parts,
+        metavar="A,B",
+        help="run these, also where FILE holds them already; default: all that FILE does not hold as done",
+    )
+    run.add_argument("--seconds", type=float, default=530.0, help="for the whole run (default: 530)")
+    run.add_argument("--commit", help="what is measured, where the tree is no git checkout")
+    run.add_argument(
+        "--dry-run", action="store_true", help="every part on the CPU in tiny sizes: does the script work?"
+    )
+    report = commands.add_parser("report", help="tables, plots and a roofline from the JSON of a run; needs no GPU")
+    report.add_argument("results", type=Path)
+    report.add_argument("--out", type=Path, metavar="FOLDER", help="default: that of the results")
+    return parser
+
+
+def _parts(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"expected names out of {', '.join(PARTS)}, got {', '.join(unknown)}")
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(main())

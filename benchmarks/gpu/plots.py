@@ -1,0 +1,102 @@
+"""PNG plots of a GPU run: bytes per second, the roofline, and training steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+_COLORS = {"fused": "tab:blue", "expansion": "tab:orange", "matrix": "tab:green", "compiled expansion": "tab:red"}
+_COLORS["plain"] = "tab:gray"
+
+
+def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
+    """Writes the plots that the results allow; returns their files."""
+    parts = {name: outcome.get("result") or {} for name, outcome in results["parts"].items()}
+    rows, ceilings = parts.get("operators", {}).get("rows", []), parts.get("bandwidth", {})
+    moved = [row for row in rows if row["floor_bytes"]]
+    figures = {}
+    if moved:
+        figures["gpu_bandwidth"] = _plot_bandwidth(moved, ceilings)
+    if ceilings and any(row["multiply_adds"] and row["floor_bytes"] for row in rows):
+        figures["gpu_roofline"] = _plot_roofline(rows, ceilings)
+    if parts.get("networks", {}).get("rows"):
+        figures["gpu_networks"] = _plot_networks(parts["networks"]["rows"])
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=120, bbox_inches="tight")
+        plt.close(figure)
+    return paths
+
+
+def _seconds(row: dict[str, Any], name: str) -> float | None:
+    found = row["candidates"].get(name, {})
+    seconds: float | None = found.get("kernel_seconds") or found.get("seconds")
+    return seconds
+
+
+def _plot_bandwidth(rows: list[dict[str, Any]], ceilings: dict[str, Any]) -> plt.Figure:
+    """Each candidate's bytes per second, one line of dots for each operator, shape, type and pass."""
+    figure, axes = plt.subplots(figsize=(9, 1.5 + 0.22 * len(rows)))
+    for name, color in _COLORS.items():
+        points = [
+            (row["floor_bytes"] / seconds / 1e9, place)
+            for place, row in enumerate(rows)
+            if (seconds := _seconds(row, name))
+        ]
+        if points:
+            axes.plot(*zip(*points, strict=True), "o", color=color, label=name)
+    if ceilings:
+        axes.axvline(ceilings["copy_bytes_per_second"] / 1e9, color="black", linewidth=1, label="copy")
+    titles = [f"{row['operator']} {row['shape']} {row['dtype']}, {row['pass'].replace('_', ' + ')}" for row in rows]
+    axes.set_yticks(range(len(rows)), titles, fontsize=7)
+    axes.invert_yaxis()
+    axes.set(xscale="log", xlabel="GB/s of the bytes that must move", title="Bandwidth of the operators")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _plot_roofline(rows: list[dict[str, Any]], ceilings: dict[str, Any]) -> plt.Figure:
+    """Multiply-adds per second over multiply-adds per byte, under the two measured ceilings."""
+    figure, axes = plt.subplots(figsize=(7.5, 5.5))
+    bandwidth, arithmetic = ceilings["copy_bytes_per_second"], ceilings["float32_multiply_adds_per_second"]
+    counted = [row for row in rows if row["multiply_adds"] and row["floor_bytes"]]
+    intensities = [row["multiply_adds"] / row["floor_bytes"] for row in counted]
+    line = sorted([min(intensities) / 4, arithmetic / bandwidth, max(*intensities, arithmetic / bandwidth) * 4])
+    axes.plot(line, [min(value * bandwidth, arithmetic) for value in line], color="black", label="measured ceilings")
+    for name, color in _COLORS.items():
+        points = [
+            (intensity, row["multiply_adds"] / seconds)
+            for intensity, row in zip(intensities, counted, strict=True)
+            if (seconds := _seconds(row, name))
+        ]
+        if points:
+            axes.plot(*zip(*points, strict=True), "o", color=color, alpha=0.7, label=name)
+    axes.set(
+        xscale="log", yscale="log", xlabel="multiply-adds per byte that must move", ylabel="multiply-adds per second"
+    )
+    axes.set_title("Roofline: bandwidth of a copy, float32 matrix product")
+    axes.tick_params(axis="x", which="minor", labelbottom=False)  # they would overlap
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def _plot_networks(rows: list[dict[str, Any]]) -> plt.Figure:
+    figure, axes = plt.subplots(figsize=(max(5.0, 2.5 * len(rows)), 4.2))
+    variants = list(rows[0]["variants"])
+    for place, name in enumerate(variants):
+        positions = [index + (place - (len(variants) - 1) / 2) * 0.25 for index in range(len(rows))]
+        values = [row["variants"][name]["seconds"] * 1e3 for row in rows]
+        bars = axes.bar(positions, values, 0.24, color=_COLORS.get(name), label=name)
+        axes.bar_label(bars, fmt="{:.1f}", fontsize=8)
+    axes.set_xticks(range(len(rows)), [row["network"].replace(" B=", "\nB=") for row in rows], fontsize=8)
+    axes.set(yscale="log", ylabel="milliseconds", title="Training step")
+    axes.legend()
+    return figure

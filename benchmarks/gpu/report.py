@@ -1,0 +1,196 @@
+"""The report on a GPU run, made from its JSON on any machine: tables, losing shapes, and the plots of plots.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.plots import write_plots
+from benchmarks.report import format_table
+
+# The share of the copy bandwidth that the operators are built to reach.
+WANTED_SHARE = 0.85
+
+
+def write_report(results: dict[str, Any], folder: Path) -> list[Path]:
+    """report.md and the plots that the results allow; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plots = write_plots(results, folder)
+    pictures = "\n\n".join(f"![{plot.stem.replace('_', ' ')}]({plot.name})" for plot in plots)
+    report = folder / "report.md"
+    report.write_text(f"{format_report(results)}\n{pictures}\n", encoding="utf-8")
+    return [report, *plots]
+
+
+def format_report(results: dict[str, Any]) -> str:
+    """The report as Markdown, without the plots; parts that are missing or failed are named, not hidden."""
+    sections = ["# crossd_ops on a GPU"]
+    if results["dry_run"]:
+        sections.append("**A dry run on the CPU in tiny sizes: its figures mean nothing.**")
+    sections += [_environment(result_of(results, "environment")), _parts(results["parts"])]
+    rows = rows_of(results, "operators")
+    if rows:
+        sections += [*_operators(rows, copy_bandwidth(results)), _losing(rows, copy_bandwidth(results))]
+    if rows_of(results, "networks"):
+        sections.append(_networks(rows_of(results, "networks")))
+    if rows_of(results, "convolutions"):
+        sections.append(_convolutions(rows_of(results, "convolutions")))
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def result_of(results: dict[str, Any], part: str) -> dict[str, Any]:
+    """What a part found; empty where it did not run."""
+    result: dict[str, Any] | None = results["parts"].get(part, {}).get("result")
+    return result or {}
+
+
+def rows_of(results: dict[str, Any], part: str) -> list[dict[str, Any]]:
+    """The rows of a part, also of one that was cut off."""
+    rows: list[dict[str, Any]] = result_of(results, part).get("rows", [])
+    return rows
+
+
+def copy_bandwidth(results: dict[str, Any]) -> float | None:
+    """Bytes per second, read and written, of a large copy; None where it was not measured."""
+    bandwidth: float | None = result_of(results, "bandwidth").get("copy_bytes_per_second")
+    return bandwidth
+
+
+def kernel_seconds(candidate: dict[str, Any]) -> float | None:
+    """Time in kernels, where the profiler told it; otherwise that between events, which holds the gaps too."""
+    value: float | None = candidate.get("kernel_seconds") or candidate.get("seconds")
+    return value
+
+
+def share_of_copy(row: dict[str, Any], bandwidth: float | None) -> float | None:
+    """The fused operator's bytes per second over those of a copy, counting the bytes that must move."""
+    seconds = kernel_seconds(row["candidates"]["fused"])
+    if row["floor_bytes"] is None or bandwidth is None or not seconds:
+        return None
+    share: float = row["floor_bytes"] / seconds / bandwidth
+    return share
+
+
+def _environment(facts: dict[str, Any]) -> str:
+    if not facts:
+        return ""
+    gpu = facts["gpu"] or {"name": "none", "driver": "none", "cuda_of_torch": None, "compute_capability": None}
+    lines = {
+        "commit": facts["git_commit"] or "unknown",
+        "date": facts["date"],
+        "GPU": f"{gpu['name']}, compute capability {gpu['compute_capability']}, driver {gpu['driver']}",
+        "host": f"{facts['cpu']}, {facts['system']}",
+        "software": f"Python {facts['python']}, torch {facts['torch']}, CUDA {gpu['cuda_of_torch']}",
+        "compilers": ", ".join(f"{name}: {version or 'none'}" for name, version in facts["tools"].items()),
+        "backend": facts["backend"],
+    }
+    return "\n".join(f"- {name}: {value}" for name, value in lines.items())
+
+
+def _parts(parts: dict[str, Any]) -> str:
+    body = []
+    for name, outcome in parts.items():
+        result = outcome.get("result") or {}
+        found = ", ".join(f"{count} {word}" for word, count in result.get("counts", {}).items())
+        if name == "sanitizer":
+            tools = result.get("tools", {})
+            found = "; ".join(f"{tool}: exit status {value['exit_status']}" for tool, value in tools.items())
+        if result.get("left_out"):
+            found = "left out: " + ", ".join(result["left_out"])
+        body.append([name, outcome["status"], f"{outcome['seconds']:.1f}", found])
+    text = format_table(["part", "status", "seconds", "found"], body)
+    faults = [f"- {name}: {fault}" for name, outcome in parts.items() for fault in _faults(outcome)]
+    return "## Parts\n\n" + text + ("\n\nFaults:\n\n" + "\n".join(faults) if faults else "")
+
+
+def _faults(outcome: dict[str, Any]) -> list[str]:
+    result = outcome.get("result") or {}
+    faults: list[str] = [
+        *result.get("faults", []),
+        *(f"not launched: {name}" for name in result.get("not_launched", [])),
+    ]
+    return [*faults, *([outcome["error"]] if outcome.get("error") else [])]
+
+
+def _operators(rows: list[dict[str, Any]], bandwidth: float | None) -> list[str]:
+    introduction = (
+        "## Operators\n\nTimes in microseconds, medians of single calls with the L2 cache overwritten before each: "
+        "`events` from the first launch's start to the last one's end, `kernels` the sum of the kernels alone. GB/s: "
+        "the bytes that must move (inputs, results and gradients, each once) over the time in kernels; `of copy`: that "
+        "over the bandwidth of a large copy"
+    )
+    introduction += f" ({bandwidth / 1e9:.0f} GB/s here)." if bandwidth else " (not measured here)."
+    header = ["operator", "pass", "events", "kernels", "launches", "peak MB", "GB/s", "of copy", "times faster than"]
+    body = []
+    for row in rows:
+        fused = row["candidates"]["fused"]
+        seconds, share = kernel_seconds(fused), share_of_copy(row, bandwidth)
+        rate = f"{row['floor_bytes'] / seconds / 1e9:.0f}" if row["floor_bytes"] and seconds else ""
+        against = ", ".join(f"{name} {value:.1f}" for name, value in _ratios(row).items())
+        body.append([_title(row), row["pass"].replace("_", " + "), _micro(fused.get("seconds"))])
+        body[-1] += [
+            _micro(fused.get("kernel_seconds")),
+            str(fused.get("launches", "")),
+            _mega(fused.get("peak_bytes")),
+        ]
+        body[-1] += [rate, f"{share:.0%}" if share else "", against]
+    return [f"{introduction}\n\n{format_table(header, body)}"]
+
+
+def _ratios(row: dict[str, Any]) -> dict[str, float]:
+    """How many times faster the fused operator is than each candidate that ran, by events."""
+    fused = row["candidates"]["fused"].get("seconds")
+    others = {name: found.get("seconds") for name, found in row["candidates"].items() if name != "fused"}
+    return {name: seconds / fused for name, seconds in others.items() if fused and seconds}
+
+
+def _losing(rows: list[dict[str, Any]], bandwidth: float | None) -> str:
+    """Shapes on which an alternative is faster, or the share of the copy bandwidth too low."""
+    lines = []
+    for row in rows:
+        title = f"{_title(row)}, {row['pass'].replace('_', ' + ')}"
+        faster = [(n, r) for n, r in _ratios(row).items() if r < 1 and n not in row["other_work"]]
+        lines += [f"- {title}: {name} takes {ratio:.2f} of its time" for name, ratio in faster]
+        share = share_of_copy(row, bandwidth)
+        if share is not None and share < WANTED_SHARE:
+            lines.append(f"- {title}: {share:.0%} of the copy bandwidth")
+        lines += [f"- {title}: {n}: {c['error']}" for n, c in row["candidates"].items() if "error" in c]
+    return f"## Losing shapes\n\nSlower than an alternative, below {WANTED_SHARE:.0%} of a copy, or not run.\n\n" + (
+        "\n".join(lines) or "None."
+    )
+
+
+def _networks(rows: list[dict[str, Any]]) -> str:
+    header = ["network", "variant", "step ms", "times plain", "launches", "peak MB", "kept MB"]
+    body = []
+    for row in rows:
+        plain = row["variants"]["plain"]["seconds"]
+        for name, found in row["variants"].items():
+            launches = str(found["breakdown"]["launches"]) if found["breakdown"] else ""
+            body.append([row["network"], name, f"{found['seconds'] * 1e3:.2f}", f"{found['seconds'] / plain:.2f}"])
+            body[-1] += [launches, _mega(found["peak_bytes"]), _mega(found["kept_bytes"])]
+    return f"## Training steps\n\n{format_table(header, body)}"
+
+
+def _convolutions(rows: list[dict[str, Any]]) -> str:
+    header = ["layer", "batch", "dtype", "pass", "plain us", "grouped", "loop", "matrix", "chosen", "fastest"]
+    body = []
+    for row in rows:
+        for direction, chosen in row["chosen"].items():
+            seconds = {name: row["seconds"][f"{name} {direction}"] for name in ("plain", "grouped", "loop", "matrix")}
+            fastest = min((value, name) for name, value in seconds.items() if name != "plain")[1]
+            cells = [row["layer"], str(row["batch"]), row["dtype"], direction, *map(_micro, seconds.values())]
+            body.append([*cells, chosen, fastest if fastest == chosen else f"**{fastest}**"])
+    return f"## Methods of the per-sample convolution\n\n{format_table(header, body)}"
+
+
+def _title(row: dict[str, Any]) -> str:
+    return f"{row['operator']} {row['shape']} {row['dtype']}"
+
+
+def _micro(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1e6:.1f}"
+
+
+def _mega(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e6:.1f}"

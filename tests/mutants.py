@@ -1,0 +1,271 @@
+"""Mutants of the kernels: small faults of which each must be found, compiled all at once and switched on one by one."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from emulator.build import CSRC, EMULATOR, altered_sources, compile_program, run_program
+from emulator.cpu_build import PARALLEL_FOR
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault in a file of csrc: `old`, an expression or a statement, becomes `new`.
+
+    `old` stands there once, or `occurrence` says which of them is meant, counted from 0.
+    """
+
+    file: str
+    old: str
+    new: str
+    occurrence: int | None = None
+
+    def __str__(self) -> str:
+        which = "" if self.occurrence is None else f" {self.occurrence}"
+        return f"{self.file}: {self.old}{which} -> {self.new or 'nothing'}"
+
+    def applied(self, text: str, number: int) -> str:
+        """The file's text with both versions in it: `new` runs where the environment says CROSSD_MUTANT=number."""
+        pieces = text.split(self.old)
+        if self.occurrence is None and len(pieces) != 2:
+            raise ValueError(f"{self}: expected the old text once, found it {len(pieces) - 1} times")
+        chosen = f"(::crossd_ops::mutant_in_force == {number})"
+        if ";" in self.old:
+            both = f"if {chosen} {{ {self.new}\n}} else {{ {self.old}\n}}"
+        else:
+            both = f"({chosen} ? ({self.new}) : ({self.old}))"
+        before = 1 + (self.occurrence or 0)
+        return self.old.join(pieces[:before]) + both + self.old.join(pieces[before:])
+
+
+def missing_barriers(*, head: bool) -> list[Mutant]:
+    """Each barrier of the kernels of the shift, or of the rotation head, left out."""
+    mutants = []
+    for path in sorted((CSRC / "cuda").glob("*.cuh")):
+        if path.name.startswith("rotation_head") is not head:
+            continue
+        for barrier in ("__syncthreads();", "__syncwarp();"):
+            count = path.read_text().count(barrier)
+            mutants += [Mutant(f"cuda/{path.name}", barrier, "", occurrence) for occurrence in range(count)]
+    return mutants
+
+
+CUDA_SHIFT = [
+    Mutant("cuda/cubic3_spectrum.cuh", "-root * (difference[0] + differences)", "root * (difference[0] + differences)"),
+    Mutant("cuda/cubic3_spectrum.cuh", "rest + root * imaginary[y]", "rest + half * imaginary[y]"),
+    Mutant("cuda/cubic3_spectrum.cuh", "a - b + c", "a - b - c"),
+    Mutant("cuda/cubic3_spectrum.cuh", "reduced(1) + reduced(2)", "reduced(1) - reduced(2)"),
+    Mutant("cuda/cubic3_spectrum.cuh", "reduced(0) - shape.first_slice", "reduced(0) + shape.first_slice"),
+    Mutant("cuda/cubic3_spectrum.cuh", "cosine * imaginary - sine * real", "cosine * imaginary + sine * real"),
+    Mutant("cuda/fourier_shift_cubic3.cuh", "i / 9 * x + i / 3 % 3 * y + i % 3 * z",
+           "i / 9 * x + i / 3 % 3 * z + i % 3 * y"),
+    Mutant("cuda/fourier_shift_cubic3.cuh", "element < warp_.count * kRow", "element < (warp_.count - 1) * kRow"),
+    Mutant("cuda/fourier_shift_cubic3.cuh", "min(group_samples - chunk, kChunk)", "kChunk"),
+    Mutant("cuda/fourier_shift_cubic3_backward.cuh", "cosine * c - sine * b", "cosine * c + sine * b"),
+    Mutant("cuda/fourier_shift_cubic3_backward.cuh", "q[1] + q[2] - q[3]", "q[1] - q[2] + q[3]"),
+    Mutant("cuda/fourier_shift_cubic3_backward.cuh", "grad_weight[18 + i] += sine * h[i]",
+           "grad_weight[18 + i] -= sine * h[i]"),
+    Mutant("cuda/fourier_shift_cubic3_backward.cuh", "wait_copies<1>();", "wait_copies<2>();"),
+    Mutant("cuda/fourier_shift_cubic3_backward.cuh", "warp.lane % kLanesOfRow * kElements",
+           "warp.lane % kLanesOfRow * (kElements - 1)"),
+    Mutant("cuda/fourier_shift_cubic3_backward.cuh", "other < sample_warps", "other < sample_warps - 1"),
+    Mutant("cuda/fourier_shift_cubic3_backward.cuh", "sums[warp * kGroupSamples * 3 + task]", "sums[task]"),
+    Mutant("cuda/fourier_shift_general.cuh", "sum.real -= b * values.imaginary[j * stride]",
+           "sum.real += b * values.imaginary[j * stride]"),
+    Mutant("cuda/fourier_shift_general.cuh", "n + 1 == size ? 0 : n + 1", "n == 0 ? size - 1 : n - 1"),
+    Mutant("cuda/fourier_shift_general.cuh", "shares[0] -= h.imaginary * d0.imaginary",
+           "shares[0] += h.imaginary * d0.imaginary"),
+    Mutant("cuda/fourier_shift_general.cuh", "from < tile.k0", "from < tile.k0 - 1"),
+    Mutant("cuda/fourier_shift_general.cuh", "row * tile.plane + element - pair * tile.plane",
+           "row * tile.plane + element"),
+    Mutant("cuda/fourier_shift_rows.cuh", "turn * kLanes * rows.kPlane", "0"),
+    Mutant("cuda/fourier_shift_rows.cuh", "in_group == 0", "sample == begin"),
+    Mutant("cuda/rows_tile.cuh", "n > 0", "n > 1"),
+    Mutant("cuda/rows_tile.cuh", "kAdjoint ? j - i + kSize : i - j + kSize", "i - j + kSize"),
+    Mutant("cuda/rows_tile.cuh", "kAdjoint ? -circle.derivative[n] : circle.derivative[n]", "circle.derivative[n]"),
+    Mutant("cuda/fourier_shift_rows_backward.cuh", "shares[1] += h[y] * derived[y]", "shares[1] += e[y] * derived[y]"),
+    Mutant("cuda/fourier_shift_rows_backward.cuh", "turn * Shared::kElements + rows.at(rows.warp, z)",
+           "rows.at(rows.warp, z)"),
+    Mutant("cuda/fourier_shift_rows_backward.cuh", "warp < kSize", "warp < kSize - 1"),
+    Mutant("cuda/partial_sums.cuh", "row * tiles + tile", "row * tiles"),
+    Mutant("cuda/partial_sums.cuh", "distance > 0", "distance > 1"),
+    Mutant("cuda/pairs.cuh", "pair - out_channel * in_channels", "pair"),
+    Mutant("cuda/taps.cuh", "tap.imaginary += sine", "tap.imaginary -= sine"),
+    Mutant("cuda/taps.cuh", "2 * (cosine_index * cosine + sine_index * sine)",
+           "2 * (cosine_index * cosine - sine_index * sine)"),
+    Mutant("cuda/taps.cuh", "n % 2", "n % 2 == 0"),
+]  # fmt: skip
+CUDA_HEAD = [
+    Mutant("cuda/rotation_head.cuh", "(element - v) + 1", "(element - v) - 1"),
+    Mutant("cuda/rotation_head.cuh", "sum *= factor, weighted *= factor, maximum = to;",
+           "sum *= factor, maximum = to;"),
+    Mutant("cuda/rotation_head.cuh", "part * kHeadChannels + lane % kHeadChannels", "part * kHeadChannels"),
+    Mutant("cuda/rotation_head.cuh", "(kPeriod == 1 ? warp : warp * kHeadChannels) * 3", "warp * 3"),
+    Mutant("cuda/rotation_head.cuh", "past == past_boundary(grad + begin)", "true"),
+    Mutant("rotation_head_math.h", "a.z * b.x - a.x * b.z", "a.z * b.x + a.x * b.z"),
+    Mutant("rotation_head_math.h", "(1 - rotation.tanh) * (1 + rotation.tanh)",
+           "(1 - rotation.tanh) * (1 - rotation.tanh)"),
+]  # fmt: skip
+CPU_SHIFT = [
+    Mutant("cpu/harmonic3.h", "(b - c) * kInverseRoot3", "(c - b) * kInverseRoot3"),
+    Mutant("cpu/harmonic3.h", "c = rest - s", "c = rest + s"),
+    Mutant("cpu/harmonic3.h", "h[6 + i] * u[3 + i] - h[3 + i] * u[6 + i]", "h[6 + i] * u[3 + i]"),
+    Mutant("cpu/harmonic3.h", "h0[3 + x] * cosine - h0[x] * sine", "h0[3 + x] * cosine + h0[x] * sine"),
+    Mutant("cpu/direct.h", "re -= tap.im[d] * in.im[at];", "re += tap.im[d] * in.im[at];"),
+    Mutant("cpu/direct.h", "kTranspose ? j - i : i - j", "i - j"),
+    Mutant("cpu/direct.h", "correlations + n.k0 + n.k1", "correlations + n.k0"),
+    Mutant("cpu/direct.h", "grad_weight[i * n.plane + j] -= tap0.im[x - i] * h.im[j];", ""),
+    Mutant("cpu/taps.h", "step * (sine_[i] * c - cosine_[i] * s)", "step * (sine_[i] * c + cosine_[i] * s)"),
+    Mutant("cpu/taps.h", "sign * kPi * c", "sign * kPi * s"),
+    Mutant("cpu/taps.h", "shape.axis[i % 3]", "i % 3"),
+    Mutant("cpu/shift_kernels.h", "__builtin_memset(shift_sums, 0, sizeof(Vector<Acc>) * all_sums);",
+           "if (chunk == begin) __builtin_memset(shift_sums, 0, sizeof(Vector<Acc>) * all_sums);"),
+    Mutant("cpu/shift_kernels.h", "(chunk * samples + sample) * 3", "sample * 3"),
+    Mutant("cpu/shift_kernels.h", "(plan.pairs < stop ? plan.pairs : stop) - pair", "stop - pair"),
+    Mutant("cpu/tile.h", "if (++c == in_channels) c = 0, ++o;", "if (++c == in_channels) c = 0;"),
+    Mutant("cpu/tile.h", "bits + 0x7fffu + ((bits >> 16) & 1u)", "bits"),
+    Mutant("cpu/fourier_shift_cpp.h", "partial[chunk * samples * 3 + i]", "partial[i]"),
+]  # fmt: skip
+CPU_HEAD = [
+    Mutant("cpu/rotation_head_kernels.h", "total.weighted * factor + other.weighted",
+           "total.weighted + other.weighted"),
+    Mutant("cpu/rotation_head_kernels.h", "weighted += weighted2", "weighted += sum2"),
+    Mutant("cpu/rotation_head_kernels.h", "if (++column == columns) column = 0, ++row;",
+           "if (++column == columns) column = 0;"),
+    Mutant("cpu/rotation_head_kernels.h", "every_lane(static_cast<Acc>(left))",
+           "every_lane(static_cast<Acc>(lanes))"),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Mutants that one check program looks for.
+
+    `stages`: the program's arguments, cheap ones first. A later stage runs where all before it passed.
+    """
+
+    name: str
+    mutants: list[Mutant]
+    check: str
+    stages: tuple[tuple[str, ...], ...]
+    variant: str = "plain"
+
+    def program(self) -> Path:
+        """The check compiled with all mutants in it, once for each state of the sources."""
+        csrc, folder = altered_sources(f"mutants_{self.name}", partial(plant, self.mutants))
+        lines = [f'#include "{EMULATOR / self.check}"']
+        if self.name.startswith("cpu"):
+            lines.insert(0, '#include "cpu_kernels.h"')
+        if self.name == "cpu_head":
+            lines.insert(0, "#define CHECK_CPU")
+        source = folder / f"{self.name}.cpp"
+        source.write_text("\n".join(lines) + "\n")
+        return compile_program(source, self.variant, csrc=csrc, folder=folder)
+
+    def passes(self, program: Path, mutant: int) -> bool:
+        """Whether the check is content with a mutant; 0 is none."""
+        for stage in self.stages:
+            # A mutated bound may make a kernel run for ever.
+            try:
+                process = run_program(Path("/usr/bin/env"), f"CROSSD_MUTANT={mutant}", str(program), *stage)
+            except subprocess.TimeoutExpired:
+                return False
+            if process.returncode:
+                return False
+        return True
+
+
+SHIFT_STAGES = (("--one-order", "brief", "special"), ("brief", "sizes"))
+HEAD_STAGES = (("--one-order",), ())
+SUITES = [
+    Suite("cuda_shift", CUDA_SHIFT, "check_kernels.cpp", SHIFT_STAGES),
+    Suite("cuda_head", CUDA_HEAD, "rotation_head_check.cpp", HEAD_STAGES),
+    Suite("cpu_shift", CPU_SHIFT, "check_kernels.cpp", SHIFT_STAGES),
+    Suite("cpu_head", CPU_HEAD, "rotation_head_check.cpp", HEAD_STAGES),
+    # ThreadSanitizer sees a race in any order of threads, which the order of a run may hide.
+    Suite("shift_barriers", missing_barriers(head=False), "check_kernels.cpp", (("--one-order", "brief"),), "thread"),
+    Suite("head_barriers", missing_barriers(head=True), "rotation_head_check.cpp", (("--one-order",),), "thread"),
+]
+
+MUTANT_HEADER = """
+#pragma once
+#include <cstdlib>
+namespace crossd_ops {
+inline const int mutant_in_force = std::getenv("CROSSD_MUTANT") ? std::atoi(std::getenv("CROSSD_MUTANT")) : 0;
+}
+"""
+# One instruction set's kernels in one translation unit, as the program of a check: the CPU's host code, torch left out.
+CPU_KERNELS = """
+#pragma once
+#include "mutant.h"
+#include "cpu/head_plan.h"
+#include "cpu/plan.h"
+#include "cpu/rotation_head_plan.h"
+#define CROSSD_VECTOR_BYTES 16
+namespace crossd_ops::cpu {
+namespace baseline {
+namespace {
+#include "cpu/all_kernels.h"
+}
+}
+const Kernels* kernels_baseline() { return &baseline::kKernels; }
+const Kernels* kernels_avx2() { return nullptr; }
+const Kernels* kernels_avx512() { return nullptr; }
+const RotationHeadKernels* rotation_head_kernels_baseline() { return &baseline::kRotationHeadKernels; }
+const RotationHeadKernels* rotation_head_kernels_avx2() { return nullptr; }
+const RotationHeadKernels* rotation_head_kernels_avx512() { return nullptr; }
+}
+#include "cpu/capability.h"
+namespace crossd_ops::cpu {
+Capability capability() { return Capability::baseline; }
+const char* cpu_capability() { return "baseline"; }
+}
+"""
+# What the kernels of the shift want of their host code, where that is not in the program.
+SCRATCH = """
+#include <new>
+namespace crossd_ops::cpu {
+void* allocate_scratch(size_t bytes) { return ::operator new(bytes, std::align_val_t(64)); }
+void free_scratch(void* memory) { ::operator delete(memory, std::align_val_t(64)); }
+}
+"""
+# In place of the CUDA launchers, so that check_kernels runs the CPU kernels through its cases.
+CPU_LAUNCH = """
+#pragma once
+#include "cuda/device.cuh"
+namespace crossd_ops::cuda {
+inline void launch_forward(const ForwardProblem& problem, cudaStream_t) { cpu::fourier_shift_forward(problem); }
+inline void launch_backward(const BackwardProblem& problem, cudaStream_t) { cpu::fourier_shift_backward(problem); }
+inline size_t backward_partial_elements(const ShiftShape&) { return 0; }
+}
+"""
+
+
+def plant(mutants: list[Mutant], csrc: Path) -> None:
+    """Puts the mutants, numbered from 1, into a copy of csrc, and what the check programs need beside it."""
+    (csrc / "mutant.h").write_text(MUTANT_HEADER)
+    for name in ("fourier_shift", "rotation_head"):
+        shutil.copy(CSRC / "cpu" / f"{name}.cpp", csrc / "cpu" / f"{name}_cpp.h")
+    # Few blocks: each loops over all samples and many pairs, so that every barrier matters.
+    launch = csrc / "cuda" / "fourier_shift_launch.cuh"
+    launch.write_text(launch.read_text().replace("kWantedBlocks = 1024;", "kWantedBlocks = 1;"))
+    for number, mutant in enumerate(mutants, start=1):
+        path = csrc / mutant.file
+        path.write_text(mutant.applied(path.read_text(), number))
+    for name in {mutant.file for mutant in mutants}:
+        path = csrc / name
+        path.write_text(f'#include "mutant.h"\n{path.read_text()}')
+    if not mutants[0].file.startswith("cpu/"):
+        return
+    host = (
+        f'{SCRATCH}#include "cpu/rotation_head_cpp.h"' if mutants is CPU_HEAD else '#include "cpu/fourier_shift_cpp.h"'
+    )
+    (csrc / "cpu_kernels.h").write_text(f"{CPU_KERNELS}{host}\n")
+    stub = csrc / "torch" / "csrc" / "stable" / "ops.h"
+    stub.parent.mkdir(parents=True)
+    stub.write_text(PARALLEL_FOR)
+    launch.write_text(CPU_LAUNCH)

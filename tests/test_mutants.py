@@ -1,0 +1,39 @@
+"""The checks of the kernels can fail: each of the faults in mutants.py, put into the real sources, turns one red."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from emulator.build import why_not
+from mutants import SUITES, Mutant, Suite
+
+pytestmark = pytest.mark.skipif(why_not("plain") is not None, reason=str(why_not("plain")))
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
+def test_every_mutant_is_found(suite: Suite) -> None:
+    reason = why_not(suite.variant)
+    if reason is not None:
+        pytest.skip(reason)
+    program = suite.program()
+    assert suite.passes(program, 0), "the sources themselves do not pass"
+    numbers = range(1, len(suite.mutants) + 1)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        passed = list(pool.map(lambda number: suite.passes(program, number), numbers))
+    assert [str(mutant) for mutant, survived in zip(suite.mutants, passed, strict=True) if survived] == []
+
+
+def test_mutants_cover_what_can_go_wrong() -> None:
+    """Signs, indices, bounds, barriers; at least 20 of them."""
+    mutants = [mutant for suite in SUITES for mutant in suite.mutants]
+    assert len(set(mutants)) == len(mutants) >= 20
+    assert sum("__syncthreads" in mutant.old for mutant in mutants) >= 3
+
+
+def test_a_mutant_must_stand_in_the_source_once() -> None:
+    mutant = Mutant("cuda/taps.cuh", "a + b", "a - b")
+    assert mutant.applied("x = a + b", 7) == "x = ((::crossd_ops::mutant_in_force == 7) ? (a - b) : (a + b))"
+    for text in ("x = a * b", "a + b, a + b"):
+        with pytest.raises(ValueError, match="expected the old text once"):
+            mutant.applied(text, 7)
