@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import crossd_ops
+from benchmarks.transfer_rotation import rotate_randomly, stop_rotating
 from benchmarks.transfer_training import BeforeStep, StepContext
 from crossd_ops.conversion.calibration import calibrate
 from crossd_ops.planes import random_plane, set_plane, sum_of_planes
@@ -26,15 +27,16 @@ class Pretraining:
     text: str
     before_step: BeforeStep | None = None
     known_planes: bool = False  # each batch from one plane, which `before_step` is told
-    unrotated: bool = False  # the shift of the angle 0 for every sample: the head takes no part
+    shift: float | None = None  # along each axis, for every sample, without the head; 1 is that of the angle 0
     penalty: Callable[[nn.Module], Tensor] | None = None
 
     def settle(self, network: nn.Module) -> None:
         """Set the layers as they are before and after the training: to the published slice."""
         for layer in _crossd_layers(network):
             layer.dim, layer.index = 0, layer.depth // 2
-            if self.unrotated:
-                layer.fix_shift(torch.ones(3))
+            stop_rotating(layer)
+            if self.shift is not None:
+                layer.fix_shift(torch.full((3,), self.shift))
 
 
 @dataclass(frozen=True)
@@ -166,32 +168,39 @@ PRETRAININGS: dict[str, Pretraining] = {
         _known_plane,
         known_planes=True,
     ),
-    "unrotated": Pretraining("crossd", "published, with all angles 0 and no head", unrotated=True),
-    "unrotated random plane": Pretraining("crossd", "random plane with all angles 0", _random_plane, unrotated=True),
+    "unrotated": Pretraining("crossd", "published, with all angles 0 and no head", shift=1.0),
+    "unrotated random plane": Pretraining("crossd", "random plane with all angles 0", _random_plane, shift=1.0),
     "unrotated known plane": Pretraining(
-        "crossd", "known plane with all angles 0", _known_plane, known_planes=True, unrotated=True
+        "crossd", "known plane with all angles 0", _known_plane, known_planes=True, shift=1.0
     ),
     "settled": Pretraining("crossd", "published; halfway the rotation is frozen at its mean", _settling()),
     "settled known plane": Pretraining(
         "crossd", "known plane; halfway the rotation is frozen at its mean", _settling(_known_plane), known_planes=True
     ),
     "random depth": Pretraining(
-        "crossd", "all angles 0; a random slice of each layer's weight in every step", _random_depth, unrotated=True
+        "crossd", "all angles 0; a random slice of each layer's weight in every step", _random_depth, shift=1.0
     ),
     "random plane and depth": Pretraining(
-        "crossd", "all angles 0; a random plane and slice in every step", _random_plane_and_depth, unrotated=True
+        "crossd", "all angles 0; a random plane and slice in every step", _random_plane_and_depth, shift=1.0
     ),
     "shift with spread": Pretraining(
         "crossd",
         "in every step a shift along the depth for each layer, drawn from 0 to K",
         _shift_with_spread,
-        unrotated=True,
+        shift=1.0,
     ),
     "smooth depth": Pretraining(
         "crossd",
         f"all angles 0; {_ROUGHNESS_WEIGHT:g} times the squared differences of neighbouring slices in the loss",
-        unrotated=True,
+        shift=1.0,
         penalty=_depth_roughness,
+    ),
+    "random rotation": Pretraining(
+        "crossd",
+        "no head, no shift; in every step the weight of each layer truly rotated about its height and width axes, each "
+        "angle drawn within 45 degrees to either side",
+        rotate_randomly,
+        shift=0.0,
     ),
 }
 
@@ -253,6 +262,10 @@ for _way in ("unrotated", "settled", "unrotated random plane", "unrotated known 
 for _way in ("random depth", "random plane and depth", "shift with spread", "smooth depth"):
     _research(f"{_way}: shifted", _way, "3D weight as it stands in training, whole", _library("shifted"))
     _research(f"{_way}: mean", _way, "mean over the depth, repeated", _reweighted("shifted", _mean_over_depth))
+_way = "random rotation"
+_research(f"{_way}: shifted", _way, "3D weight as it is before the rotations, whole", _library("shifted"))
+_research(f"{_way}: slice-i3d", _way, "the middle plane of the first axis, repeated", _library("slice-i3d"))
+_research(f"{_way}: planes", _way, "its three middle planes, summed", _reweighted("shifted", sum_of_planes))
 
 RESEARCH_RECIPES = [name for name, recipe in RECIPES.items() if recipe.research]
 DEFAULT_RECIPES = {

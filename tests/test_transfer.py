@@ -36,6 +36,7 @@ from benchmarks.transfer_data import (
 from benchmarks.transfer_models import TinyUNet, build_network
 from benchmarks.transfer_recipes import DEFAULT_RECIPES, PRETRAININGS, RECIPES, make_network_3d
 from benchmarks.transfer_report import differences, mean_and_spread, verdicts
+from benchmarks.transfer_rotation import rotate_plane
 from benchmarks.transfer_run import Cell, Workplace, plan, pretrained_network, run_cell
 from benchmarks.transfer_training import PROTOCOLS, Schedule, choose_volumes, pretrain, score, transfer
 
@@ -180,7 +181,9 @@ def test_the_unet_becomes_3d(conv: str) -> None:
     assert network_3d(torch.randn(2, 1, 8, 8, 8)).shape == (2, 4, 8, 8, 8)
 
 
-@pytest.mark.parametrize("name", ["plain", "published", "settled known plane", "shift with spread", "smooth depth"])
+@pytest.mark.parametrize(
+    "name", ["plain", "published", "settled known plane", "shift with spread", "smooth depth", "random rotation"]
+)
 def test_a_kept_network_is_the_one_that_was_trained(name: str, tmp_path: Path) -> None:
     workplace, way = Workplace(tmp_path, "classification", {}), PRETRAININGS[name]
     data, cell = workplace.load_data(make_data), Cell("classification", 0, name)
@@ -198,6 +201,22 @@ def test_a_kept_network_is_the_one_that_was_trained(name: str, tmp_path: Path) -
         run_cell(workplace, transfer_cell, SCHEDULE)
         results.append({**workplace.result(transfer_cell), "cpu_seconds": 0})
     assert results[0] == results[1] and 0 <= results[0]["score"] <= 1
+
+
+@pytest.mark.parametrize("axes", [(2, 4), (3, 2)])
+def test_shears_rotate_a_weight(axes: tuple[int, int]) -> None:
+    weight = torch.randn(2, 3, 5, 5, 5, dtype=torch.float64)
+    for turns in (-1, 0, 1):
+        torch.testing.assert_close(rotate_plane(weight, axes, turns * torch.pi / 2), torch.rot90(weight, turns, axes))
+    rotated = rotate_plane(weight, axes, 0.6)
+    assert rotated.norm().item() == pytest.approx(weight.norm().item())
+    torch.testing.assert_close(rotate_plane(rotated, axes, -0.6), weight)
+    plane = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda plane: rotate_plane(plane, (0, 1), 0.6), plane)
+    with pytest.raises(ValueError, match=r"one odd size along both axes .*, got \(4, 4\)"):
+        rotate_plane(weight[..., :4, :4, :4], axes, 0.6)
+    with pytest.raises(ValueError, match=r"between -pi and pi, got 3\.14"):
+        rotate_plane(weight, axes, torch.pi)
 
 
 def test_differences_are_seed_by_seed() -> None:
