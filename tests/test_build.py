@@ -121,7 +121,7 @@ import site, sys
 import build_backend
 import setuptools.build_meta
 {site_packages}
-sys.path = [path for path in sys.path if "site-packages" not in path]
+sys.path = [path for path in sys.path if "site-packages" not in path or "_vendor" in path]
 print(build_backend.get_requires_for_build_wheel())
 import torch
 """

@@ -28,7 +28,8 @@ def _fresh_compiler() -> Iterator[None]:
 
 
 def batch(samples: int, size: int) -> tuple[Tensor, Tensor]:
-    return torch.randn(samples, 3, size, size), torch.arange(samples) % CLASSES
+    images = torch.randn(samples, 3, size, size, dtype=torch.float64)  # a deep network multiplies rounding
+    return images, torch.arange(samples) % CLASSES
 
 
 def training_step(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
@@ -61,7 +62,7 @@ def assert_same_step(
 # would take most of the time for a network of 20 layers; Inductor itself gets the smaller networks below.
 def resnet18() -> nn.Module:
     torch.manual_seed(1)
-    return build_model("resnet18", CONVOLUTIONS["crossd"], classes=CLASSES, width=8)
+    return build_model("resnet18", CONVOLUTIONS["crossd"], classes=CLASSES, width=8).double()
 
 
 def test_a_resnet18_step_of_fixed_batch_size() -> None:
@@ -100,7 +101,7 @@ def small_network() -> nn.Sequential:
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     )
-    return nn.Sequential(*layers)
+    return nn.Sequential(*layers).double()
 
 
 def test_inductor_compiles_once_for_any_batch_size() -> None:

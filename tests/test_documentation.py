@@ -236,7 +236,7 @@ def test_texts_of_errors_are_those_of_the_code() -> None:
 
 def test_reference_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("pdoc")
-    recipe = output(["make", "--dry-run", "docs"]).splitlines()[-1]
+    recipe = output(["make", "--no-print-directory", "--dry-run", "docs"]).splitlines()[-1]
     command = recipe.replace("build/docs", str(tmp_path)).replace(".venv/bin/python", sys.executable)
     result = subprocess.run(command, shell=True, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

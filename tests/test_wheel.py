@@ -153,7 +153,15 @@ def test_sdist_builds_the_wheel_of_the_checkout(sdist: Path) -> None:
 
 
 def test_make_builds_checks_and_tries_the_wheel() -> None:
-    lines = output("make", "-n", "wheel-check", "WHEEL_TORCHES=2.11.0 newest", "WHEEL_PYTHONS=python3.10", cwd=ROOT)
+    lines = output(
+        "make",
+        "--no-print-directory",
+        "-n",
+        "wheel-check",
+        "WHEEL_TORCHES=2.11.0 newest",
+        "WHEEL_PYTHONS=python3.10",
+        cwd=ROOT,
+    )
     build, check, trial = lines.splitlines()[-3:]
     assert build.startswith("CROSSD_BINDINGS=0 ") and " pip wheel " in build
     assert check.endswith("tests/wheel_check.py dist/*.whl")
