@@ -81,8 +81,7 @@ def method(kernels: Tensor, pixels: int, groups: int, *, backward: bool) -> str:
     if few_pixels and kernels.dim() == 5 and backward:
         return "matrix"
     few_channels = kernels.shape[2] < _FEW_CHANNELS and groups == 1
-    # A traced loop would hold for one batch size alone.
-    return "loop" if (few_pixels or few_channels) and not torch.compiler.is_compiling() else "grouped"
+    return "loop" if few_pixels or few_channels else "grouped"
 
 
 _FEW_PIXELS = 100  # the kernels outweigh the pixels: what counts is how often they are read

@@ -1,15 +1,15 @@
 """The whole layer, shift and convolution, as one step of autograd.
 
 It keeps input, weight and shift alone. The kernels of each sample, B times as large as a plain convolution's, are built
-anew in the backward pass, which costs one read of the weight and spares their memory between the two passes. On a CPU
-they never exist all at once: some output channels' kernels are built and used while they are in a cache.
+anew in the backward pass, which costs one read of the weight and spares their memory between the two passes. Where they
+are large, on a CPU and without groups, they never exist all at once: the kernels of some output channels are built and
+used while they are in a cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,15 @@ from . import _backend
 from ._autograd import shift_backward, shift_forward
 from ._convolution import ConvolutionGradients, Geometry, convolve, convolve_backward, output_sizes
 from ._transforms import transformed
+
+
+class _Plan(NamedTuple):
+    """All that is no tensor. `dim` and `position` say which slice of the weight; no position: the whole weight."""
+
+    dim: int
+    position: int | None
+    geometry: Geometry
+    backend: str
 
 
 def crossd_convolution(
@@ -40,7 +49,7 @@ def crossd_convolution(
         function: Any = _CrossDConvolution
         output: Tensor = function.apply(input, weight, shift, bias, dim, index, *geometry, backend)
         return output
-    return _forward(input, weight, shift, bias, dim, index, geometry, backend)
+    return _forward(input, weight, shift, bias, _Plan(dim, index, geometry, backend))
 
 
 # Kernels of more bytes than this are made in blocks. Beyond 32 MB glibc's malloc gives memory back at every free, and
@@ -49,31 +58,23 @@ _BLOCK_BYTES = 16 << 20
 _FEWEST_ROWS = 32  # a thinner matrix product is a slow one
 
 
-def _blocks(input: Tensor, weight: Tensor, dim: int, index: int | None, groups: int) -> list[slice]:
+def _blocks(input: Tensor, weight: Tensor, plan: _Plan) -> list[slice]:
     """Output channels whose kernels are to exist at the same time."""
     rows = weight.shape[0]
     # The size of the batch is asked last: of an exported program it would be a constraint.
-    if groups > 1 or input.device.type != "cpu" or torch.compiler.is_compiling():
+    if plan.geometry.groups > 1 or input.device.type != "cpu" or torch.compiler.is_compiling():
         return [slice(0, rows)]
     if weight.numel() * input.shape[0] * input.element_size() <= _BLOCK_BYTES:  # seen without more arithmetic
         return [slice(0, rows)]
-    elements = weight[:1].numel() // (1 if index is None else weight.shape[2 + dim])
+    elements = weight[:1].numel() // (1 if plan.position is None else weight.shape[2 + plan.dim])
     count = -(-input.shape[0] * rows * elements * input.element_size() // _BLOCK_BYTES)
     step = max(_FEWEST_ROWS, -(-rows // max(count, 1)))
     return [slice(first, first + step) for first in range(0, rows, step)]
 
 
-def _forward(
-    input: Tensor,
-    weight: Tensor,
-    shift: Tensor,
-    bias: Tensor | None,
-    dim: int,
-    index: int | None,
-    geometry: Geometry,
-    backend: str,
-) -> Tensor:
-    blocks = _blocks(input, weight, dim, index, geometry.groups)
+def _forward(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
+    dim, index, geometry, backend = plan
+    blocks = _blocks(input, weight, plan)
     build = _backend.operators(backend).fourier_shift
     if len(blocks) == 1:
         return convolve(input, build(weight, shift, dim, index, input.dtype), bias, geometry)
@@ -87,14 +88,14 @@ def _forward(
 class _CrossDConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        input, weight, shift, bias, ctx.dim, ctx.index, *geometry, ctx.backend = inputs
-        ctx.geometry = Geometry(*geometry)
+        input, weight, shift, bias, dim, index, *geometry, backend = inputs
+        ctx.plan = _Plan(dim, index, Geometry(*geometry), backend)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, weight, shift)
         if _compiled():
-            result: Tensor = _compiled_forward(input, weight, shift, bias, ctx.dim, ctx.index, *geometry, ctx.backend)
+            result: Tensor = _compiled_forward(*inputs)
             return result
-        output = _forward(input, weight, shift, bias, ctx.dim, ctx.index, ctx.geometry, ctx.backend)
+        output = _forward(input, weight, shift, bias, ctx.plan)
         # Autograd lets nobody change in place what is a view made in here, and the ReLU after a layer often does.
         same: Tensor = torch.ops.aten._unsafe_view(output, output.shape)
         return same
@@ -103,14 +104,15 @@ class _CrossDConvolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 11
-        tensors = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:3]
+        input, weight, shift = ctx.saved_tensors
+        needs: tuple[bool, bool, bool] = ctx.needs_input_grad[:3]
         gradients: Sequence[Tensor | None]
         if _compiled():
-            found = _compiled_backward(grad, *tensors, ctx.dim, ctx.index, *ctx.geometry, *needs, ctx.backend)
+            dim, index, geometry, backend = ctx.plan
+            found = _compiled_backward(grad, input, weight, shift, dim, index, *geometry, *needs, backend)
             gradients = [gradient if need else None for gradient, need in zip(found, needs, strict=True)]
         else:
-            gradients = _gradients(ctx, grad, *tensors, *needs)
+            gradients = _gradients(grad, input, weight, shift, ctx.plan, needs)
         grad_bias = grad.sum([0, *range(2, grad.dim())]) if ctx.needs_input_grad[3] else None
         return *gradients, grad_bias, *(None,) * 7
 
@@ -118,62 +120,50 @@ class _CrossDConvolution(torch.autograd.Function):
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]  # of input, weight and shift
 
 
-def _gradients(ctx: Any, grad: Tensor, input: Tensor, weight: Tensor, shift: Tensor, *needs: bool) -> _Gradients:
-    # Blocks are added up in place: not where these gradients will be differentiated.
-    of_blocks = len(_blocks(input, weight, ctx.dim, ctx.index, ctx.geometry.groups)) > 1
-    backward = _backward_in_blocks if of_blocks and not torch.is_grad_enabled() else _backward
-    return backward(ctx, grad, input, weight, shift, *needs)
-
-
-def _backward(
-    ctx: Any,
-    grad: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    shift: Tensor,
-    need_input: bool,
-    need_weight: bool,
-    need_shift: bool,
+def _gradients(
+    grad: Tensor, input: Tensor, weight: Tensor, shift: Tensor, plan: _Plan, needs: tuple[bool, bool, bool]
 ) -> _Gradients:
-    """Of differentiable steps."""
+    blocks = _blocks(input, weight, plan)
+    # Blocks are added up in place: not where these gradients will be differentiated.
+    if len(blocks) > 1 and not torch.is_grad_enabled():
+        return _gradients_of_blocks(grad, input, weight, shift, plan, needs, blocks)
+    dim, index, geometry, backend = plan
+    need_input, need_weight, need_shift = needs
     # Only their shape is looked at where the input needs no gradient, but every library call wants them.
-    kernels = shift_forward(weight, shift, ctx.dim, ctx.index, input.dtype, ctx.backend)
-    grad_input, grad_kernels = convolve_backward(
-        grad, input, kernels, ctx.geometry, need_input, need_weight or need_shift
-    )
+    kernels = shift_forward(weight, shift, dim, index, input.dtype, backend)
+    grad_input, grad_kernels = convolve_backward(grad, input, kernels, geometry, need_input, need_weight or need_shift)
+    del kernels
     if grad_kernels is None:
         return grad_input, None, None
-    grad_weight, grad_shift = shift_backward(
-        grad_kernels, weight, shift, ctx.dim, ctx.index, need_weight, need_shift, ctx.backend
-    )
+    grad_weight, grad_shift = shift_backward(grad_kernels, weight, shift, dim, index, need_weight, need_shift, backend)
     return grad_input, grad_weight if need_weight else None, grad_shift if need_shift else None
 
 
-def _backward_in_blocks(
-    ctx: Any,
+def _gradients_of_blocks(
     grad: Tensor,
     input: Tensor,
     weight: Tensor,
     shift: Tensor,
-    need_input: bool,
-    need_weight: bool,
-    need_shift: bool,
+    plan: _Plan,
+    needs: tuple[bool, bool, bool],
+    blocks: Sequence[slice],
 ) -> _Gradients:
-    operators = _backend.operators(ctx.backend)
-    gradients = ConvolutionGradients(input, ctx.geometry, need_input, need_weight or need_shift)
-    grad_weight: Tensor | None = None
+    dim, index, geometry, backend = plan
+    need_input, need_weight, need_shift = needs
+    operators = _backend.operators(backend)
+    gradients = ConvolutionGradients(input, geometry, need_input, need_weight or need_shift)
+    grad_weight = torch.empty_like(weight) if need_weight else None
     grad_shift: Tensor | None = None
-    for rows in _blocks(input, weight, ctx.dim, ctx.index, ctx.geometry.groups):
-        kernels = operators.fourier_shift(weight[rows], shift, ctx.dim, ctx.index, input.dtype)
+    for rows in blocks:
+        kernels = operators.fourier_shift(weight[rows], shift, dim, index, input.dtype)
         grad_kernels = gradients.add(grad[:, rows], kernels)
         del kernels
         if grad_kernels is None:
             continue
         of_weight, of_shift = operators.fourier_shift_backward(
-            grad_kernels, weight[rows], shift, ctx.dim, ctx.index, need_weight, need_shift
+            grad_kernels, weight[rows], shift, dim, index, need_weight, need_shift
         )
-        if need_weight:
-            grad_weight = torch.empty_like(weight) if grad_weight is None else grad_weight
+        if grad_weight is not None:
             grad_weight[rows] = of_weight
         if need_shift:
             grad_shift = of_shift if grad_shift is None else grad_shift.add_(of_shift)
@@ -200,7 +190,7 @@ def _compiled_forward(
     input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, dim: int, index: int | None, *rest: Any
 ) -> Tensor:
     *geometry, backend = rest
-    return _forward(input, weight, shift, bias, dim, index, _geometry(geometry), backend).contiguous()
+    return _forward(input, weight, shift, bias, _Plan(dim, index, _geometry(geometry), backend)).contiguous()
 
 
 @_compiled_forward.register_fake
@@ -222,8 +212,8 @@ def _compiled_backward(
     grad: Tensor, input: Tensor, weight: Tensor, shift: Tensor, dim: int, index: int | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     *geometry, need_input, need_weight, need_shift, backend = rest
-    context = SimpleNamespace(dim=dim, index=index, geometry=_geometry(geometry), backend=backend)
-    found = _gradients(context, grad, input, weight, shift, need_input, need_weight, need_shift)
+    plan = _Plan(dim, index, _geometry(geometry), backend)
+    found = _gradients(grad, input, weight, shift, plan, (need_input, need_weight, need_shift))
     of_input, of_weight, of_shift = (
         like.new_empty(0) if gradient is None else gradient.to(like.dtype).contiguous()
         for gradient, like in zip(found, (input, weight, shift), strict=True)
