@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from crossd_ops import _convolution
-from crossd_ops._convolution import Geometry
+from crossd_ops._convolution import fit
 
 # in channels, out channels, kernel size, stride, size of the input
 LAYERS = [(3, 64, 7, 2, 224), (64, 64, 3, 1, 56), (128, 128, 3, 1, 28), (256, 256, 3, 1, 14), (512, 512, 3, 1, 7)]
@@ -35,7 +35,7 @@ def milliseconds(call: Callable[[], object], repeat: int) -> float:
 def measure(layer: tuple[int, int, int, int, int], batch: int, repeat: int) -> dict[str, tuple[float, float]]:
     """Forward and backward time of each method; the first layer's input needs no gradient."""
     in_channels, out_channels, size, stride, pixels = layer
-    geometry = Geometry((stride, stride), (size // 2, size // 2), (1, 1), 1)
+    geometry, _ = fit((batch, in_channels, pixels, pixels), (size, size), stride, size // 2, 1, 1)
     input, shared = torch.randn(batch, in_channels, pixels, pixels), torch.randn(out_channels, in_channels, size, size)
     kernels = torch.randn(batch, *shared.shape)
     need_input = in_channels > 3

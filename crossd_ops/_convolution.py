@@ -5,11 +5,11 @@
 measured; the same choice is made there.
 
     C -> O, kernel, input size        plain       grouped          loop        matrix
-    3 -> 64, 7x7, 224             15.3  6.2    17.8  12.7     6.3   5.6    21.4  19.9
-    64 -> 64, 3x3, 56              4.7 10.4     4.8  10.3     5.2  11.0    14.8  23.5
-    128 -> 128, 3x3, 28            4.2  8.6     4.4   9.2     4.6  10.1     7.8  16.5
-    256 -> 256, 3x3, 14            4.0  8.9     4.8  10.6     4.7  10.9     6.8  14.1
-    512 -> 512, 3x3, 7             4.1 10.7    16.6  46.0     6.7  47.2     8.3  26.0
+    3 -> 64, 7x7, 224             16.8  5.8    15.4  10.5     6.3   5.5    14.4  14.0
+    64 -> 64, 3x3, 56              4.3  9.8     4.8  10.1     5.6  10.6    15.3  35.3
+    128 -> 128, 3x3, 28            4.1  8.6     4.3   9.2     4.6   9.5     8.2  16.9
+    256 -> 256, 3x3, 14            3.8  8.7     4.6  10.3     4.6  10.9     6.7  14.4
+    512 -> 512, 3x3, 7             4.1 10.1    17.9  46.9     6.1  27.7     9.4  18.5
 
     grouped   one convolution with B * groups groups, as the published layer has it
     loop      one convolution for each sample
@@ -29,35 +29,52 @@ _ZEROS = [[0] * axes for axes in range(4)]  # output padding, which only transpo
 
 
 class Geometry(NamedTuple):
-    """Numbers of a convolution, one for each spatial axis."""
+    """Numbers of a convolution, one for each spatial axis, and the sizes that follow from them."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+    samples: int
+    result: tuple[int, ...]  # without samples and channels
+    stacked: tuple[int, ...]  # the input as (1, B * C, ...): each sample is a block of groups
 
 
 def fit(
-    input: Tensor,
+    input_sizes: Sequence[int],
     kernel_sizes: Sequence[int],
     stride: int | tuple[int, ...],
     padding: int | tuple[int, ...] | str,
     dilation: int | tuple[int, ...],
     groups: int,
-) -> tuple[Tensor, Geometry]:
-    """Arguments of `torch.nn.functional.conv2d` as plain numbers, and the input padded by what these cannot say."""
+) -> tuple[Geometry, list[int]]:
+    """Arguments of `torch.nn.functional.conv2d` as plain numbers, for an input (B, C, ...) of these sizes.
+
+    Also what to pad the input by first, as `F.pad` takes it: what these numbers cannot say; mostly nothing.
+    """
     axes = len(kernel_sizes)
     strides, dilations = _each("stride", stride, axes, 1), _each("dilation", dilation, axes, 1)
+    extra = [0] * axes
     if not isinstance(padding, str):
-        return input, Geometry(strides, _each("padding", padding, axes, 0), dilations, groups)
-    if padding == "valid":
-        return input, Geometry(strides, (0,) * axes, dilations, groups)
-    if padding != "same" or strides != (1,) * axes:
+        paddings = _each("padding", padding, axes, 0)
+    elif padding == "valid":
+        paddings = (0,) * axes
+    elif padding == "same" and strides == (1,) * axes:
+        totals = [rate * (size - 1) for rate, size in zip(dilations, kernel_sizes, strict=True)]
+        paddings = tuple(total // 2 for total in totals)
+        extra = [total % 2 for total in totals]  # an even kernel needs one element more behind than before
+    else:
         raise ValueError(f"padding: expected numbers, 'valid', or 'same' (stride 1), got {padding!r} (stride {stride})")
-    totals = [rate * (size - 1) for rate, size in zip(dilations, kernel_sizes, strict=True)]
-    if any(total % 2 for total in totals):  # an even kernel needs one element more behind than before
-        input = F.pad(input, [side for total in reversed(totals) for side in (0, total % 2)])
-    return input, Geometry(strides, tuple(total // 2 for total in totals), dilations, groups)
+    samples, channels, *sizes = input_sizes
+    sizes = [size + more for size, more in zip(sizes, extra, strict=True)]
+    result = tuple(
+        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for size, kernel, stride, padding, dilation in zip(
+            sizes, kernel_sizes, strides, paddings, dilations, strict=True
+        )
+    )
+    amounts = [side for more in reversed(extra) for side in (0, more)] if any(extra) else []
+    return Geometry(strides, paddings, dilations, groups, samples, result, (1, samples * channels, *sizes)), amounts
 
 
 def _each(name: str, value: int | tuple[int, ...], axes: int, smallest: int) -> tuple[int, ...]:
@@ -73,14 +90,15 @@ def _each(name: str, value: int | tuple[int, ...], axes: int, smallest: int) -> 
     return tuple(values)
 
 
-def method(kernels: Tensor, pixels: int, groups: int, *, backward: bool) -> str:
-    """How to convolve `kernels` (B, O, C, ...) with a result of `pixels` pixels: "grouped", "loop" or "matrix"."""
-    if torch.compiler.is_exporting() and kernels.dim() == 5:
+def method(geometry: Geometry, channels: int, *, backward: bool) -> str:
+    """How to convolve with kernels of `channels` input channels: "grouped", "loop" or "matrix"."""
+    plane = len(geometry.result) == 2
+    if plane and torch.compiler.is_exporting():
         return "matrix"  # whoever compiles the program may make a constant of a number of groups
-    few_pixels = pixels <= _FEW_PIXELS
-    if few_pixels and kernels.dim() == 5 and backward:
+    few_pixels = _product(geometry.result) <= _FEW_PIXELS
+    if few_pixels and plane and backward:
         return "matrix"
-    few_channels = kernels.shape[2] < _FEW_CHANNELS and groups == 1
+    few_channels = channels < _FEW_CHANNELS and geometry.groups == 1
     return "loop" if few_pixels or few_channels else "grouped"
 
 
@@ -90,15 +108,13 @@ _FEW_CHANNELS = 16  # grouped kernels waste their lanes
 
 def convolve(input: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """y_b = conv(x_b, kernels_b) + bias: (B, C * groups, ...), (B, O, C, ...), (O,) -> (B, O, ...), B at least 1."""
-    samples, out_channels = kernels.shape[:2]
-    if samples == 1 and not torch.compiler.is_compiling():
+    if geometry.samples == 1 and not torch.compiler.is_compiling():
         return library_convolution(input, kernels[0], bias, geometry)
-    sizes = output_sizes(input, kernels, geometry)
-    chosen = method(kernels, _product(sizes), geometry.groups, backward=False)
+    chosen = method(geometry, kernels.shape[2], backward=False)
     if chosen == "matrix":
         output = _kernel_matrix(kernels, geometry.groups) @ _columns(input, kernels, geometry)
-        output = output.reshape(samples, out_channels, *sizes)
-        return output if bias is None else output + bias.reshape(-1, *(1,) * len(sizes))
+        output = output.reshape(geometry.samples, -1, *geometry.result)
+        return output if bias is None else output + bias.reshape(-1, *(1,) * len(geometry.result))
     if chosen == "loop":
         rows = zip(torch.split(input, 1), kernels.unbind(), strict=True)
         return torch.cat([library_convolution(row, kernel, bias, geometry) for row, kernel in rows])
@@ -107,10 +123,12 @@ def convolve(input: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geom
 
 def grouped_convolution(input: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """`convolve` as the published layer does it: one convolution in which each sample is a block of groups."""
-    samples, out_channels = kernels.shape[:2]
+    samples = geometry.samples
     repeated = None if bias is None else bias.repeat(samples)
-    output = library_convolution(_stack(input), kernels.flatten(0, 1), repeated, geometry, samples * geometry.groups)
-    return output.reshape(samples, out_channels, *output.shape[2:])
+    output = library_convolution(
+        input.reshape(geometry.stacked), kernels.flatten(0, 1), repeated, geometry, samples * geometry.groups
+    )
+    return output.reshape(samples, -1, *geometry.result)
 
 
 class ConvolutionGradients:
@@ -130,7 +148,7 @@ class ConvolutionGradients:
 
     def add(self, grad: Tensor, kernels: Tensor) -> Tensor | None:
         """The kernels' gradient, of grad (B, O, H', W') and kernels (B, O, C, ...) of the next O output channels."""
-        chosen = method(kernels, _product(grad.shape[2:]), self._geometry.groups, backward=True)
+        chosen = method(self._geometry, kernels.shape[2], backward=True)
         if chosen == "matrix":
             return self._add_matrix(grad, kernels)
         grad_input, grad_kernels = self._library(grad, kernels, loop=chosen == "loop")
@@ -143,7 +161,7 @@ class ConvolutionGradients:
         if self._grad_columns is None:
             return self._grad_input
         columns = self._grad_columns.reshape(self._input.shape[0], -1, self._grad_columns.shape[-1])
-        stride, padding, dilation, _ = self._geometry
+        stride, padding, dilation, *_ = self._geometry
         return F.fold(columns, self._input.shape[2:], self._kernel_sizes, dilation, padding, stride)
 
     def _library(self, grad: Tensor, kernels: Tensor, loop: bool) -> tuple[Tensor | None, Tensor | None]:
@@ -155,7 +173,13 @@ class ConvolutionGradients:
             return torch.cat(inputs) if self._need_input else None, torch.stack(grads) if need_kernels else None
         groups = kernels.shape[0] * geometry.groups
         grad_input, grad_kernels = _library_backward(
-            _stack(grad), _stack(input), kernels.flatten(0, 1), geometry, groups, self._need_input, need_kernels
+            grad.reshape(1, -1, *geometry.result),
+            input.reshape(geometry.stacked),
+            kernels.flatten(0, 1),
+            geometry,
+            groups,
+            self._need_input,
+            need_kernels,
         )
         return (
             grad_input.reshape(input.shape) if self._need_input else None,
@@ -188,33 +212,18 @@ def convolve_backward(
     return gradients.grad_input(), grad_kernels
 
 
-def output_sizes(input: Tensor, kernels: Tensor, geometry: Geometry) -> list[int]:
-    """Spatial sizes of the result."""
-    return [
-        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-        for size, kernel, stride, padding, dilation in zip(
-            input.shape[2:], kernels.shape[3:], *geometry[:3], strict=True
-        )
-    ]
-
-
-def _product(sizes: list[int] | torch.Size) -> int:
+def _product(sizes: Sequence[int]) -> int:
     result = 1
     for size in sizes:
         result *= size
     return result
 
 
-def _stack(tensor: Tensor) -> Tensor:
-    """(B, C, ...) -> (1, B * C, ...): each sample is a block of groups."""
-    return tensor.reshape(1, tensor.shape[0] * tensor.shape[1], *tensor.shape[2:])
-
-
 def library_convolution(
     input: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry, groups: int | None = None
 ) -> Tensor:
     """torch's own convolution with the numbers of `geometry`; kernels (O, C, ...)."""
-    stride, padding, dilation, _ = geometry
+    stride, padding, dilation, *_ = geometry
     groups = groups or geometry.groups
     return torch.convolution(input, kernels, bias, stride, padding, dilation, False, _ZEROS[len(stride)], groups)
 
@@ -222,7 +231,7 @@ def library_convolution(
 def _library_backward(
     grad: Tensor, input: Tensor, kernels: Tensor, geometry: Geometry, groups: int, need_input: bool, need_kernels: bool
 ) -> tuple[Tensor, Tensor]:
-    stride, padding, dilation, _ = geometry
+    stride, padding, dilation, *_ = geometry
     mask = [need_input, need_kernels, False]
     gradients = torch.ops.aten.convolution_backward(
         grad, input, kernels, None, stride, padding, dilation, False, _ZEROS[len(stride)], groups, mask

@@ -107,6 +107,7 @@ DESCRIPTIONS: dict[str, str] = {
         input, weight, shift, bias, dim, index: as for these functions; dim and index counted from the start.
         stride, padding, dilation: one number for each axis.
         groups: as for torch.nn.functional.conv2d.
+        result: sizes of the convolution, H', W'.
         backend: the one whose kernels shift the weight, see crossd_ops.backend.
 
     Returns:
@@ -116,7 +117,7 @@ DESCRIPTIONS: dict[str, str] = {
 
     Args:
         grad: as the result of convolution.
-        input, weight, shift, dim, index, stride, padding, dilation, groups, backend: as given to convolution.
+        input, weight, shift, dim, index, stride, padding, dilation, groups, result, backend: as given to convolution.
         need_input, need_weight, need_shift: which gradients to compute.
 
     Returns:

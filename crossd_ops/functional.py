@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import _backend, _checks, _export
 from ._autograd import shift_forward, shift_reference
-from ._convolution import fit, grouped_convolution, library_convolution
+from ._compiled_convolution import compiled_convolution
+from ._convolution import grouped_convolution, library_convolution
 from ._crossd_convolution import crossd_convolution
+from ._plan import Plan, autocast_dtype, plan_of
 
 
 def rotation_shift(axis: Tensor, angle: Tensor, *, rotation: str = "linear") -> Tensor:
@@ -113,9 +116,8 @@ def crossd_conv2d(
     Raises:
         TypeError, ValueError: as for `fourier_shift_slice`; also sizes that do not fit each other.
     """
-    _checks.check_weight_and_shift(weight, shift, None)
-    dim, index = _checks.check_slice(weight, dim, index)
-    return _convolution(input, weight, shift, bias, dim, index, stride, padding, dilation, groups)
+    plan = plan_of(input, weight, shift, bias, stride, padding, dilation, groups, dim, index, whole=False)
+    return _convolution(input, weight, shift, bias, plan)
 
 
 def crossd_conv3d(
@@ -141,58 +143,40 @@ def crossd_conv3d(
     Raises:
         TypeError, ValueError: as for `crossd_conv2d`.
     """
-    _checks.check_weight_and_shift(weight, shift, None)
-    return _convolution(input, weight, shift, bias, 0, None, stride, padding, dilation, groups)
+    plan = plan_of(input, weight, shift, bias, stride, padding, dilation, groups, 0, None, whole=True)
+    return _convolution(input, weight, shift, bias, plan)
 
 
-def _convolution(
-    input: Tensor,
-    weight: Tensor,
-    shift: Tensor,
-    bias: Tensor | None,
-    dim: int,
-    index: int | None,
-    stride: int | tuple[int, ...],
-    padding: int | tuple[int, ...] | str,
-    dilation: int | tuple[int, ...],
-    groups: int,
-) -> Tensor:
-    """The per-sample convolution, of a slice (2D) or the whole weight (3D, no index); weight and shift were checked."""
-    _checks.check_convolution(input, weight, shift, bias, groups, axes=3 if index is None else 2)
-    sizes = list(weight.shape[2:])
-    if index is not None:
-        del sizes[dim]
-    input, geometry = fit(input, sizes, stride, padding, dilation, groups)
-    autocast = _autocast_dtype(weight)
-    if autocast is None and input.dtype is not weight.dtype:
-        raise TypeError(f"input: expected the dtype of weight ({weight.dtype}), got {input.dtype}")
-    dtype = autocast or weight.dtype
+def _convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
+    """The per-sample convolution, of a slice (2D) or the whole weight (3D, no index)."""
+    dtype = plan.dtype
     if input.dtype is not dtype:
         input = input.to(dtype)
-    if bias is not None:
+    if bias is not None and bias.dtype is not dtype:
         bias = bias.to(dtype)
-    if input.shape[0] == 0:
+    if plan.extra_padding:
+        input = F.pad(input, plan.extra_padding)
+    if plan.geometry.samples == 0:
         # No sample has kernels. Any give the sizes of the result; the shift takes part, or its gradient were missing.
-        kernels = weight if index is None else weight.select(2 + dim, index)
-        return library_convolution(input, kernels.to(dtype), bias, geometry) + shift.sum().to(dtype)
+        kernels = weight if plan.position is None else weight.select(2 + plan.dim, plan.position)
+        return library_convolution(input, kernels.to(dtype), bias, plan.geometry) + shift.sum().to(dtype)
     if _export.exporting_to_onnx():
-        return _export.convolve(input, _export.shift(weight, shift, dim, index, dtype), bias, geometry)
-    backend = _backend.select(weight.device.type)
+        kernels = _export.shift(weight, shift, plan.dim, plan.position, dtype)
+        return _export.convolve(input, kernels, bias, plan.geometry)
+    backend = _backend.select(plan.device_type)
     if backend == _backend.REFERENCE:
-        return grouped_convolution(input, shift_reference(weight, shift, dim, index, dtype), bias, geometry)
-    compute_dtype = _checks.accumulate_dtype(weight.dtype)
-    if shift.dtype is not compute_dtype:
-        shift = shift.to(compute_dtype)
-    if index is None and torch.compiler.is_exporting():
-        kernels = shift_forward(weight, shift, dim, index, dtype, backend)
-        return _export.convolve(input, kernels, bias, geometry)
-    return crossd_convolution(input, weight, shift, bias, dim, index, geometry, backend)
+        kernels = shift_reference(weight, shift, plan.dim, plan.position, dtype)
+        return grouped_convolution(input, kernels, bias, plan.geometry)
+    if shift.dtype is not plan.shift_dtype:
+        shift = shift.to(plan.shift_dtype)
+    convolution = compiled_convolution if torch.compiler.is_compiling() else crossd_convolution
+    return convolution(input, weight, shift, bias, plan, backend)
 
 
 def _shift(weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: torch.dtype | None) -> Tensor:
     """fourier_shift (no index) or its slice, of checked arguments, on the backend of the weight's device."""
     if dtype is None:
-        dtype = _autocast_dtype(weight) or weight.dtype
+        dtype = autocast_dtype(weight) or weight.dtype
     if _export.exporting_to_onnx():
         return _export.shift(weight, shift, dim, index, dtype)
     backend = _backend.select(weight.device.type)
@@ -202,12 +186,3 @@ def _shift(weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: to
     if shift.dtype is not compute_dtype:
         shift = shift.to(compute_dtype)
     return shift_forward(weight, shift, dim, index, dtype, backend)
-
-
-def _autocast_dtype(weight: Tensor) -> torch.dtype | None:
-    """The type that autocast wants of kernels made of `weight`; None where it is off, or leaves float64 alone."""
-    device_type = weight.device.type
-    # Autocast does not know meta tensors, and raises.
-    if weight.dtype is torch.float64 or device_type == "meta" or not torch.is_autocast_enabled(device_type):
-        return None
-    return torch.get_autocast_dtype(device_type)

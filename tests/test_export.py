@@ -13,7 +13,7 @@ from torch.export import Dim
 import crossd_ops
 from benchmarks.models import BasicBlock, build_model
 from crossd_ops import _export, reference
-from crossd_ops._convolution import Geometry
+from crossd_ops._convolution import fit
 from crossd_ops.conversion import CrossDConv2dSame
 from crossd_ops.conversion.bake import bake
 
@@ -144,10 +144,11 @@ def test_shift_in_plain_operations(sizes: tuple[int, int, int]) -> None:
 def test_convolution_in_plain_operations(sizes: tuple[int, ...], groups: int) -> None:
     axes = len(sizes)
     input, kernels = torch.randn(3, 4, *(8, 7, 6)[:axes]), torch.randn(3, 6, 4 // groups, *sizes)
-    geometry = Geometry((2, 1, 2)[:axes], (1, 0, 2)[:axes], (1, 2, 1)[:axes], groups)
+    numbers = ((2, 1, 2)[:axes], (1, 0, 2)[:axes], (1, 2, 1)[:axes], groups)
+    geometry, _ = fit(input.shape, sizes, *numbers)
     bias = torch.randn(6)
     library = nn.functional.conv2d if axes == 2 else nn.functional.conv3d
-    expected = [library(x[None], kernel, bias, *geometry) for x, kernel in zip(input, kernels, strict=True)]
+    expected = [library(x[None], kernel, bias, *numbers) for x, kernel in zip(input, kernels, strict=True)]
     torch.testing.assert_close(_export.convolve(input, kernels, bias, geometry), torch.cat(expected))
 
 

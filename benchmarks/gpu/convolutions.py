@@ -14,7 +14,7 @@ from benchmarks.convolution_methods import LAYERS, METHODS
 from benchmarks.gpu.parts import Settings
 from benchmarks.timing import measure_in_turns
 from crossd_ops import _convolution
-from crossd_ops._convolution import Geometry
+from crossd_ops._convolution import Geometry, fit
 
 _BATCHES = (4, 32)
 _DRY_RUN_LAYERS = [(3, 4, 3, 2, 9), (4, 6, 3, 1, 5)]
@@ -37,7 +37,7 @@ def _measure_layer(
     layer: tuple[int, int, int, int, int], batch: int, dtype: torch.dtype, device: torch.device, dry_run: bool
 ) -> dict[str, Any]:
     in_channels, out_channels, size, stride, pixels = layer
-    geometry = Geometry((stride, stride), (size // 2, size // 2), (1, 1), 1)
+    geometry, _ = fit((batch, in_channels, pixels, pixels), (size, size), stride, size // 2, 1, 1)
     layout = torch.contiguous_format if dtype is torch.float32 else torch.channels_last
     image = torch.randn(batch, in_channels, pixels, pixels, device=device).to(dtype).contiguous(memory_format=layout)
     shared = torch.randn(out_channels, in_channels, size, size, device=device).to(dtype)
@@ -58,7 +58,7 @@ def _measure_layer(
     rounds, seconds = (1, 0.0) if dry_run else (3, 0.5)
     timings = measure_in_turns(candidates, device, rounds=rounds, seconds_budget=seconds, seconds_per_turn=0.01)
     chosen = {
-        direction: _convolution.method(kernels, grad.shape[2] * grad.shape[3], 1, backward=direction == "backward")
+        direction: _convolution.method(geometry, in_channels, backward=direction == "backward")
         for direction in ("forward", "backward")
     }
     return {

@@ -1,0 +1,29 @@
+"""The table of what a call costs the host."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("tqdm")
+
+from benchmarks import host_time
+
+
+def test_prints_every_call_without_and_with_gradient(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(host_time, "_CALLS", 1)
+    host_time.main(["--repeat", "1"])
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split()[-4:] == ["no", "grad", "grad,", "forward"]
+    names = [*host_time.calls(grad=False), "crossd_conv2d, beyond convolution and sums"]
+    assert len(rows) == len(names)
+    for row, name in zip(rows, names, strict=True):
+        assert row.startswith(name)
+        assert len([float(figure) for figure in row.removeprefix(name).split()]) == 2
+
+
+def test_bad_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        host_time.main(["--repeat", "0"])
+    assert "--repeat: expected at least 1, got 0" in capsys.readouterr().err
