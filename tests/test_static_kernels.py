@@ -1,4 +1,5 @@
-"""The CUDA kernels as ptxas and the disassembler see them (registers, memory, 16-byte accesses), and the linters.
+"""The CUDA kernels as ptxas, the disassembler and the launchers see them (registers, memory, 16-byte accesses), and the
+linters.
 
 ``CROSSD_UPDATE_KERNELS=1 pytest tests/test_static_kernels.py`` writes the table anew; its changes are to be read before
 they are committed.
@@ -18,11 +19,12 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from emulator.build import CSRC, REPOSITORY
+from emulator.build import CSRC, EMULATOR, REPOSITORY, altered_sources, compile_program, run_program, why_not
 
 TABLE = Path(__file__).with_name("kernel_resources.json")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 SOURCES = ("fourier_shift", "rotation_head")
+LEAST_SHARED_LIMIT = 163 * 1024  # bytes of a block, of compute capability 8.0
 REGISTER_TOLERANCE = 8  # one allocation unit of a warp: compilers of one release differ by less
 UPDATE = os.environ.get("CROSSD_UPDATE_KERNELS") == "1"
 
@@ -63,7 +65,7 @@ def resources(folder: Path) -> dict[str, Resources]:
     for (architecture, _), kernels in zip(jobs, found, strict=True):
         merged[architecture] |= kernels
     if UPDATE:
-        TABLE.write_text(json.dumps({"nvcc": nvcc_release(), "kernels": merged}, indent=1, sort_keys=True) + "\n")
+        write_table(nvcc=nvcc_release(), kernels=merged)
     return merged
 
 
@@ -92,9 +94,17 @@ def number(pattern: str, text: str) -> int:
 
 @functools.cache
 def demangled(name: str) -> str:
+    return short(subprocess.run(["c++filt", name], capture_output=True, text=True, check=True).stdout.strip())
+
+
+def short(name: str) -> str:
     """The kernel's name and template arguments, without namespaces and parameters."""
-    text = subprocess.run(["c++filt", name], capture_output=True, text=True, check=True).stdout.strip()
-    return re.sub(r"^void |crossd_ops::(cuda::)?", "", text).rsplit(">(", 1)[0] + ">"
+    return re.sub(r"^void |crossd_ops::(cuda::)?", "", name).rsplit(">(", 1)[0] + ">"
+
+
+def write_table(**entries: object) -> None:
+    table = {**json.loads(TABLE.read_text()), **entries}
+    TABLE.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
 
 
 def nvcc_release() -> str:
@@ -134,6 +144,40 @@ def test_no_kernel_spills_where_the_design_keeps_it_in_registers(
         if use["spills"] and not re.search(r"rows<[^>]*\b7\b", name)
     }
     assert spilling == set()
+
+
+def note_launches(csrc: Path) -> None:
+    """launch() hands over what it was asked, and runs nothing."""
+    source = csrc / "cuda" / "device.cuh"
+    text, runs = source.read_text(), "emu::launch(grid, block, shared_bytes, [&] { kernel(arguments...); });"
+    assert text.count(runs) == 1, "the launch in the emulator is written in another way"
+    noted = text.replace(runs, "note_launch(reinterpret_cast<const void*>(kernel), block, shared_bytes);")
+    declared = "void note_launch(const void* kernel, dim3 block, size_t shared_bytes);\nnamespace crossd_ops::cuda {"
+    source.write_text(noted.replace("namespace crossd_ops::cuda {", declared, 1))
+
+
+def test_threads_and_dynamic_shared_memory_of_each_launch_are_those_of_the_table() -> None:
+    """By the launchers themselves, over sizes, types and layouts; every instantiation is launched by one of them."""
+    reason = why_not("symbols")
+    if reason is not None:
+        pytest.skip(reason)
+    csrc, folder = altered_sources("launches", note_launches)
+    process = run_program(compile_program(EMULATOR / "launches.cpp", "symbols", csrc=csrc, folder=folder))
+    assert process.returncode == 0, process.stdout
+    found: dict[str, set[tuple[int, int]]] = {}
+    for line in process.stdout.splitlines():
+        name, threads, shared = line.split("\t")
+        found.setdefault(short(name), set()).add((int(threads), int(shared)))
+    got = {
+        name: {"threads": sorted({threads for threads, _ in uses}), "dynamic_shared": sorted({use for _, use in uses})}
+        for name, uses in found.items()
+    }
+    if UPDATE:
+        write_table(launches=got)
+    table = json.loads(TABLE.read_text())
+    assert set(got) == {name for name in table["kernels"]["sm_80"] if not name.startswith("__internal")}
+    assert got == table["launches"]
+    assert max(shared for uses in found.values() for _, shared in uses) <= LEAST_SHARED_LIMIT
 
 
 def disassembler() -> str | None:

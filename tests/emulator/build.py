@@ -23,6 +23,7 @@ CACHE = REPOSITORY / "build" / "emulator"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": ("-O2",),
     "ucontext": ("-O2", "-DEMU_UCONTEXT"),
+    "symbols": ("-O1", "-rdynamic", "-ldl"),  # functions can be asked for their names
     "thread": ("-O1", "-g1", "-fsanitize=thread"),
     "address": ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
 }

@@ -1,0 +1,78 @@
+// Prints what the launchers ask of the device, a line for each launch: "KERNEL\tTHREADS\tBYTES", the dynamic shared
+// memory last. The test compiles it against a copy of the sources whose launch() calls note_launch() in place of the
+// emulator, so that no kernel runs and no tensor is needed, whatever the sizes.
+#include <cxxabi.h>
+#include <dlfcn.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "cuda/fourier_shift_launch.cuh"
+#include "cuda/rotation_head_launch.cuh"
+
+// Linked with -rdynamic, so that an instantiation can be asked for its name.
+void note_launch(const void* kernel, dim3 block, size_t shared_bytes) {
+  Dl_info symbol{};
+  int status = 1;
+  char* name = nullptr;
+  if (dladdr(kernel, &symbol) && symbol.dli_sname)
+    name = abi::__cxa_demangle(symbol.dli_sname, nullptr, nullptr, &status);
+  std::printf("%s\t%zu\t%zu\n", status == 0 ? name : "unknown", block.count(), shared_bytes);
+  std::free(name);
+}
+
+namespace check {
+
+using namespace crossd_ops;
+
+constexpr Dtype kDtypes[] = {Dtype::float64, Dtype::float32, Dtype::bfloat16, Dtype::float16};
+constexpr int64_t kPairs[] = {1, 4096, 1 << 20};  // tiles of one pair, of several, of as many as fit
+constexpr int64_t kSamples[] = {1, 9, 64};
+
+void launch_shift(const ShiftShape& shape, Dtype weight, Dtype other) {
+  ForwardProblem forward{};
+  forward.shape = shape, forward.weight_dtype = weight, forward.out_dtype = other;
+  cuda::launch_forward(forward, nullptr);
+  BackwardProblem backward{};
+  backward.shape = shape, backward.weight_dtype = weight, backward.grad_dtype = other;
+  char memory = 0;  // not null: the gradient is wanted
+  backward.grad_weight = backward.grad_shift = &memory;
+  cuda::launch_backward(backward, nullptr);
+}
+
+void launch_all_shifts() {
+  for (int size = 1; size <= kMaxKernel; ++size)
+    for (const Dtype weight : kDtypes)
+      for (const Dtype other : kDtypes)
+        for (const int64_t pairs : kPairs)
+          for (const int64_t samples : kSamples)
+            for (const int slices : {1, size})
+              launch_shift({samples, pairs, 1, {size, size, size}, {0, 1, 2}, 0, slices}, weight, other);
+}
+
+void launch_all_heads() {
+  constexpr int64_t kSides[] = {3, 200};  // a sample in one part, and in several
+  for (const Dtype dtype : kDtypes) {
+    for (const int64_t side : kSides) {
+      const int64_t pixels = side * side;
+      const MapStrides layouts[] = {
+          {4 * pixels, pixels, side, 1}, {4 * pixels, 1, 4 * side, 4}, {8 * pixels, 2 * pixels, 2 * side, 2}};
+      for (const MapStrides& strides : layouts) {
+        RotationHeadForward forward{};
+        forward.shape = {2, side, side}, forward.map_strides = strides, forward.dtype = dtype;
+        cuda::launch_rotation_head(forward, nullptr);
+        RotationHeadBackward backward{};
+        backward.shape = forward.shape, backward.map_strides = backward.grad_strides = strides, backward.dtype = dtype;
+        cuda::launch_rotation_head_backward(backward, nullptr);
+      }
+    }
+  }
+}
+
+}  // namespace check
+
+int main() {
+  check::launch_all_shifts();
+  check::launch_all_heads();
+}
