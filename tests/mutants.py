@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from emulator.cpu_build import PARALLEL_FOR
 class Mutant:
     """A fault in a file of csrc: `old`, an expression or a statement, becomes `new`.
 
-    `old` stands there once, or `occurrence` says which of them is meant, counted from 0.
+    `old` stands there once, or `occurrence` says which of them is meant, counted from 0. `finding`: what must be said
+    of it, a regular expression; without one, any complaint does.
     """
 
     file: str
     old: str
     new: str
     occurrence: int | None = None
+    finding: str = ""
 
     def __str__(self) -> str:
         which = "" if self.occurrence is None else f" {self.occurrence}"
@@ -98,6 +101,7 @@ CUDA_SHIFT = [
     Mutant("cuda/taps.cuh", "2 * (cosine_index * cosine + sine_index * sine)",
            "2 * (cosine_index * cosine - sine_index * sine)"),
     Mutant("cuda/taps.cuh", "n % 2", "n % 2 == 0"),
+    Mutant("cuda/taps.cuh", "fma(static_cast<Acc>(-size), rint(product / size), product)", "product"),
 ]  # fmt: skip
 CUDA_HEAD = [
     Mutant("cuda/rotation_head.cuh", "(element - v) + 1", "(element - v) - 1"),
@@ -109,6 +113,7 @@ CUDA_HEAD = [
     Mutant("rotation_head_math.h", "a.z * b.x - a.x * b.z", "a.z * b.x + a.x * b.z"),
     Mutant("rotation_head_math.h", "(1 - rotation.tanh) * (1 + rotation.tanh)",
            "(1 - rotation.tanh) * (1 - rotation.tanh)"),
+    Mutant("cuda/rotation_head.cuh", "last < pixels ? last : pixels", "last"),
 ]  # fmt: skip
 CPU_SHIFT = [
     Mutant("cpu/harmonic3.h", "(b - c) * kInverseRoot3", "(c - b) * kInverseRoot3"),
@@ -138,6 +143,7 @@ CPU_HEAD = [
            "if (++column == columns) column = 0;"),
     Mutant("cpu/rotation_head_kernels.h", "every_lane(static_cast<Acc>(left))",
            "every_lane(static_cast<Acc>(lanes))"),
+    Mutant("cpu/rotation_head_kernels.h", "last < parts.pixels ? last : parts.pixels", "last"),
 ]  # fmt: skip
 
 
@@ -167,7 +173,7 @@ class Suite:
         return compile_program(source, self.variant, csrc=csrc, folder=folder)
 
     def passes(self, program: Path, mutant: int) -> bool:
-        """Whether the check is content with a mutant; 0 is none."""
+        """Whether the check is content with a mutant, or says something else of it; 0 is none."""
         for stage in self.stages:
             # A mutated bound may make a kernel run for ever.
             try:
@@ -175,7 +181,7 @@ class Suite:
             except subprocess.TimeoutExpired:
                 return False
             if process.returncode:
-                return False
+                return mutant > 0 and not re.search(self.mutants[mutant - 1].finding, process.stdout)
         return True
 
 

@@ -1,4 +1,4 @@
-"""The checks of the kernels can fail: each of the faults in mutants.py, put into the real sources, turns one red."""
+"""The checks of the kernels can fail: each fault of mutants.py and planted_faults.py, in the sources, turns one red."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from emulator.build import why_not
 from mutants import SUITES, Mutant, Suite
+from planted_faults import KINDS
 
 pytestmark = pytest.mark.skipif(why_not("plain") is not None, reason=str(why_not("plain")))
 
 
-@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
+@pytest.mark.parametrize("suite", [*SUITES, *KINDS], ids=lambda suite: suite.name)
 def test_every_mutant_is_found(suite: Suite) -> None:
     reason = why_not(suite.variant)
     if reason is not None:

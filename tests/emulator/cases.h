@@ -140,10 +140,12 @@ inline std::vector<Case> size_cases() {
 inline std::vector<Case> special_cases() {
   std::vector<Case> cases;
   for (const Special special : {Special::nan_shift, Special::infinite_shift, Special::large_shift}) {
-    for (const int kernel : {1, 2, 3, 4, 5, 7, 8}) {
+    for (const int kernel : {1, 2, 3, 4, 5, 7, 8, 15}) {
+      if (kernel == 15 && special != Special::large_shift) continue;  // for its harmonics, up to 7 times the shift
       for (const Dtype dtype : {Dtype::float64, Dtype::float32}) {
         Case one = cubic(kernel);
         one.samples = 3;
+        if (kernel == 15) one.out_channels = 1, one.in_channels = 2;
         one.weight = one.out = dtype;
         one.special = special;
         cases.push_back(one);
@@ -178,6 +180,7 @@ inline std::vector<Case> brief_cases() {
   for (const int kernel : {3, 5, 7}) {  // every tile full and aligned: the 16-byte copies, whose buffers come round twice
     Case one = cubic(kernel);
     one.samples = 9, one.out_channels = 8, one.in_channels = kernel == 3 ? 16 : 4;
+    one.weight = kernel == 5 ? Dtype::bfloat16 : Dtype::float32;
     one.out = Dtype::bfloat16;
     cases.push_back(one);
   }
