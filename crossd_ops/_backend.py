@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _library
+from ._checks import named_device
 
 REFERENCE = "reference"
 COMPILED = "compiled"
@@ -118,5 +119,9 @@ def select(device_type: str) -> str:
 
 
 def backend(device: torch.device | str | None = None) -> str:
-    """The implementation used for tensors on `device` (default: torch's default device): "compiled" or "reference"."""
-    return select((torch.get_default_device() if device is None else torch.device(device)).type)
+    """The implementation used for tensors on `device` (default: torch's default device): "compiled" or "reference".
+
+    Raises:
+        TypeError, ValueError: `device` is no device.
+    """
+    return select((torch.get_default_device() if device is None else named_device(device)).type)

@@ -17,6 +17,16 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype is torch.float64 else torch.float32
 
 
+def named_device(device: Any) -> torch.device:
+    """`torch.device(device)`, or what is wrong with it."""
+    if not isinstance(device, torch.device | str | int):
+        raise TypeError(f"device: expected a torch.device or its name, got {type(device).__name__}")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device: expected a torch.device or its name, got {device!r}") from error
+
+
 def check_tensor(name: str, value: Any) -> None:
     """`value` is a tensor of a supported floating type."""
     if not isinstance(value, Tensor):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _backend, functional
-from ._checks import accumulate_dtype
+from ._checks import accumulate_dtype, named_device
 from ._head import predict_shift
 from ._rotation_head import rotation_head
 
@@ -146,9 +146,14 @@ def self_test(device: torch.device | str | None = None) -> SelfTestReport:
 
     Returns:
         A report: `passed`, `checks` with the figures, and a table as its str().
+
+    Raises:
+        TypeError, ValueError: `device` is no device, or meta.
     """
     if device is not None:
-        devices = [torch.device(device)]
+        devices = [named_device(device)]
+        if devices[0].type == "meta":
+            raise ValueError("device: expected one that computes, got meta")
     else:
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         devices = [torch.device("cpu"), *(torch.device("cuda", index) for index in range(gpus))]

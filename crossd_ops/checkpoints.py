@@ -114,13 +114,20 @@ def save_published(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: layers that the published one cannot stand for (a bias other than 0, dilation, another slice, plain
             convolutions of larger kernels, ...): all are named with the reason, and nothing is written.
+        TypeError: `path` is of another type.
         OSError: the file cannot be written.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path: expected a path, got {type(path).__name__}")
     inner = _unwrapped(model)
     if not any(isinstance(module, CrossDConv2d) for _, module in walk(inner)):
         raise ValueError(f"model: expected CrossDConv2d layers in it, got {type(inner).__name__} with none")
     state = published_state(inner)
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"path: expected a file, got the folder {path}")
+    if not path.parent.is_dir():  # torch would raise a RuntimeError
+        raise FileNotFoundError(f"path: expected a file in a folder that exists, got {path}")
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
         torch.save({"model": state}, unfinished)
@@ -175,12 +182,11 @@ def _early_twin(layer: CrossDConv2d) -> CrossDConv2dEarly:
 def _read(path: str | os.PathLike[str]) -> Any:
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"source: expected a path or a dictionary, got {type(path).__name__}")
+    file = open(path, "rb")  # noqa: SIM115 (an OSError of the reader is damage, one of opening is not)
     try:
         # Plain attributes, set without a call: the class is harmless.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+        with file, torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may break the reader anywhere
         _, refused, detail = str(error).partition("WeightsUnpickler error: ")
         # An instruction that pickle does not have ("operand") is damage, or another format.

@@ -22,9 +22,11 @@ def set_plane(model: nn.Module, dim: int) -> None:
         dim: spatial axis of the weights, 0 (published) to 2.
 
     Raises:
-        TypeError: `model` is no module.
+        TypeError: `model` is no module, or `dim` no int.
         ValueError: another `dim`; no Cross-D convolution; a weight with unequal sizes. Nothing is changed then.
     """
+    if not isinstance(dim, int) or isinstance(dim, bool):
+        raise TypeError(f"dim: expected an int, got {type(dim).__name__}")
     if dim not in (0, 1, 2):
         raise ValueError(f"dim: expected 0, 1 or 2, got {dim!r}")
     layers = crossd_layers(model)
@@ -47,6 +49,8 @@ def random_plane(model: nn.Module, generator: torch.Generator | None = None) -> 
     Raises:
         TypeError, ValueError: as `set_plane`.
     """
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
     dim = int(torch.randint(3, (), generator=generator))
     set_plane(model, dim)
     return dim
@@ -72,7 +76,7 @@ def sum_of_planes(weight: Tensor, *, same: bool = False) -> Tensor:
         TypeError, ValueError: `weight` is not a tensor of that shape.
     """
     check_tensor("weight", weight)
-    if weight.dim() != 5 or len(set(weight.shape[2:])) != 1:
+    if weight.dim() != 5 or len(set(weight.shape[2:])) != 1 or weight.shape[2] == 0:
         raise ValueError(f"weight: expected (O, C, K, K, K), got {tuple(weight.shape)}")
     middle = weight.shape[2] // 2
     result = torch.zeros_like(weight)

@@ -1,7 +1,7 @@
 """Wrong, odd and huge arguments to every public function: refused in words, or computed right, and nothing is changed.
 
 The texts of the errors are checked in test_errors.py and beside each module; here every argument of every function
-gets what does not belong there. ``CROSSD_LARGE=1`` allocates tensors of more than 2^31 elements.
+gets what does not belong there. ``CROSSD_LARGE=1`` runs more calls with more than 2^31 elements.
 """
 
 from __future__ import annotations
@@ -9,128 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import pytest
 import torch
+from hostile_arguments import BIAS, FUNCTIONS, IMAGES, NOT_HERE, SHIFT, VOLUMES, WEIGHT
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 import crossd_ops
-from crossd_ops import ACSConv3d, CrossDConv2d, CrossDConv2dEarly, CrossDConv3d
+from crossd_ops import ACSConv3d, CrossDConv2d, CrossDConv2dEarly, CrossDConv3d, conversion
 
-WEIGHT, SHIFT, BIAS = torch.randn(4, 2, 3, 3, 3), torch.randn(2, 3), torch.randn(4)
-IMAGES, VOLUMES = torch.randn(2, 2, 6, 6), torch.randn(2, 2, 5, 6, 6)
-META = torch.zeros(2, 3, device="meta")
-
-NO_TENSOR = (None, 1.5, "text", [1.0, 2.0], object())
-NO_SHIFT = (*NO_TENSOR, SHIFT.int(), SHIFT.bool(), SHIFT.to(torch.complex64), SHIFT[0], SHIFT[..., None], SHIFT[:, :2],
-            torch.zeros(2, 4), torch.tensor(1.0), META)  # fmt: skip
-NO_WEIGHT = (*NO_TENSOR, WEIGHT.long(), WEIGHT.to(torch.complex64), WEIGHT[0], WEIGHT[None],
-             torch.zeros(4, 2, 3, 16, 3), torch.zeros(4, 2, 0, 3, 3))  # fmt: skip
-NO_INPUT = (*NO_TENSOR, IMAGES.int(), IMAGES[0], torch.zeros(2, 3, 6, 6), torch.zeros(3, 2, 6, 6), IMAGES.to("meta"))
-NO_VOLUME = (*NO_TENSOR, VOLUMES.int(), VOLUMES[0], torch.zeros(2, 3, 5, 6, 6), IMAGES)
-NO_BIAS = (1.5, "text", BIAS.int(), BIAS[:3], BIAS[:, None], BIAS.to("meta"))
-NO_GROUPS = (0, -1, 3, 2**40, 1.0, "1", None)
-NO_PADDING = (None, "text", 1.5, (1, 1, 1, 1, 1), (1.5, 1), object(), -1, (-1, 0))
-NO_STRIDE = (*NO_PADDING, 0)
-NO_CHANNELS = (0, -1, 1.5, "2", None)
-NO_SIZE = (0, -1, 16, 1.5, "text", None, (3, 3, 3, 3), (3, 0))
-NO_MODEL = (None, 3, "text", WEIGHT, {})
-CONVOLUTION = {"shift": NO_SHIFT, "weight": NO_WEIGHT, "bias": NO_BIAS, "groups": NO_GROUPS, "stride": NO_STRIDE,
-               "padding": NO_PADDING, "dilation": NO_STRIDE}  # fmt: skip
-NO_NAME = ("text", None, 1)
-LAYER = {"in_channels": NO_CHANNELS, "out_channels": (-1, 1.5, "2", None), "kernel_size": NO_SIZE, "stride": NO_STRIDE,
-         "padding": NO_PADDING, "dilation": NO_STRIDE, "groups": NO_GROUPS, "padding_mode": NO_NAME,
-         "rotation": NO_NAME}  # fmt: skip
-
-
-def network() -> nn.Sequential:
-    return nn.Sequential(CrossDConv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
-
-
-def volume_network() -> nn.Sequential:
-    return nn.Sequential(nn.Conv3d(2, 4, 3), nn.ReLU())
-
-
-Arguments = dict[str, Any]
-# Of each function: arguments that do, as functions of nothing where they may be changed, and what each must not be.
-FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[], Arguments], dict[str, tuple[Any, ...]]]] = {
-    "rotation_shift": (
-        crossd_ops.rotation_shift,
-        lambda: {"axis": SHIFT, "angle": SHIFT[:, 0]},
-        {"axis": NO_SHIFT, "angle": (*NO_TENSOR, SHIFT[:, 0].int(), SHIFT, SHIFT[:1, 0], META[:, 0]),
-         "rotation": NO_NAME},
-    ),
-    "fourier_shift": (
-        crossd_ops.fourier_shift,
-        lambda: {"weight": WEIGHT, "shift": SHIFT},
-        {"weight": NO_WEIGHT, "shift": NO_SHIFT, "dtype": (torch.int8, torch.bool, torch.complex64, "float32", 32)},
-    ),
-    "fourier_shift_slice": (
-        crossd_ops.fourier_shift_slice,
-        lambda: {"weight": WEIGHT, "shift": SHIFT},
-        {"weight": NO_WEIGHT, "shift": NO_SHIFT, "dim": (3, -4, 2**63, 1.0, "1", None, SHIFT),
-         "index": (3, -4, 2**63, 1.0, "1", SHIFT)},
-    ),
-    "crossd_conv2d": (
-        crossd_ops.crossd_conv2d,
-        lambda: {"input": IMAGES, "weight": WEIGHT, "shift": SHIFT},
-        {"input": (*NO_INPUT, VOLUMES), "dim": (3, 1.0), "index": (3, "1"), **CONVOLUTION},
-    ),
-    "crossd_conv3d": (
-        crossd_ops.crossd_conv3d,
-        lambda: {"input": VOLUMES, "weight": WEIGHT, "shift": SHIFT},
-        {"input": NO_VOLUME, **CONVOLUTION},
-    ),
-    "CrossDConv2d": (
-        CrossDConv2d,
-        lambda: {"in_channels": 2, "out_channels": 4, "kernel_size": 3},
-        {**LAYER, "dim": (3, -4), "index": (3, -4), "depth": (0, 16, 1.5, "3")},
-    ),
-    "CrossDConv3d": (CrossDConv3d, lambda: {"in_channels": 2, "out_channels": 4, "kernel_size": 3}, LAYER),
-    "to_crossd": (crossd_ops.to_crossd, lambda: {"model": network()}, {"model": NO_MODEL}),
-    "to_3d": (crossd_ops.to_3d, lambda: {"model": network()}, {"model": NO_MODEL, "recipe": ("text", 1)}),
-    "to_2d": (crossd_ops.to_2d, lambda: {"model": volume_network()}, {"model": NO_MODEL, "recipe": ("text", 1)}),
-    "bake": (
-        crossd_ops.bake,
-        lambda: {"model": network(), "batches": [IMAGES]},
-        {"model": NO_MODEL, "batches": (None, 3, [])},
-    ),
-    "calibrate": (
-        crossd_ops.calibrate,
-        lambda: {"model": network(), "batches": [IMAGES]},
-        {"model": NO_MODEL, "batches": (None, 3, [])},
-    ),
-    "adapt_input_channels": (
-        crossd_ops.adapt_input_channels,
-        lambda: {"model": nn.Sequential(nn.Conv2d(3, 4, 3)), "channels": 1},
-        {"model": NO_MODEL, "channels": NO_CHANNELS},
-    ),
-    "with_early_heads": (crossd_ops.with_early_heads, lambda: {"model": network()}, {"model": NO_MODEL}),
-    "load_published": (
-        crossd_ops.load_published,
-        lambda: {"model": network(), "source": network().state_dict()},
-        {"model": NO_MODEL, "source": (None, 3, [1])},
-    ),
-    "save_published": (
-        crossd_ops.save_published,
-        lambda: {"model": nn.Sequential(CrossDConv2d(2, 4, 3, bias=False)), "path": Path(mkdtemp()) / "saved.pt"},
-        {"model": NO_MODEL},
-    ),
-    "use_backend": (lambda name: crossd_ops.use_backend(name).__enter__(), lambda: {"name": "reference"},
-                    {"name": NO_NAME}),
-}  # fmt: skip
-# Without arguments that could be wrong, or checked elsewhere as the note says.
-NOT_HERE = {
-    "ACSConv3d": "test_acs.py",
-    "CrossDConv2dEarly": "arguments of CrossDConv2d",
-    **dict.fromkeys(("backend", "self_test"), "a device, which torch checks"),
-    **dict.fromkeys(("build_info", "cmake_prefix_path", "include_path"), "no argument"),
-    **dict.fromkeys(("CheckpointReport", "SelfTestCheck", "SelfTestReport"), "a record"),
-    "reference": "test_errors.py",
-}
 WRONG = [
     (function, name, value) for function, (_, _, table) in FUNCTIONS.items() for name in table for value in table[name]
 ]
@@ -146,7 +35,8 @@ def described(value: Any) -> str:
 
 
 def test_every_public_name_is_tried() -> None:
-    assert set(FUNCTIONS) | set(NOT_HERE) == set(crossd_ops.__all__)
+    of_planes = {"random_plane", "set_plane", "sum_of_planes"}
+    assert set(FUNCTIONS) | set(NOT_HERE) == {*crossd_ops.__all__, *conversion.__all__, *of_planes}
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -215,9 +105,11 @@ def available_bytes() -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 0)
 
 
-@pytest.mark.skipif(os.environ.get("CROSSD_LARGE") != "1", reason="takes 5 GB: CROSSD_LARGE=1")
-@pytest.mark.skipif(available_bytes() < 8 << 30, reason="needs 8 GB of free memory")
-@pytest.mark.parametrize(("out_channels", "samples"), [(2**28 + 5, 1), (2**15, 2**13 + 1)])
+if_asked = pytest.mark.skipif(os.environ.get("CROSSD_LARGE") != "1", reason="takes a minute: CROSSD_LARGE=1")
+
+
+@pytest.mark.skipif(available_bytes() < 10 << 30, reason="takes 5 GB: needs 10 GB of free memory")
+@pytest.mark.parametrize(("out_channels", "samples"), [pytest.param(2**28 + 5, 1, marks=if_asked), (2**15, 2**13 + 1)])
 def test_more_elements_than_32_bits_count(out_channels: int, samples: int) -> None:
     """Pairs, or samples, that lie beyond 2^31 elements of the output are those of a small problem."""
     pair, shift = torch.randn(1, 1, 3, 3, 3, dtype=torch.bfloat16), torch.randn(samples, 3)
@@ -231,6 +123,25 @@ def test_more_elements_than_32_bits_count(out_channels: int, samples: int) -> No
     _, grad_shift = torch.ops.crossd_ops.fourier_shift_backward(grad, weight, shift, 0, 1, False, True)
     one = torch.ops.crossd_ops.fourier_shift_backward(grad[-1:, :1], pair, shift[-1:], 0, 1, False, True)[1]
     torch.testing.assert_close(grad_shift[-1:], one * out_channels, rtol=1e-3, atol=1e-3)
+
+
+def test_a_map_of_more_pixels_than_32_bits_count() -> None:
+    """A few pixels that share their memory with all: as many of each, so that the weighted mean is that of the few."""
+    few = torch.randn(1, 4, 1, 7)
+    many = few.expand(1, 4, 2**29 // 7 + 1, 7)
+    assert many.numel() > 2**31
+    shift, statistics = torch.ops.crossd_ops.rotation_head(many, True)
+    expected, of_few = torch.ops.crossd_ops.rotation_head(few, True)
+    torch.testing.assert_close(shift, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(statistics[..., 1], of_few[..., 1] * many.shape[2], rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("sizes", [(2**40, 2**10, 3), (2**20, 2**40, 15)], ids=str)
+@pytest.mark.parametrize("layer", [CrossDConv2d, CrossDConv3d])
+def test_layers_that_fit_nowhere(layer: type[nn.Module], sizes: tuple[int, int, int]) -> None:
+    """Torch's own refusal of sizes that no memory has, or whose product no integer counts."""
+    with pytest.raises((RuntimeError, OverflowError)):
+        layer(*sizes)
 
 
 @pytest.mark.parametrize("name", ["weight", "shift", "input", "grad"])
