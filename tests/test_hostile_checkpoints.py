@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import crossd_ops
 from crossd_ops import CrossDConv2d, load_published, save_published
@@ -146,3 +147,41 @@ def test_saving_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.
         save_published(network(), tmp_path / "none" / "model.pth")
     with pytest.raises(IsADirectoryError, match="expected a file, got the folder"):
         save_published(network(), tmp_path)
+
+
+def test_what_is_no_spectrum_is_refused() -> None:
+    model = nn.Sequential(CrossDConv2d(2, 3, 3, bias=False))
+    for wrong in (torch.zeros(3, 2, 3, 3, 3), torch.zeros(3, 2, 3, 3, dtype=torch.complex64)):
+        with pytest.raises(ValueError, match=r"0\.weights_fft: expected complex \(O, C, K, K, K\)"):
+            load_published(model, {"0.weights_fft": wrong})
+
+
+class OwnConv2d(nn.Conv2d):
+    """A convolution of someone's own, which may compute anything."""
+
+
+class OwnCrossDConv2d(CrossDConv2d):
+    """The same of ours."""
+
+
+def test_layers_of_ones_own_are_not_saved_as_published(tmp_path: Path) -> None:
+    pruned = prune.l1_unstructured(CrossDConv2d(2, 2, 3, bias=False), "weights_3d", 0.5)
+    cases = {
+        "a OwnConv2d": OwnConv2d(2, 2, 1, bias=False),
+        "a OwnCrossDConv2d": OwnCrossDConv2d(2, 2, 3, bias=False),
+        "weights_3d is computed from other parameters": pruned,
+    }
+    for reason, layer in cases.items():
+        with pytest.raises(ValueError, match=f"1: {reason}"):
+            save_published(nn.Sequential(CrossDConv2d(2, 2, 3, bias=False), layer), tmp_path / "model.pth")
+    for layer in (OwnCrossDConv2d(2, 2, 3), pruned):
+        with pytest.raises(ValueError, match="expected plain CrossDConv2d layers, got others: 0"):
+            crossd_ops.with_early_heads(nn.Sequential(layer))
+
+
+def test_a_compiled_network_is_what_it_wraps(tmp_path: Path) -> None:
+    model = network()
+    save_published(torch.compile(model), tmp_path / "model.pth")
+    other = network()
+    load_published(torch.compile(other), tmp_path / "model.pth")
+    assert torch.equal(other[2].weights_3d, model[2].weights_3d)

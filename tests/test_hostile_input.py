@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 import crossd_ops
-from crossd_ops import ACSConv3d, CrossDConv2d, CrossDConv2dEarly, CrossDConv3d, conversion
+from crossd_ops import ACSConv3d, CrossDConv2d, CrossDConv2dEarly, CrossDConv3d, conversion, planes
 
 WRONG = [
     (function, name, value) for function, (_, _, table) in FUNCTIONS.items() for name in table for value in table[name]
@@ -83,7 +83,11 @@ def test_meta_tensors_have_the_shapes_of_any_size(
     assert (out.shape, out.dtype) == ((samples, out_channels, in_channels, kernel, kernel), torch.float16)
 
 
-def test_fake_tensors_have_the_shapes_of_real_ones() -> None:
+def test_fake_and_meta_tensors_have_the_shapes_of_real_ones() -> None:
+
+    def volumes(images: Tensor) -> Tensor:
+        return images[:, :, None].repeat(1, 1, 4, 1, 1)
+
     calls: list[Callable[..., Tensor]] = [
         lambda input, weight, shift: crossd_ops.fourier_shift(weight, shift),
         lambda input, weight, shift: crossd_ops.fourier_shift_slice(weight.transpose(0, 1), shift, dim=2),
@@ -91,12 +95,20 @@ def test_fake_tensors_have_the_shapes_of_real_ones() -> None:
         lambda input, weight, shift: crossd_ops.crossd_conv2d(
             input.to(memory_format=torch.channels_last), weight, shift
         ),
+        lambda input, weight, shift: crossd_ops.crossd_conv3d(volumes(input), weight, shift),
+        lambda input, weight, shift: crossd_ops.rotation_shift(shift, shift[:, 0], rotation="exact"),
+        lambda input, weight, shift: planes.sum_of_planes(weight),
+        lambda input, weight, shift: CrossDConv2d(2, 4, 3, device=input.device)(input),
+        lambda input, weight, shift: CrossDConv3d(2, 4, 3, device=input.device)(volumes(input)),
     ]
     for call in calls:
         real = call(IMAGES, WEIGHT, SHIFT)
         with FakeTensorMode() as mode:
             fake = call(*(mode.from_tensor(tensor) for tensor in (IMAGES, WEIGHT, SHIFT)))
         assert (fake.shape, fake.dtype, fake.device) == (real.shape, real.dtype, real.device)
+        assert fake.stride() == real.stride()
+        meta = call(*(tensor.to("meta") for tensor in (IMAGES, WEIGHT, SHIFT)))
+        assert (meta.shape, meta.dtype, meta.device.type) == (real.shape, real.dtype, "meta")
 
 
 def available_bytes() -> int:
@@ -204,3 +216,29 @@ def test_layers_refuse_what_is_no_input(layer: Callable[[], nn.Module]) -> None:
         assert "expected" in str(error.value), (wrong, str(error.value))
     with pytest.raises((RuntimeError, TypeError), match="type"):  # torch's, of a plain convolution
         module((VOLUMES if "3d" in type(module).__name__ else IMAGES).double())
+
+
+def test_fixed_shifts_that_are_none_are_refused_and_conversions_are_torchs() -> None:
+    layer = CrossDConv2d(2, 4, 3)
+    for wrong in (1.0, SHIFT, SHIFT[0, :2], SHIFT[0].int()):
+        with pytest.raises((ValueError, TypeError), match="shift: expected"):
+            layer.fix_shift(wrong)  # type: ignore[arg-type]
+    layer.fix_shift(SHIFT[0])
+    half = layer.half()
+    assert half.fixed_shift is not None and torch.equal(half.fixed_shift, SHIFT[0])
+
+    def fails(tensor: Tensor) -> Tensor:
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        layer._apply(fails)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_head_of_no_effect_asks_for_gradients_of_its_parameters_alone(frozen: bool) -> None:
+    layer = CrossDConv2d(2, 4, 1)
+    layer.rotation_params.requires_grad_(not frozen)
+    layer(IMAGES).sum().backward()
+    grads = [parameter.grad for parameter in layer.rotation_params.parameters()]
+    assert all(grad is None if frozen else grad is not None and not grad.any() for grad in grads)
+    assert layer.weights_3d.grad is not None

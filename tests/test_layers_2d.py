@@ -78,7 +78,9 @@ def test_same_padding_exports_with_dynamic_sizes() -> None:
 def test_standardised_weight() -> None:
     gain = nn.Parameter(torch.randn(6, 1, 1, 1))
     weight = torch.randn(6, 4, 3, 3, 3) * 3 + 2
-    result = WeightStandardization(1e-6, gain, 0.3)(weight)
+    standardization = WeightStandardization(1e-6, gain, 0.3)
+    assert "eps=1e-06, scale=0.3, gain=True" in repr(standardization)
+    result = standardization(weight)
     torch.testing.assert_close(result.mean((1, 2, 3, 4)), torch.zeros(6), rtol=0, atol=1e-6)
     torch.testing.assert_close(result.flatten(1).std(1, unbiased=False), 0.3 * gain.detach().flatten().abs())
     # A shift leaves mean and variance alone where the sizes are odd.

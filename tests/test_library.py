@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -126,6 +127,8 @@ def test_a_library_for_another_machine(compiled_library: None, monkeypatch: pyte
     [
         ("undefined symbol: aoti", "2.10.1+cu128", "for torch 2.11 or newer, and torch 2.10.1", "torch>=2.11"),
         ("/lib/libc.so.6: version `GLIBC_2.34' not found (required by x)", "2.11.0", "has no GLIBC_2.34", "source"),
+        ("x.so: undefined symbol: aoti", "2.11.0", "torch 2.11.0 has no symbol aoti", "from source"),
+        ("libc10.so: cannot open shared object file", "2.11.0", "it needs libc10.so", "reinstall torch"),
         ("something new", "2.11.0", "does not load: something new", "reinstall crossd_ops"),
     ],
 )
@@ -135,6 +138,16 @@ def test_messages_of_the_linker(message: str, torch_version: str, cause: str, cu
 
 
 # --- facts of the build ---
+
+
+@pytest.mark.parametrize(("spoil", "cause", "cure"), BROKEN[:3], ids=["missing", "cut short", "overwritten"])
+def test_a_spoilt_file_is_known_before_it_is_loaded(
+    spoil: Break, cause: str, cure: str, compiled_library: None, tmp_path: Path
+) -> None:
+    library = tmp_path / "libcrossd_ops.so"
+    spoil(library)
+    problem = _diagnosis.file_problem(library)
+    assert problem is not None and cure in problem.cure and re.search(cause, problem.cause)
 
 
 def test_build_facts(compiled_library: None) -> None:

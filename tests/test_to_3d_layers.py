@@ -185,3 +185,23 @@ REFUSED = [
 def test_refusals_name_the_layer_and_the_reason(layer: nn.Module, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         to_3d(nn.Sequential(nn.Conv2d(4, 4, 3), layer), "acs")
+
+
+def test_layers_that_no_recipe_can_stand_for_are_named() -> None:
+    same = nn.Sequential(nn.Conv2d(2, 3, 3, padding="same"))
+    with pytest.raises(ValueError, match=r"depth: expected no padding beside padding='same', got 1"):
+        to_3d(same, "i3d", depth={"0": {"padding": 1}})
+    with pytest.raises(ValueError, match=r"0: expected padding='same' with stride 1 and an odd kernel for ACS"):
+        to_3d(nn.Sequential(nn.Conv2d(2, 3, 4, padding="same")), "acs")
+
+
+class Pools(nn.Module):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.max_pool2d(input, 2)
+
+
+def test_a_forward_that_was_set_on_the_module_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), Pools())
+    model[1].forward = model[1].forward
+    with pytest.raises(TypeError, match="1: expected the forward of Pools, got one set on the module"):
+        to_3d(model, "i3d")
