@@ -25,6 +25,7 @@ TABLE = Path(__file__).with_name("kernel_resources.json")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 SOURCES = ("fourier_shift", "rotation_head")
 LEAST_SHARED_LIMIT = 163 * 1024  # bytes of a block, of compute capability 8.0
+REDUCTION = "__internal_trig_reduction_slowpathd"
 REGISTER_TOLERANCE = 8  # one allocation unit of a warp: compilers of one release differ by less
 UPDATE = os.environ.get("CROSSD_UPDATE_KERNELS") == "1"
 
@@ -134,16 +135,8 @@ def test_resources_are_those_of_the_table(resources: dict[str, Resources], archi
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_no_kernel_spills_where_the_design_keeps_it_in_registers(
-    resources: dict[str, Resources], architecture: str
-) -> None:
-    """Everything but K = 7, whose weights and gradients of a thread do not fit into 255 registers by themselves."""
-    spilling = {
-        name
-        for name, use in resources[architecture].items()
-        if use["spills"] and not re.search(r"rows<[^>]*\b7\b", name)
-    }
-    assert spilling == set()
+def test_no_kernel_spills(resources: dict[str, Resources], architecture: str) -> None:
+    assert {name: use["spills"] for name, use in resources[architecture].items() if use["spills"]} == {}
 
 
 def note_launches(csrc: Path) -> None:
@@ -224,15 +217,25 @@ def test_vectorised_kernels_move_16_bytes_at_a_time(instructions: dict[str, dict
     assert missing == []
 
 
+def without_reduction(code: str) -> str:
+    """Machine code without the subroutine for angles over 1e5, from which the sine of a double takes whole turns."""
+    parts = re.split(r"^(\$\S+):$", code, flags=re.MULTILINE)
+    kept = [body for label, body in zip(parts[1::2], parts[2::2], strict=True) if REDUCTION not in label]
+    return "".join([parts[0], *kept])
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_no_local_memory_where_nothing_spills(
+def test_no_kernel_uses_local_memory(
     resources: dict[str, Resources], instructions: dict[str, dict[str, str]], architecture: str
 ) -> None:
-    """LDL and STL: an array that is indexed at run time, or a spill; both make a fast kernel slow."""
+    """LDL and STL: an array that is indexed at run time, or a spill; both make a fast kernel slow.
+
+    The heads' angles are pi / 4 at most: the subroutine with an array of its own is there, and never called.
+    """
     for name, code in instructions[architecture].items():
-        use = resources[architecture][name]
-        if use["stack"] == 0 and use["spills"] == 0:
-            assert not re.search(r"\b(LDL|STL)\b", code), name
+        rest = without_reduction(code)
+        assert not re.search(r"\b(LDL|STL)\b", rest), name
+        assert (rest != code) == (resources[architecture][name]["stack"] > 0), name
 
 
 def test_no_kernel_uses_float_atomics(instructions: dict[str, dict[str, str]]) -> None:
