@@ -125,6 +125,7 @@ def run_tests(*, full: bool) -> None:
             check=False,
             CROSSD_CPU_CAPABILITY=instruction_set,
             PYTHONPATH=f"{SITE}{os.pathsep}{ROOT}",
+            PYTHONSAFEPATH="1",  # the same of what tests start with python -m
             COVERAGE_FILE=str(FOLDER / ".coverage"),
             OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"),
         )
