@@ -194,6 +194,11 @@ def test_kernels_of_one_architecture_and_of_a_family() -> None:
     assert kernels_for(Gpu(0, "GPU", (10, 0)), "12.6", facts) is None  # does not know the PTX of 12.8
 
 
+def test_a_name_that_is_no_architecture_is_passed_over() -> None:
+    facts = {**FACTS, "cuda_architectures": ["gfx90a", "sm_90"]}
+    assert kernels_for(Gpu(0, "GPU", (9, 0)), None, facts) == "sm_90"
+
+
 def test_an_old_driver() -> None:
     problem = gpu_problem([Gpu(0, "GPU", (9, 0))], "12.8", FACTS)
     assert problem is not None
