@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import metadata
 
-from . import _operator_docs, reference
+from . import _flops, _operator_docs, reference
 from ._backend import backend, use_backend
 from ._build_info import build_info
 from ._cmake import cmake_prefix_path, include_path
@@ -17,6 +17,7 @@ from .modules import CrossDConv2d
 from .modules_3d import CrossDConv3d
 
 _operator_docs.attach()
+_flops.register()
 
 try:
     __version__ = metadata.version("crossd_ops")

@@ -100,6 +100,11 @@ def use_backend(name: str) -> Iterator[None]:
         _forced = previous
 
 
+def is_direct() -> bool:
+    """Whether compiled operators may be called without `select`: torch refuses devices that they do not serve."""
+    return _forced is None and _library.runs_wherever_built
+
+
 def select(device_type: str) -> str:
     """The name of the implementation for tensors of this device type, inside or outside of `use_backend`."""
     if _forced is not None:

@@ -1,9 +1,8 @@
-"""The whole layer, shift and convolution, as one step of autograd.
+"""The whole layer, shift and convolution, as one step of autograd around one operator in each direction.
 
 It keeps input, weight and shift alone. The kernels of each sample, B times as large as a plain convolution's, are built
-anew in the backward pass, which costs one read of the weight and spares their memory between the two passes. Where they
-are large, on a CPU and without groups, they never exist all at once: the kernels of some output channels are built and
-used while they are in a cache.
+anew in the backward pass, which costs one read of the weight and spares their memory between the two passes
+(csrc/convolution_op.h).
 """
 
 from __future__ import annotations
@@ -14,136 +13,111 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _backend
-from ._autograd import shift_backward, shift_forward
-from ._convolution import ConvolutionGradients, convolve, convolve_backward
-from ._plan import Plan
-from ._transforms import transformed
+from . import _backend, _library
+from ._autograd import shift_forward
+from ._convolution import Geometry, grouped_convolution
+
+# Of the convolution: stride, padding, dilation, groups; of the slice: dim, index (none: the whole weight, of volumes).
+Place = tuple[Sequence[int], Sequence[int], Sequence[int], int, int, int | None]
+
+_operators: Any = torch.ops.crossd_ops
+# The overloads, not the packets, which would resolve the overload anew at every call; none where no library was loaded.
+_forward: Any = None if _library.load_error else _operators.convolution.default
+_backward: Any = None if _library.load_error else _operators.convolution_backward.default
 
 
-def crossd_convolution(
-    input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, plan: Plan, backend: str
-) -> Tensor:
-    """y_b = conv(x_b, shifted weight of b) + bias, of tensors that have the types of the plan."""
-    if transformed():
-        # torch.func and forward mode differentiate the two steps, each of which knows every derivative.
-        return two_steps(input, weight, shift, bias, plan, backend)
+def crossd_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, *place: Any) -> Tensor:
+    """y_b = conv(x_b, shifted weight of b) + bias, by the compiled operators; `place`: see `Place`.
+
+    Input and bias have the type of the result, weight and shift any. Raises what the operator does, for arguments that
+    do not fit: its checks come before any work. Not for torch.func and forward mode.
+    """
     if torch.is_grad_enabled() and (
         input.requires_grad or weight.requires_grad or shift.requires_grad or (bias is not None and bias.requires_grad)
     ):
         function: Any = _CrossDConvolution
-        output: Tensor = function.apply(input, weight, shift, bias, plan, backend)
+        output: Tensor = function.apply(input, weight, shift, bias, *place)
         return output
-    return forward(input, weight, shift, bias, plan, backend)
+    output = _forward(input, weight, shift, bias, *place)
+    return output
 
 
-def two_steps(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, plan: Plan, backend: str) -> Tensor:
-    """The kernels of all samples, then their convolution."""
-    kernels = shift_forward(weight, shift, plan.dim, plan.position, plan.dtype, backend)
-    return convolve(input, kernels, bias, plan.geometry)
-
-
-# Kernels of more bytes than this are made in blocks. Beyond 32 MB glibc's malloc gives memory back at every free, and
-# faults in page after page cost more than the convolution of 512 channels of 7x7 pixels itself.
-_BLOCK_BYTES = 16 << 20
-_FEWEST_ROWS = 32  # a thinner matrix product is a slow one
-
-
-def _blocks(weight: Tensor, plan: Plan) -> list[slice]:
-    """Output channels whose kernels are to exist at the same time."""
-    rows = weight.shape[0]
-    if plan.kernel_bytes <= _BLOCK_BYTES or plan.geometry.groups > 1 or plan.device_type != "cpu":
-        return [slice(0, rows)]
-    step = max(_FEWEST_ROWS, -(-rows // -(-plan.kernel_bytes // _BLOCK_BYTES)))
-    return [slice(first, first + step) for first in range(0, rows, step)]
-
-
-def forward(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, plan: Plan, backend: str) -> Tensor:
-    """The convolution, without a graph."""
-    blocks = _blocks(weight, plan)
-    build = _backend.operators(backend).fourier_shift
-    if len(blocks) == 1:
-        return convolve(input, build(weight, shift, plan.dim, plan.position, plan.dtype), bias, plan.geometry)
-    outputs = []
-    for rows in blocks:
-        kernels = build(weight[rows], shift, plan.dim, plan.position, plan.dtype)
-        outputs.append(convolve(input, kernels, None if bias is None else bias[rows], plan.geometry))
-    return torch.cat(outputs, 1)
+def two_steps(
+    input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, geometry: Geometry, place: Place, backend: str
+) -> Tensor:
+    """The same as the kernels of all samples, then their convolution, each of which knows every derivative."""
+    *_, dim, index = place
+    kernels = shift_forward(weight, shift, dim, index, input.dtype, backend)
+    return grouped_convolution(input, kernels, bias, geometry)
 
 
 class _CrossDConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        input, weight, shift, _, ctx.plan, ctx.backend = inputs
+        input, weight, shift, _, *ctx.place = inputs
         ctx.save_for_backward(input, weight, shift)
-        # Autograd lets nobody change in place what is a view made in here, and the ReLU after a layer often does.
-        return forward(*inputs).data
+        output: Tensor = _forward(*inputs)
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *needs, need_bias = ctx.needs_input_grad[:4]
-        input, weight, shift = ctx.saved_tensors
-        found = gradients(grad, input, weight, shift, ctx.plan, needs, ctx.backend)
-        return *found, grad_of_bias(grad) if need_bias else None, None, None
+        needs = ctx.needs_input_grad[:3]
+        found = _gradients(grad, ctx.saved_tensors, ctx.place, needs)
+        # (B, O, ...) -> (O,)
+        of_bias = grad.sum([0, *range(2, grad.dim())]) if ctx.needs_input_grad[3] else None
+        return *found, of_bias, *(None,) * 6
 
 
-def grad_of_bias(grad: Tensor) -> Tensor:
-    """(B, O, ...) -> (O,)"""
-    return grad.sum([0, *range(2, grad.dim())])
+def _gradients(grad: Tensor, tensors: Sequence[Tensor], place: Place, needs: Sequence[bool]) -> Sequence[Tensor | None]:
+    """Gradients of input, weight and shift; None for one that is not needed."""
+    if not any(needs):
+        return None, None, None
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        found = _backward(grad, *tensors, *place, *needs)
+        return [gradient if need else None for gradient, need in zip(found, needs, strict=True)]
+    # These gradients will be differentiated (create_graph): their graph is that of the two steps' gradients.
+    input, weight, shift = tensors
+    stride, padding, dilation, groups, _, _ = place
+    samples, channels, *sizes = input.shape
+    numbers = tuple(stride), tuple(padding), tuple(dilation), groups, samples
+    geometry = Geometry(*numbers, tuple(grad.shape[2:]), (1, samples * channels, *sizes))
+    compute_shift = shift.to(torch.float64 if weight.dtype is torch.float64 else torch.float32)
+    output = two_steps(input, weight, compute_shift, None, geometry, place, _backend.COMPILED)
+    sought = [tensor for tensor, need in zip(tensors, needs, strict=True) if need]
+    gradients = iter(torch.autograd.grad(output, sought, grad, create_graph=True))
+    return [next(gradients) if need else None for need in needs]
 
 
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]  # of input, weight and shift
-
-
-def gradients(
-    grad: Tensor, input: Tensor, weight: Tensor, shift: Tensor, plan: Plan, needs: Sequence[bool], backend: str
-) -> Gradients:
-    """Gradients of `forward`, differentiable; None for one that is not needed."""
-    blocks = _blocks(weight, plan)
-    # Blocks are added up in place: not where these gradients will be differentiated.
-    if len(blocks) > 1 and not torch.is_grad_enabled():
-        return _gradients_of_blocks(grad, input, weight, shift, plan, needs, backend, blocks)
-    need_input, need_weight, need_shift = needs
-    # Only their shape is looked at where the input needs no gradient, but every library call wants them.
-    kernels = shift_forward(weight, shift, plan.dim, plan.position, plan.dtype, backend)
-    grad_input, grad_kernels = convolve_backward(
-        grad, input, kernels, plan.geometry, need_input, need_weight or need_shift
-    )
-    del kernels
-    if grad_kernels is None:
-        return grad_input, None, None
-    grad_weight, grad_shift = shift_backward(
-        grad_kernels, weight, shift, plan.dim, plan.position, need_weight, need_shift, backend
-    )
-    return grad_input, grad_weight if need_weight else None, grad_shift if need_shift else None
-
-
-def _gradients_of_blocks(
-    grad: Tensor,
+def _convolution_shape(
     input: Tensor,
     weight: Tensor,
     shift: Tensor,
-    plan: Plan,
-    needs: Sequence[bool],
-    backend: str,
-    blocks: Sequence[slice],
-) -> Gradients:
-    need_input, need_weight, need_shift = needs
-    operators = _backend.operators(backend)
-    of_convolution = ConvolutionGradients(input, plan.geometry, need_input, need_weight or need_shift)
-    grad_weight = torch.empty_like(weight) if need_weight else None
-    grad_shift: Tensor | None = None
-    for rows in blocks:
-        kernels = operators.fourier_shift(weight[rows], shift, plan.dim, plan.position, plan.dtype)
-        grad_kernels = of_convolution.add(grad[:, rows], kernels)
-        del kernels
-        if grad_kernels is None:
-            continue
-        of_weight, of_shift = operators.fourier_shift_backward(
-            grad_kernels, weight[rows], shift, plan.dim, plan.position, need_weight, need_shift
-        )
-        if grad_weight is not None:
-            grad_weight[rows] = of_weight
-        if need_shift:
-            grad_shift = of_shift if grad_shift is None else grad_shift.add_(of_shift)
-    return of_convolution.grad_input(), grad_weight, grad_shift
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    dim: int,
+    index: int | None,
+) -> Tensor:
+    kernel = list(weight.shape[2:])
+    if index is not None:
+        del kernel[dim]
+    numbers = zip(input.shape[2:], kernel, stride, padding, dilation, strict=True)
+    result = [(size + 2 * pad - rate * (side - 1) - 1) // step + 1 for size, side, step, pad, rate in numbers]
+    return input.new_empty((input.shape[0], weight.shape[0], *result))
+
+
+def _convolution_backward_shape(
+    grad: Tensor, input: Tensor, weight: Tensor, shift: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    of_input, of_weight, of_shift = (
+        like.new_empty(like.shape if need else (0,))
+        for like, need in zip((input, weight, shift), rest[-3:], strict=True)
+    )
+    return of_input, of_weight, of_shift
+
+
+if _library.load_error is None:
+    torch.library.register_fake("crossd_ops::convolution", _convolution_shape)
+    torch.library.register_fake("crossd_ops::convolution_backward", _convolution_backward_shape)

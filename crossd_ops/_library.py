@@ -62,6 +62,9 @@ def _devices() -> frozenset[str]:
 _load_problem: Diagnosis | None = _load()
 load_error: str | None = _load_problem.cause if _load_problem else None
 devices: frozenset[str] = frozenset() if load_error else _devices()
+# Whether an operator is there for every device that it has a kernel for: it may then be called without a look at the
+# device, since torch refuses where there is none.
+runs_wherever_built: bool = load_error is None and not torch.version.hip
 _gpu_problem: Diagnosis | None = None
 
 
@@ -85,10 +88,11 @@ def gpus() -> list[Gpu]:
 
 def _examine_gpus() -> None:
     """Leaves CUDA tensors to the reference where a GPU cannot run the kernels: the launch would be an error."""
-    global devices, _gpu_problem
+    global devices, runs_wherever_built, _gpu_problem
     _gpu_problem = gpu_problem(gpus(), driver_cuda(), build_facts())
     if _gpu_problem:
         devices -= {"cuda"}
+        runs_wherever_built = False
 
 
 if "cuda" in devices:

@@ -101,27 +101,36 @@ DESCRIPTIONS: dict[str, str] = {
     Raises:
         ValueError: what was expected and what came.
     """,
-    "convolution": """crossd_ops.crossd_conv2d or, without an index, crossd_conv3d, as one node of a compiled graph.
+    "convolution": """crossd_ops.crossd_conv2d or, without an index, crossd_conv3d; no autograd.
 
     Args:
-        input, weight, shift, bias, dim, index: as for these functions; dim and index counted from the start.
+        input: (B, C * groups, ...), any strides.
+        weight: (O, C, Kd, Kh, Kw), each kernel size from 1 to 15; of any of the supported types, whatever the input's.
+        shift: (B, 3), in elements along (d, h, w).
+        bias: (O,) of the input's type, or None.
         stride, padding, dilation: one number for each axis.
         groups: as for torch.nn.functional.conv2d.
-        result: sizes of the convolution, H', W'.
-        backend: the one whose kernels shift the weight, see crossd_ops.backend.
+        dim: spatial axis of the slice, 0 to 2; without an index, 0.
+        index: position of the slice, 0 to K - 1; None: the whole weight, for volumes.
 
     Returns:
-        The convolution, contiguous.
+        (B, O, ...), contiguous or as torch's own convolution lays it out.
+
+    Raises:
+        ValueError: what was expected and what came.
     """,
-    "convolution_backward": """The gradients of convolution.
+    "convolution_backward": """The gradients of convolution; no autograd.
 
     Args:
-        grad: as the result of convolution.
-        input, weight, shift, dim, index, stride, padding, dilation, groups, result, backend: as given to convolution.
+        grad: as the result of convolution, any strides.
+        input, weight, shift, stride, padding, dilation, groups, dim, index: as given to convolution.
         need_input, need_weight, need_shift: which gradients to compute.
 
     Returns:
-        Gradients of input, weight and shift, (0,) where not needed.
+        Gradients of input, weight and shift, each of the size and dtype of its tensor, or (0,) where not needed.
+
+    Raises:
+        ValueError: what was expected and what came.
     """,
 }
 

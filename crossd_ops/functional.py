@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from . import _backend, _checks, _export
 from ._autograd import shift_forward, shift_reference
-from ._compiled_convolution import compiled_convolution
+from ._backend import is_direct
 from ._convolution import grouped_convolution, library_convolution
-from ._crossd_convolution import crossd_convolution
-from ._plan import Plan, autocast_dtype, plan_of
+from ._crossd_convolution import crossd_convolution, two_steps
+from ._plan import autocast_dtype, plan_of
+from ._transforms import transformed
 
 
 def rotation_shift(axis: Tensor, angle: Tensor, *, rotation: str = "linear") -> Tensor:
@@ -60,8 +64,7 @@ def fourier_shift(weight: Tensor, shift: Tensor, *, dtype: torch.dtype | None = 
     Raises:
         TypeError, ValueError: before any work, with what was expected and what came.
     """
-    _checks.check_weight_and_shift(weight, shift, dtype)
-    return _shift(weight, shift, 0, None, dtype)
+    return _shift(weight, shift, 0, None, dtype, whole=True)
 
 
 def fourier_shift_slice(
@@ -80,9 +83,7 @@ def fourier_shift_slice(
     Raises:
         TypeError, ValueError: as for `fourier_shift`; also an axis or an index out of range.
     """
-    _checks.check_weight_and_shift(weight, shift, dtype)
-    dim, index = _checks.check_slice(weight, dim, index)
-    return _shift(weight, shift, dim, index, dtype)
+    return _shift(weight, shift, dim, index, dtype, whole=False)
 
 
 def crossd_conv2d(
@@ -116,8 +117,7 @@ def crossd_conv2d(
     Raises:
         TypeError, ValueError: as for `fourier_shift_slice`; also sizes that do not fit each other.
     """
-    plan = plan_of(input, weight, shift, bias, stride, padding, dilation, groups, dim, index, whole=False)
-    return _convolution(input, weight, shift, bias, plan)
+    return _convolution(input, weight, shift, bias, stride, padding, dilation, groups, dim, index, axes=2)
 
 
 def crossd_conv3d(
@@ -143,38 +143,105 @@ def crossd_conv3d(
     Raises:
         TypeError, ValueError: as for `crossd_conv2d`.
     """
-    plan = plan_of(input, weight, shift, bias, stride, padding, dilation, groups, 0, None, whole=True)
-    return _convolution(input, weight, shift, bias, plan)
+    return _convolution(input, weight, shift, bias, stride, padding, dilation, groups, 0, None, axes=3)
 
 
-def _convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
-    """The per-sample convolution, of a slice (2D) or the whole weight (3D, no index)."""
-    dtype = plan.dtype
+_REFUSED = (AttributeError, IndexError, TypeError, ValueError, RuntimeError)
+
+
+def _is_plain() -> bool:
+    """Whether nothing stands between arguments and compiled operators, which make checks of their own before any work.
+
+    What an operator does not take, its caller looks at again, and names where it is an error: looking at everything
+    first takes Python as long as the operators themselves on a small problem.
+    """
+    return is_direct() and not (is_compiling() or transformed())
+
+
+def _convolution(
+    input: Tensor,
+    weight: Tensor,
+    shift: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    dim: int,
+    index: int | None,
+    *,
+    axes: int,
+) -> Tensor:
+    """The per-sample convolution, of a slice (2 axes) or the whole weight (3 axes)."""
+    if _is_plain() and type(padding) is not str:
+        try:
+            dtype = autocast_dtype(weight)
+            if dtype is not None:
+                input = input.to(dtype)
+                bias = None if bias is None else bias.to(dtype)
+            if dtype is not None or input.dtype is weight.dtype:
+                if type(stride) is int:
+                    stride = (stride,) * axes
+                if type(padding) is int:
+                    padding = (padding,) * axes
+                if type(dilation) is int:
+                    dilation = (dilation,) * axes
+                position = weight.shape[2 + dim] // 2 if index is None and axes == 2 else index
+                return crossd_convolution(input, weight, shift, bias, stride, padding, dilation, groups, dim, position)
+        except _REFUSED:
+            pass
+    return _checked_convolution(input, weight, shift, bias, stride, padding, dilation, groups, dim, index, axes == 3)
+
+
+def _checked_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+    """`_convolution` on any backend, of arguments that may be wrong, need a conversion, or carry other derivatives."""
+    *numbers, whole = rest
+    plan = plan_of(input, weight, shift, bias, *numbers, whole=whole)
+    geometry, dtype = plan.geometry, plan.dtype
     if input.dtype is not dtype:
         input = input.to(dtype)
     if bias is not None and bias.dtype is not dtype:
         bias = bias.to(dtype)
     if plan.extra_padding:
         input = F.pad(input, plan.extra_padding)
-    if plan.geometry.samples == 0:
+    if geometry.samples == 0:
         # No sample has kernels. Any give the sizes of the result; the shift takes part, or its gradient were missing.
         kernels = weight if plan.position is None else weight.select(2 + plan.dim, plan.position)
-        return library_convolution(input, kernels.to(dtype), bias, plan.geometry) + shift.sum().to(dtype)
+        return library_convolution(input, kernels.to(dtype), bias, geometry) + shift.sum().to(dtype)
     if _export.exporting_to_onnx():
         kernels = _export.shift(weight, shift, plan.dim, plan.position, dtype)
-        return _export.convolve(input, kernels, bias, plan.geometry)
-    backend = _backend.select(plan.device_type)
+        return _export.convolve(input, kernels, bias, geometry)
+    backend = _backend.select(weight.device.type)
     if backend == _backend.REFERENCE:
         kernels = shift_reference(weight, shift, plan.dim, plan.position, dtype)
-        return grouped_convolution(input, kernels, bias, plan.geometry)
-    if shift.dtype is not plan.shift_dtype:
-        shift = shift.to(plan.shift_dtype)
-    convolution = compiled_convolution if torch.compiler.is_compiling() else crossd_convolution
-    return convolution(input, weight, shift, bias, plan, backend)
+        return grouped_convolution(input, kernels, bias, geometry)
+    shift = shift.to(_checks.accumulate_dtype(weight.dtype))
+    place = (*geometry[:4], plan.dim, plan.position)
+    if backend == _backend.COMPILED and not transformed():
+        return crossd_convolution(input, weight, shift, bias, *place)
+    return two_steps(input, weight, shift, bias, geometry, place, backend)
 
 
-def _shift(weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: torch.dtype | None) -> Tensor:
-    """fourier_shift (no index) or its slice, of checked arguments, on the backend of the weight's device."""
+def _shift(
+    weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: torch.dtype | None, *, whole: bool
+) -> Tensor:
+    """fourier_shift or its slice."""
+    if _is_plain():
+        try:
+            position = None if whole else weight.shape[2 + dim] // 2 if index is None else index
+            dtype = dtype or autocast_dtype(weight) or weight.dtype
+            return shift_forward(weight, shift, dim, position, dtype, _backend.COMPILED)
+        except _REFUSED:
+            pass
+    return _checked_shift(weight, shift, dim, index, dtype, whole)
+
+
+def _checked_shift(
+    weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: torch.dtype | None, whole: bool
+) -> Tensor:
+    """The same on any backend, of arguments that may be wrong or need a conversion."""
+    _checks.check_weight_and_shift(weight, shift, dtype)
+    dim, index = (0, None) if whole else _checks.check_slice(weight, dim, index)
     if dtype is None:
         dtype = autocast_dtype(weight) or weight.dtype
     if _export.exporting_to_onnx():
@@ -182,7 +249,4 @@ def _shift(weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: to
     backend = _backend.select(weight.device.type)
     if backend == _backend.REFERENCE:
         return shift_reference(weight, shift, dim, index, dtype)
-    compute_dtype = _checks.accumulate_dtype(weight.dtype)
-    if shift.dtype is not compute_dtype:
-        shift = shift.to(compute_dtype)
-    return shift_forward(weight, shift, dim, index, dtype, backend)
+    return shift_forward(weight, shift.to(_checks.accumulate_dtype(weight.dtype)), dim, index, dtype, backend)

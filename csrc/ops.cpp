@@ -3,6 +3,7 @@
 // the stable ABI lacks: shapes for tracing, autograd, autocast.
 #include <torch/csrc/stable/library.h>
 
+#include "convolution_op.h"
 #include "fourier_shift_op.h"
 #include "head_op.h"
 #include "rotation_head_op.h"
@@ -14,6 +15,13 @@ STABLE_TORCH_LIBRARY(crossd_ops, m) {
   m.def(
       "fourier_shift_backward(Tensor grad, Tensor weight, Tensor shift, int dim, int? index, bool need_weight, "
       "bool need_shift) -> (Tensor, Tensor)");
+  m.def(
+      "convolution(Tensor input, Tensor weight, Tensor shift, Tensor? bias, int[] stride, int[] padding, "
+      "int[] dilation, int groups, int dim, int? index) -> Tensor");
+  m.def(
+      "convolution_backward(Tensor grad, Tensor input, Tensor weight, Tensor shift, int[] stride, int[] padding, "
+      "int[] dilation, int groups, int dim, int? index, bool need_input, bool need_weight, bool need_shift) "
+      "-> (Tensor, Tensor, Tensor)");
   m.def("rotation_head(Tensor map, bool exact) -> (Tensor shift, Tensor statistics)");
   m.def("rotation_head_backward(Tensor grad_shift, Tensor map, Tensor statistics, bool exact) -> Tensor");
   m.def(
@@ -30,6 +38,8 @@ STABLE_TORCH_LIBRARY(crossd_ops, m) {
 STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CPU, m) {
   m.impl("fourier_shift", TORCH_BOX(&fourier_shift<FourierShiftCpu>));
   m.impl("fourier_shift_backward", TORCH_BOX(&fourier_shift_backward<FourierShiftCpu>));
+  m.impl("convolution", TORCH_BOX(&convolution<FourierShiftCpu>));
+  m.impl("convolution_backward", TORCH_BOX(&convolution_backward<FourierShiftCpu>));
   m.impl("rotation_head", TORCH_BOX(&rotation_head<RotationHeadCpu>));
   m.impl("rotation_head_backward", TORCH_BOX(&rotation_head_backward<RotationHeadCpu>));
   m.impl("predict_shift", TORCH_BOX(&predict_shift));
@@ -40,6 +50,8 @@ STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CPU, m) {
 STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CUDA, m) {
   m.impl("fourier_shift", TORCH_BOX(&fourier_shift<FourierShiftCuda>));
   m.impl("fourier_shift_backward", TORCH_BOX(&fourier_shift_backward<FourierShiftCuda>));
+  m.impl("convolution", TORCH_BOX(&convolution<FourierShiftCuda>));
+  m.impl("convolution_backward", TORCH_BOX(&convolution_backward<FourierShiftCuda>));
   m.impl("rotation_head", TORCH_BOX(&rotation_head<RotationHeadCuda>));
   m.impl("rotation_head_backward", TORCH_BOX(&rotation_head_backward<RotationHeadCuda>));
 }

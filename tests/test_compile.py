@@ -37,7 +37,7 @@ def test_opcheck_of_the_convolution(dim: int, index: int | None) -> None:
     operators = torch.ops.crossd_ops
     axes = 3 if index is None else 2
     input, weight = torch.randn(3, 4, *(7,) * axes), torch.randn(6, 2, 3, 3, 3)
-    place = (dim, index, [2] * axes, [1] * axes, [1] * axes, 2, [4] * axes, "compiled")
+    place = ([2] * axes, [1] * axes, [1] * axes, 2, dim, index)
     shift = torch.randn(3, 3)
     torch.library.opcheck(operators.convolution.default, (input, weight, shift, torch.randn(6), *place))
     grad = torch.randn_like(operators.convolution(input, weight, shift, None, *place))

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crossd_ops import _convolution, crossd_conv2d, crossd_conv3d, reference, use_backend
+from crossd_ops import _crossd_convolution, crossd_conv2d, crossd_conv3d, reference, use_backend
 
 
-def tensors(axes: int, groups: int = 1, *, dtype: torch.dtype = torch.float64, samples: int = 3) -> list[Tensor]:
+def tensors(
+    axes: int,
+    groups: int = 1,
+    *,
+    dtype: torch.dtype = torch.float64,
+    samples: int = 3,
+    channels: int = 4,
+    sizes: tuple[int, ...] = (6, 7, 5),
+) -> list[Tensor]:
     """Input, weight, shift and bias, all with gradient."""
     generator = torch.Generator().manual_seed(axes)
-    sizes = [(samples, 4, *(6, 7, 5)[:axes]), (6, 4 // groups, 3, 3, 2), (samples, 3), (6,)]
-    return [torch.randn(size, generator=generator, dtype=dtype).requires_grad_() for size in sizes]
+    shapes = [(samples, channels, *sizes[:axes]), (6, channels // groups, 3, 3, 2), (samples, 3), (6,)]
+    return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
 
 
 def expected(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, *numbers: object) -> Tensor:
@@ -28,46 +38,86 @@ def expected(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, 
     )
 
 
-@pytest.fixture(params=["grouped", "loop", "matrix"])
-def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Forces one way to convolve."""
-    monkeypatch.setattr(_convolution, "method", lambda *_, **__: request.param)
-    return request.param
+# Sizes that lead to each way to convolve (csrc/convolution_problem.h): few pixels, few channels, neither.
+METHODS = {"loop and matrix": (4, (6, 7)), "loop": (4, (16, 15)), "grouped": (16, (16, 15))}
+EVERY_METHOD = pytest.mark.parametrize("channels, pixels", METHODS.values(), ids=METHODS)
 
 
+def assert_equal_to_one_convolution_for_each_sample(
+    arguments: list[Tensor], numbers: tuple[object, ...], atol: float = 1e-11
+) -> None:
+    convolution = crossd_conv2d if arguments[0].dim() == 4 else crossd_conv3d
+    ours, theirs = convolution(*arguments, *numbers), expected(*arguments, *numbers)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=atol)
+    grad = torch.randn_like(theirs)
+    found = torch.autograd.grad(ours, arguments, grad)
+    torch.testing.assert_close(found, torch.autograd.grad(theirs, arguments, grad), rtol=1e-11, atol=10 * atol)
+
+
+@EVERY_METHOD
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("numbers", [(1, 0, 1), ((2, 1), (1, 2), (1, 2)), (1, "same", 1), (1, "valid", 2)])
 def test_each_method_equals_one_convolution_for_each_sample(
-    method: str, numbers: tuple[object, ...], groups: int
+    channels: int, pixels: tuple[int, int], numbers: tuple[object, ...], groups: int
 ) -> None:
-    arguments = tensors(2, groups)
-    ours, theirs = crossd_conv2d(*arguments, *numbers, groups), expected(*arguments, *numbers, groups)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
-    grad = torch.randn_like(theirs)
-    for mine, wanted in zip(
-        torch.autograd.grad(ours, arguments, grad), torch.autograd.grad(theirs, arguments, grad), strict=True
-    ):
-        torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-11)
+    arguments = tensors(2, groups, channels=channels, sizes=pixels)
+    assert_equal_to_one_convolution_for_each_sample(arguments, (*numbers, groups))
 
 
-@pytest.mark.parametrize("forced", ["grouped", "loop"])
-@pytest.mark.parametrize("numbers", [(1, 1, 1, 1), ((2, 1, 1), "valid", (1, 2, 1), 2), (1, "same", 1, 1)])
-def test_volumes(forced: str, numbers: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_convolution, "method", lambda *_, **__: forced)
-    arguments = tensors(3, numbers[3])
-    ours, theirs = crossd_conv3d(*arguments, *numbers), expected(*arguments, *numbers)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
-    for mine, wanted in zip(
-        torch.autograd.grad(ours.square().sum(), arguments),
-        torch.autograd.grad(theirs.square().sum(), arguments),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, wanted, rtol=1e-10, atol=1e-10)
+@pytest.mark.parametrize("channels, sizes", [(4, (6, 7, 5)), (4, (3, 5, 4)), (16, (6, 7, 5))])
+@pytest.mark.parametrize("numbers", [(1, 1, 1, 1), ((2, 1, 1), "valid", (1, 1, 1), 2), (1, "same", 1, 1)])
+def test_volumes(channels: int, sizes: tuple[int, ...], numbers: tuple[object, ...]) -> None:
+    arguments = tensors(3, numbers[3], channels=channels, sizes=sizes)
+    assert_equal_to_one_convolution_for_each_sample(arguments, numbers)
 
 
-def test_second_derivatives(method: str) -> None:
-    arguments = [tensor[:2].detach().requires_grad_() for tensor in tensors(2)]
-    assert torch.autograd.gradcheck(lambda *a: crossd_conv2d(*a, 2, 1), arguments)
+@EVERY_METHOD
+@pytest.mark.parametrize("samples, groups", [(1, 1), (2, 1), (2, 2)])
+def test_layouts_of_input_and_gradient(channels: int, pixels: tuple[int, int], samples: int, groups: int) -> None:
+    """Channels-last, a part of larger tensors, expanded over samples, channels or pixels; weight and shift strided."""
+    input, weight, shift, bias = (tensor.detach() for tensor in tensors(2, groups, channels=channels, sizes=pixels))
+    numbers = 1, 1, 1, groups
+    input, shift = input[:samples], shift[:samples]
+    larger = torch.zeros(samples, channels + 3, pixels[0] + 2, pixels[1] + 1, dtype=input.dtype)
+    larger[:, 2:-1, 1:-1, :-1] = input
+    inputs = [
+        input,
+        input.contiguous(memory_format=torch.channels_last),
+        larger[:, 2:-1, 1:-1, :-1],
+        input[:1].expand(samples, -1, -1, -1),
+        input[:, :1].expand(-1, channels, -1, -1),
+        input.transpose(2, 3).contiguous().transpose(2, 3),
+    ]
+    strided = weight.permute(2, 0, 3, 4, 1).contiguous().permute(1, 4, 0, 2, 3), shift.T.contiguous().T
+    for x in inputs:
+        arguments = [x.detach().requires_grad_(), *(item.detach().requires_grad_() for item in (*strided, bias))]
+        ours, theirs = crossd_conv2d(*arguments, *numbers), expected(*arguments, *numbers)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
+        dense = torch.randn_like(theirs)
+        apart = torch.zeros(samples, 9, *theirs.shape[2:], dtype=theirs.dtype)
+        apart[:, 2:8] = dense
+        grads = [
+            apart[:, 2:8],
+            dense.contiguous(memory_format=torch.channels_last),
+            dense[:1, :1, :1, :1].expand_as(dense),
+        ]
+        for grad in (*grads, dense[..., :1].expand_as(dense), dense[:, :1].expand_as(dense)):
+            found = torch.autograd.grad(ours, arguments, grad, retain_graph=True)
+            wanted = torch.autograd.grad(theirs, arguments, grad, retain_graph=True)
+            torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-10)
+
+
+@EVERY_METHOD
+def test_second_derivatives(channels: int, pixels: tuple[int, int]) -> None:
+    arguments = [tensor[:2].detach().requires_grad_() for tensor in tensors(2, channels=channels, sizes=pixels)]
+    convolution = lambda *a: crossd_conv2d(*a, 2, 1)  # noqa: E731
+    assert torch.autograd.gradcheck(convolution, arguments, fast_mode=True)
+    assert torch.autograd.gradgradcheck(convolution, arguments, fast_mode=True)
+
+
+def test_every_entry_of_the_second_derivatives() -> None:
+    few = [tensor[:2].detach() for tensor in tensors(2, channels=2, sizes=(3, 4))]
+    arguments = [tensor.clone().requires_grad_() for tensor in few]
     assert torch.autograd.gradgradcheck(lambda *a: crossd_conv2d(*a, 2, 1), arguments)
 
 
@@ -90,23 +140,38 @@ def test_only_input_weight_and_shift_are_kept(axes: int) -> None:
     assert {tensor.data_ptr() for tensor in kept} == {tensor.data_ptr() for tensor in arguments[:3]}
 
 
-def test_gradients_that_nobody_needs_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    input, weight, shift, _ = tensors(2)
-    masks = []
-    original = _convolution._library_backward
-    monkeypatch.setattr(_convolution, "method", lambda *_, **__: "grouped")
-    monkeypatch.setattr(_convolution, "_library_backward", lambda *a: masks.append(a[-2:]) or original(*a))
-    for needs, mask in [
-        ((True, False, False), (True, False)),
-        ((False, True, False), (False, True)),
-        ((False, False, True), (False, True)),
-    ]:
-        inputs = [
-            tensor.detach().requires_grad_(need) for tensor, need in zip((input, weight, shift), needs, strict=True)
-        ]
-        crossd_conv2d(*inputs).sum().backward()
-        assert masks.pop() == mask
-        assert [tensor.grad is not None for tensor in inputs] == list(needs)
+@EVERY_METHOD
+def test_gradients_that_nobody_needs_are_not_computed(
+    channels: int, pixels: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[bool, ...]] = []
+    original = _crossd_convolution._backward
+    monkeypatch.setattr(_crossd_convolution, "_backward", lambda *a: asked.append(a[-3:]) or original(*a))
+    every = tensors(2, channels=channels, sizes=pixels)
+    wanted = torch.autograd.grad(crossd_conv2d(*every).sum(), every)
+    for needs in itertools.product([True, False], repeat=4):
+        inputs = [tensor.detach().requires_grad_(need) for tensor, need in zip(every, needs, strict=True)]
+        asked.clear()
+        if any(needs):
+            crossd_conv2d(*inputs).sum().backward()
+        assert asked == [needs[:3]] * any(needs[:3])
+        for tensor, need, gradient in zip(inputs, needs, wanted, strict=True):
+            assert (tensor.grad is not None) == need
+            if need:
+                torch.testing.assert_close(tensor.grad, gradient)
+
+
+@pytest.mark.usefixtures("compiled_library")
+@EVERY_METHOD
+def test_a_gradient_that_is_not_needed_is_empty(channels: int, pixels: tuple[int, int]) -> None:
+    input, weight, shift, _ = (tensor.detach() for tensor in tensors(2, channels=channels, sizes=pixels))
+    place = (1, 1), (1, 1), (1, 1), 1, 0, 1
+    operators = torch.ops.crossd_ops
+    grad = torch.ones_like(operators.convolution(input, weight, shift, None, *place))
+    for needs in itertools.product([True, False], repeat=3):
+        found = operators.convolution_backward(grad, input, weight, shift, *place, *needs)
+        sizes = [tensor.shape if need else (0,) for tensor, need in zip((input, weight, shift), needs, strict=True)]
+        assert [tensor.shape for tensor in found] == sizes
 
 
 def test_an_empty_batch_has_gradients_of_zero() -> None:

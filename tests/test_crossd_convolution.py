@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from crossd_ops import _crossd_convolution, crossd_conv2d, crossd_conv3d, use_backend
+from crossd_ops import crossd_conv2d, crossd_conv3d, use_backend
+
+pytestmark = pytest.mark.usefixtures("compiled_library")
 
 
 def results(arguments: dict[str, torch.Tensor], **options: object) -> tuple[torch.Tensor, ...]:
@@ -17,102 +19,93 @@ def results(arguments: dict[str, torch.Tensor], **options: object) -> tuple[torc
     return output, *torch.autograd.grad(output, wanted, output.detach().cos())
 
 
-def problem(dtype: torch.dtype, *, volume: bool = False) -> dict[str, torch.Tensor]:
-    sizes = (5, 4, 6) if volume else (7, 6)
+# The kernels of all samples take more than the 16 MB of a block (csrc/convolution_problem.h), and the last block has
+# fewer channels than the others.
+SIZES = {
+    "loop, back by matrix products": (150, (7, 6)),
+    "grouped": (150, (12, 10)),
+    "loop over volumes": (50, (4, 4, 5)),
+    "loop over few channels": (15, (12, 11, 3)),
+}
+BLOCKS = pytest.mark.parametrize("channels, sizes", SIZES.values(), ids=SIZES)
+
+
+def problem(dtype: torch.dtype, channels: int = 150, sizes: tuple[int, ...] = (7, 6)) -> dict[str, torch.Tensor]:
+    kernel = (3, 3, 3)
+    elements = 3 * channels * 9 * (1 if len(sizes) == 2 else 3) * dtype.itemsize
     tensors = {
-        "input": torch.randn(3, 5, *sizes),
-        "weight": torch.randn(70, 5, 3, 3, 3),
+        "input": torch.randn(3, channels, *sizes),
+        "weight": torch.randn((20 << 20) // elements, channels, *kernel),
         "shift": 1 + torch.randn(3, 3) / 4,
-        "bias": torch.randn(70),
     }
+    tensors["bias"] = torch.randn(len(tensors["weight"]))
     return {name: tensor.to(dtype).requires_grad_() for name, tensor in tensors.items()}
 
 
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> list[slice]:
-    """Blocks of 32 rows, and what they were."""
-    seen: list[slice] = []
-    original = _crossd_convolution._blocks
-    monkeypatch.setattr(_crossd_convolution, "_BLOCK_BYTES", 1)
-    monkeypatch.setattr(_crossd_convolution, "_blocks", lambda *a: [*map(note(seen), original(*a))])
-    return seen
-
-
-def note(seen: list[slice]):  # type: ignore[no-untyped-def]
-    """Keeps what passes through."""
-    return lambda rows: seen.append(rows) or rows
-
-
-@pytest.mark.parametrize("volume", [False, True])
-@pytest.mark.parametrize("options", [{"padding": 1}, {"stride": 2, "padding": "valid"}, {"dilation": 2, "padding": 2}])
-def test_blocks_agree_with_the_reference_in_float64(
-    backend: str, volume: bool, options: dict[str, object], small_blocks: list[slice]
-) -> None:
-    arguments = problem(torch.float64, volume=volume)
-    found = results(arguments, **options)
-    if backend != "reference":
-        assert {(rows.start, rows.stop) for rows in small_blocks} == {(0, 32), (32, 64), (64, 96)}
-    with use_backend("reference"):
-        expected = results(arguments, **options)
-    for got, want in zip(found, expected, strict=True):
-        torch.testing.assert_close(got, want)
-
-
-@pytest.mark.parametrize("method", ["loop", "grouped", "matrix"])
-def test_blocks_of_every_method(method: str, small_blocks: list[slice], monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = problem(torch.float64)
-    with use_backend("reference"):
-        expected = results(arguments, padding=1)
-    monkeypatch.setattr("crossd_ops._convolution.method", lambda *a, **k: method)
-    for got, want in zip(results(arguments, padding=1), expected, strict=True):
-        torch.testing.assert_close(got, want)
-
-
-@pytest.mark.parametrize("frozen", ["input", "weight", "shift", "bias"])
-def test_blocks_where_one_gradient_is_not_needed(frozen: str, small_blocks: list[slice]) -> None:
-    arguments = problem(torch.float32)
-    arguments[frozen].requires_grad_(False)
+@BLOCKS
+def test_blocks_agree_with_the_reference_in_float64(channels: int, sizes: tuple[int, ...]) -> None:
+    arguments = problem(torch.float64, channels, sizes)
     found = results(arguments, padding=1)
     with use_backend("reference"):
         expected = results(arguments, padding=1)
     for got, want in zip(found, expected, strict=True):
-        torch.testing.assert_close(got, want, atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(got, want)
 
 
-def test_second_derivatives_come_from_one_block(small_blocks: list[slice]) -> None:
+@BLOCKS
+@pytest.mark.parametrize("frozen", ["input", "weight", "shift", "bias"])
+def test_blocks_where_one_gradient_is_not_needed(channels: int, sizes: tuple[int, ...], frozen: str) -> None:
+    arguments = problem(torch.float32, channels, sizes)
+    expected = dict(zip(("output", *arguments), results(arguments, padding=1), strict=True))
+    del expected[frozen]
+    arguments[frozen].requires_grad_(False)
+    torch.testing.assert_close(results(arguments, padding=1), tuple(expected.values()))
+
+
+def test_second_derivatives() -> None:
     def second(name: str) -> tuple[torch.Tensor, ...]:
+        torch.manual_seed(1)
         tensors = problem(torch.float64)
         with use_backend(name):
             output = crossd_conv2d(**tensors)
             first = torch.autograd.grad(output, [*tensors.values()], output.detach().cos(), create_graph=True)
             return torch.autograd.grad(sum(item.sin().sum() for item in first[:3]), [*tensors.values()][:3])
 
-    torch.manual_seed(1)
-    found = second("compiled")
-    torch.manual_seed(1)
-    for got, want in zip(found, second("reference"), strict=True):
+    for got, want in zip(second("compiled"), second("reference"), strict=True):
         torch.testing.assert_close(got, want)
 
 
-def test_no_gradient_no_graph(small_blocks: list[slice]) -> None:
+def test_no_gradient_no_graph() -> None:
     arguments = {name: tensor.detach() for name, tensor in problem(torch.float32).items()}
     with use_backend("reference"):
         expected = crossd_conv2d(**arguments)
-    torch.testing.assert_close(crossd_conv2d(**arguments), expected, atol=2e-4, rtol=1e-4)
-    assert small_blocks
+    output = crossd_conv2d(**arguments)
+    torch.testing.assert_close(output, expected, atol=1e-3, rtol=1e-3)
+    assert output.grad_fn is None
 
 
-def test_groups_stay_whole(small_blocks: list[slice]) -> None:
-    weight = torch.randn(64, 2, 3, 3, 3)
-    output = crossd_conv2d(torch.randn(2, 4, 6, 6), weight, torch.rand(2, 3), groups=2)
-    assert output.shape == (2, 64, 4, 4)
-    assert small_blocks == [slice(0, 64)]
+@BLOCKS
+def test_the_result_is_no_view_and_may_be_changed_in_place(channels: int, sizes: tuple[int, ...]) -> None:
+    arguments = problem(torch.float32, channels, sizes)
+    for few in (slice(None), slice(6)):  # several blocks, one block
+        some = {name: item.detach()[few if item.dim() in (1, 5) else ...] for name, item in arguments.items()}
+        assert not crossd_convolution_of(some)._is_view()
+        wanted = [tensor.requires_grad_() for tensor in some.values()]
+        expected = torch.autograd.grad(crossd_convolution_of(some).relu().sum(), wanted)
+        found = torch.autograd.grad(crossd_convolution_of(some).relu_().sum(), wanted)
+        torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("method", ["loop", "grouped"])
-def test_the_result_may_be_changed_in_place(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossd_ops._convolution.method", lambda *a, **k: method)
-    arguments = problem(torch.float64)
-    expected = torch.autograd.grad(crossd_conv2d(**arguments).relu().sum(), [*arguments.values()])
-    found = torch.autograd.grad(crossd_conv2d(**arguments).relu_().sum(), [*arguments.values()])
-    torch.testing.assert_close(found, expected)
+def crossd_convolution_of(arguments: dict[str, torch.Tensor]) -> torch.Tensor:
+    return (crossd_conv2d if arguments["input"].dim() == 4 else crossd_conv3d)(**arguments)
+
+
+def test_an_operator_leaves_nothing_in_autograd() -> None:
+    """Its inputs may want a gradient: part of one would be worse than none."""
+    input, weight, shift, bias = (tensor for tensor in problem(torch.float32, 4).values())
+    output = torch.ops.crossd_ops.convolution(input, weight[:8], shift, bias[:8], [1, 1], [1, 1], [1, 1], 1, 0, 1)
+    assert torch.is_grad_enabled()
+    with pytest.warns(UserWarning, match="autograd kernel was not registered"):
+        output.sum().backward()
+    assert input.grad is None
+    assert bias.grad is None

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
-from torch import Tensor
 
-from benchmarks.convolution_methods import LAYERS, METHODS
+from benchmarks.convolution_methods import LAYERS, METHODS, make_problem
 from benchmarks.gpu.parts import Settings
 from benchmarks.timing import measure_in_turns
-from crossd_ops import _convolution
-from crossd_ops._convolution import Geometry, fit
 
 _BATCHES = (4, 32)
 _DRY_RUN_LAYERS = [(3, 4, 3, 2, 9), (4, 6, 3, 1, 5)]
@@ -36,40 +33,20 @@ def convolutions(settings: Settings) -> dict[str, Any]:
 def _measure_layer(
     layer: tuple[int, int, int, int, int], batch: int, dtype: torch.dtype, device: torch.device, dry_run: bool
 ) -> dict[str, Any]:
-    in_channels, out_channels, size, stride, pixels = layer
-    geometry, _ = fit((batch, in_channels, pixels, pixels), (size, size), stride, size // 2, 1, 1)
-    layout = torch.contiguous_format if dtype is torch.float32 else torch.channels_last
-    image = torch.randn(batch, in_channels, pixels, pixels, device=device).to(dtype).contiguous(memory_format=layout)
-    shared = torch.randn(out_channels, in_channels, size, size, device=device).to(dtype)
-    kernels = torch.randn(batch, *shared.shape, device=device).to(dtype)
-    grad = torch.randn_like(_convolution.library_convolution(image, shared, None, geometry))
-    need_input = in_channels > 3  # images have no gradient
-    candidates: dict[str, Callable[[], object]] = {
-        "plain forward": partial(_convolution.library_convolution, image, shared, None, geometry),
-        "plain backward": partial(_convolution._library_backward, grad, image, shared, geometry, 1, need_input, True),
-    }
-    for method in METHODS[1:]:
-        candidates[f"{method} forward"] = partial(
-            _by_method, method, _convolution.convolve, image, kernels, None, geometry
-        )
-        candidates[f"{method} backward"] = partial(
-            _by_method, method, _convolution.convolve_backward, grad, image, kernels, geometry, need_input, True
-        )
+    in_channels, out_channels, size, _, pixels = layer
+    problem = make_problem(layer, batch, dtype, device)
+    if dtype is not torch.float32:
+        problem = replace(problem, input=problem.input.contiguous(memory_format=torch.channels_last))
+    grad = torch.randn_like(problem.forward("plain"))
+    candidates: dict[str, Callable[[], object]] = {}
+    for method in METHODS:
+        candidates[f"{method} forward"] = partial(problem.forward, method)
+        candidates[f"{method} backward"] = partial(problem.backward, method, grad)
     rounds, seconds = (1, 0.0) if dry_run else (3, 0.5)
     timings = measure_in_turns(candidates, device, rounds=rounds, seconds_budget=seconds, seconds_per_turn=0.01)
-    chosen = {
-        direction: _convolution.method(geometry, in_channels, backward=direction == "backward")
-        for direction in ("forward", "backward")
-    }
     return {
         "layer": f"{in_channels}->{out_channels} {size}x{size} @{pixels}",
         "batch": batch,
         "dtype": str(dtype).removeprefix("torch."),
-        "chosen": chosen,
         "seconds": {name: timing.median for name, timing in timings.items()},
     }
-
-
-def _by_method(method: str, function: Callable[..., Any], *arguments: Tensor | Geometry | bool | None) -> Any:
-    with mock.patch.object(_convolution, "method", lambda *_, **__: method):
-        return function(*arguments)

@@ -173,14 +173,14 @@ def _networks(rows: list[dict[str, Any]]) -> str:
 
 
 def _convolutions(rows: list[dict[str, Any]]) -> str:
-    header = ["layer", "batch", "dtype", "pass", "plain us", "grouped", "loop", "matrix", "chosen", "fastest"]
+    header = ["layer", "batch", "dtype", "pass", "plain us", "grouped", "loop", "matrix", "fastest"]
     body = []
     for row in rows:
-        for direction, chosen in row["chosen"].items():
+        for direction in ("forward", "backward"):
             seconds = {name: row["seconds"][f"{name} {direction}"] for name in ("plain", "grouped", "loop", "matrix")}
             fastest = min((value, name) for name, value in seconds.items() if name != "plain")[1]
             cells = [row["layer"], str(row["batch"]), row["dtype"], direction, *map(_micro, seconds.values())]
-            body.append([*cells, chosen, fastest if fastest == chosen else f"**{fastest}**"])
+            body.append([*cells, fastest])
     return f"## Methods of the per-sample convolution\n\n{format_table(header, body)}"
 
 

@@ -1,14 +1,14 @@
 // Convolution of each sample with its own kernels, shift and convolution as one step of autograd.
 //
 // It keeps input, weight and shift alone: the kernels of each sample, B times as large as a plain convolution's, are
-// built anew in the backward pass. Both passes are one grouped convolution, or one convolution for each sample where
-// Python's choice (crossd_ops/_convolution.py) is that or, at few pixels, a matrix product, which has no counterpart
-// here: results differ from Python's by rounding alone.
+// built anew in the backward pass. Both passes are one operator of libcrossd_ops.so, the same as Python's.
 #pragma once
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/expanding_array.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -19,12 +19,6 @@
 #include "fourier_shift.h"
 
 namespace crossd_ops::detail {
-
-// Numbers of a convolution, one for each spatial axis.
-struct Geometry {
-  std::vector<int64_t> stride, padding, dilation;
-  int64_t groups;
-};
 
 template <size_t axes>
 std::vector<int64_t> checked_numbers(const char* name, const torch::ExpandingArray<axes>& values, int64_t smallest) {
@@ -61,71 +55,17 @@ inline at::Tensor library_convolution(const at::Tensor& input, const at::Tensor&
                          /*transposed=*/false, std::vector<int64_t>(geometry.stride.size(), 0), groups);
 }
 
-inline std::tuple<at::Tensor, at::Tensor> library_backward(const at::Tensor& grad, const at::Tensor& input,
-                                                           const at::Tensor& kernels, const Geometry& geometry,
-                                                           int64_t groups, bool need_input, bool need_kernels) {
-  const std::array<bool, 3> mask = {need_input, need_kernels, false};
-  const auto gradients =
-      at::convolution_backward(grad, input, kernels, std::nullopt, geometry.stride, geometry.padding, geometry.dilation,
-                               /*transposed=*/false, std::vector<int64_t>(geometry.stride.size(), 0), groups, mask);
-  return {std::get<0>(gradients), std::get<1>(gradients)};
-}
-
-// Whether to convolve sample by sample: where kernels outweigh pixels, or grouped kernels would waste their lanes.
-inline bool sample_by_sample(const at::Tensor& kernels, at::IntArrayRef output_sizes, int64_t groups) {
-  constexpr int64_t kFewPixels = 100, kFewChannels = 16;
-  return c10::multiply_integers(output_sizes) <= kFewPixels || (kernels.size(2) < kFewChannels && groups == 1);
-}
-
-inline std::vector<int64_t> output_sizes(const at::Tensor& input, const at::Tensor& kernels, const Geometry& geometry) {
-  std::vector<int64_t> sizes;
-  for (size_t i = 0; i < geometry.stride.size(); ++i) {
-    const int64_t reach = geometry.dilation[i] * (kernels.size(3 + i) - 1) + 1;
-    sizes.push_back((input.size(2 + i) + 2 * geometry.padding[i] - reach) / geometry.stride[i] + 1);
-  }
-  return sizes;
-}
-
-// (B, C, ...) -> (1, B * C, ...): each sample is a block of groups.
-inline at::Tensor stack_samples(const at::Tensor& tensor) { return tensor.flatten(0, 1).unsqueeze(0); }
-
-// y_b = conv(x_b, kernels_b) + bias: (B, C * groups, ...), (B, O, C, ...), (O) -> (B, O, ...), B at least 1.
-inline at::Tensor convolve(const at::Tensor& input, const at::Tensor& kernels, const std::optional<at::Tensor>& bias,
-                           const Geometry& geometry) {
-  const int64_t samples = kernels.size(0);
-  if (!sample_by_sample(kernels, output_sizes(input, kernels, geometry), geometry.groups)) {
-    const auto repeated = bias ? std::optional(bias->repeat({samples})) : bias;
-    return library_convolution(stack_samples(input), kernels.flatten(0, 1), repeated, geometry,
-                               samples * geometry.groups)
-        .squeeze(0)
-        .unflatten(0, {samples, kernels.size(1)});
-  }
-  std::vector<at::Tensor> rows;
-  for (int64_t b = 0; b < samples; ++b)
-    rows.push_back(library_convolution(input.narrow(0, b, 1), kernels[b], bias, geometry, geometry.groups));
-  return at::cat(rows);
-}
-
-// Gradients of `convolve` for input and kernels; undefined for one that is not needed.
-inline std::tuple<at::Tensor, at::Tensor> convolve_backward(const at::Tensor& grad, const at::Tensor& input,
-                                                            const at::Tensor& kernels, const Geometry& geometry,
-                                                            bool need_input, bool need_kernels) {
-  const int64_t samples = kernels.size(0);
-  if (!sample_by_sample(kernels, grad.sizes().slice(2), geometry.groups)) {
-    const auto [of_input, of_kernels] =
-        library_backward(stack_samples(grad), stack_samples(input), kernels.flatten(0, 1), geometry,
-                         samples * geometry.groups, need_input, need_kernels);
-    return {need_input ? of_input.reshape(input.sizes()) : at::Tensor(),
-            need_kernels ? of_kernels.reshape(kernels.sizes()) : at::Tensor()};
-  }
-  std::vector<at::Tensor> inputs, kernel_grads;
-  for (int64_t b = 0; b < samples; ++b) {
-    const auto [of_input, of_kernels] = library_backward(grad.narrow(0, b, 1), input.narrow(0, b, 1), kernels[b],
-                                                         geometry, geometry.groups, need_input, need_kernels);
-    if (need_input) inputs.push_back(of_input);
-    if (need_kernels) kernel_grads.push_back(of_kernels);
-  }
-  return {need_input ? at::cat(inputs) : at::Tensor(), need_kernels ? at::stack(kernel_grads) : at::Tensor()};
+// The shift, then one convolution in which each sample is a block of groups: of torch's own operations, each of which
+// knows every derivative.
+inline at::Tensor two_steps(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& shift,
+                            const Place& place, const Geometry& geometry) {
+  const int64_t samples = input.size(0);
+  const at::Tensor compute_shift = shift.to(accumulate_dtype(weight.scalar_type()));
+  const at::Tensor kernels = shift_forward(weight, compute_shift, place, input.scalar_type());
+  return library_convolution(input.flatten(0, 1).unsqueeze(0), kernels.flatten(0, 1), std::nullopt, geometry,
+                             samples * geometry.groups)
+      .squeeze(0)
+      .unflatten(0, {samples, weight.size(0)});
 }
 
 struct CrossDConvolution : torch::autograd::Function<CrossDConvolution> {
@@ -140,28 +80,43 @@ struct CrossDConvolution : torch::autograd::Function<CrossDConvolution> {
     ctx->saved_data["dilation"] = geometry.dilation;
     ctx->saved_data["groups"] = geometry.groups;
     ctx->saved_data["has_bias"] = bias.has_value();
-    return convolve(input, shift_operator(weight, shift, place, input.scalar_type()), bias, geometry);
+    return convolution_operator(input, weight, shift, bias, place, geometry);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const at::Tensor& grad = grads[0];
-    if (!grad.defined()) return variable_list(6);
-    const variable_list saved = ctx->get_saved_variables();
-    const at::Tensor &input = saved[0], &weight = saved[1], &shift = saved[2];
-    const Place place = saved_place(ctx);
+    variable_list found(6);  // of input, weight, shift, bias, place and geometry
+    if (!grad.defined()) return found;
     auto& data = ctx->saved_data;
     const Geometry geometry{data["stride"].toIntVector(), data["padding"].toIntVector(), data["dilation"].toIntVector(),
                             data["groups"].toInt()};
-    const bool need_weight = ctx->needs_input_grad(1), need_shift = ctx->needs_input_grad(2);
-    // Only their shape is looked at where the input needs no gradient, but the library's call wants them.
-    const at::Tensor kernels = shift_forward(weight, shift, place, input.scalar_type());
-    const auto [of_input, of_kernels] =
-        convolve_backward(grad, input, kernels, geometry, ctx->needs_input_grad(0), need_weight || need_shift);
-    ShiftGradients of_shift;
-    if (of_kernels.defined()) of_shift = shift_backward(of_kernels, weight, shift, place, need_weight, need_shift);
-    at::Tensor of_bias;
-    if (data["has_bias"].toBool() && ctx->needs_input_grad(3)) of_bias = grad.transpose(0, 1).flatten(1).sum(1);
-    return {of_input, of_shift.weight, of_shift.shift, of_bias, at::Tensor(), at::Tensor()};
+    const variable_list tensors = ctx->get_saved_variables();
+    std::array<bool, 3> needs;
+    for (size_t i = 0; i < 3; ++i) needs[i] = ctx->needs_input_grad(i);
+    if (std::find(needs.begin(), needs.end(), true) != needs.end()) {
+      if (at::GradMode::is_enabled())
+        differentiable_gradients(grad, tensors, saved_place(ctx), geometry, needs, found);
+      else
+        found = convolution_backward_operator(grad, tensors, saved_place(ctx), geometry, needs);
+    }
+    found.resize(6);
+    if (data["has_bias"].toBool() && ctx->needs_input_grad(3)) found[3] = grad.transpose(0, 1).flatten(1).sum(1);
+    return found;
+  }
+
+ private:
+  // These gradients will be differentiated: their graph is that of the two steps' gradients.
+  static void differentiable_gradients(const at::Tensor& grad, const variable_list& tensors, const Place& place,
+                                       const Geometry& geometry, const std::array<bool, 3>& needs,
+                                       variable_list& found) {
+    variable_list sought;
+    for (size_t i = 0; i < 3; ++i)
+      if (needs[i]) sought.push_back(tensors[i]);
+    const at::Tensor output = two_steps(tensors[0], tensors[1], tensors[2], place, geometry);
+    const variable_list gradients =
+        torch::autograd::grad({output}, sought, {grad}, /*retain_graph=*/true, /*create_graph=*/true);
+    for (size_t i = 0, next = 0; i < 3; ++i)
+      if (needs[i]) found[i] = gradients[next++];
   }
 };
 
@@ -185,8 +140,7 @@ at::Tensor crossd_convolution(at::Tensor input, const at::Tensor& weight, const 
     const at::Tensor kernels = place.index ? weight.select(2 + place.dim, *place.index) : weight;
     return library_convolution(input, kernels.to(dtype), bias, geometry, geometry.groups) + shift.sum().to(dtype);
   }
-  const at::Tensor compute_shift = shift.to(accumulate_dtype(weight.scalar_type()));
-  return CrossDConvolution::apply(input, weight, compute_shift, bias, place, geometry);
+  return CrossDConvolution::apply(input, weight, shift, bias, place, geometry);
 }
 
 }  // namespace crossd_ops::detail

@@ -4,13 +4,21 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/util/Exception.h>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <tuple>
+#include <vector>
 
 #include "checks.h"
 
 namespace crossd_ops::detail {
+
+// Numbers of a convolution, one for each spatial axis.
+struct Geometry {
+  std::vector<int64_t> stride, padding, dilation;
+  int64_t groups;
+};
 
 template <typename Signature>
 c10::TypedOperatorHandle<Signature> find_operator(const char* name) {
@@ -46,6 +54,35 @@ inline std::tuple<at::Tensor, at::Tensor> shift_backward_operator(const at::Tens
   static const auto handle = find_operator<Signature>("crossd_ops::fourier_shift_backward");
   check_kernel(handle, weight);
   return handle.call(grad, weight, shift, place.dim, place.index, need_weight, need_shift);
+}
+
+// The whole layer: slice or whole weight, shifted, and its convolution.
+inline at::Tensor convolution_operator(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& shift,
+                                       const std::optional<at::Tensor>& bias, const Place& place,
+                                       const Geometry& geometry) {
+  using Signature =
+      at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
+                 at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t, int64_t, std::optional<int64_t>);
+  static const auto handle = find_operator<Signature>("crossd_ops::convolution");
+  check_kernel(handle, weight);
+  return handle.call(input, weight, shift, bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups,
+                     place.dim, place.index);
+}
+
+// Gradients of input, weight and shift, which are `tensors`; one that is not needed is undefined.
+inline std::vector<at::Tensor> convolution_backward_operator(const at::Tensor& grad,
+                                                             const std::vector<at::Tensor>& tensors, const Place& place,
+                                                             const Geometry& geometry,
+                                                             const std::array<bool, 3>& needs) {
+  using Signature = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
+      const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, at::IntArrayRef, at::IntArrayRef,
+      at::IntArrayRef, int64_t, int64_t, std::optional<int64_t>, bool, bool, bool);
+  static const auto handle = find_operator<Signature>("crossd_ops::convolution_backward");
+  check_kernel(handle, tensors[1]);
+  const auto [of_input, of_weight, of_shift] =
+      handle.call(grad, tensors[0], tensors[1], tensors[2], geometry.stride, geometry.padding, geometry.dilation,
+                  geometry.groups, place.dim, place.index, needs[0], needs[1], needs[2]);
+  return {needs[0] ? of_input : at::Tensor(), needs[1] ? of_weight : at::Tensor(), needs[2] ? of_shift : at::Tensor()};
 }
 
 // Shift, and what the backward pass needs of the pooling.

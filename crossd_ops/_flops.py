@@ -1,0 +1,50 @@
+"""What torch.utils.flop_counter counts for the operators of the layer: its convolutions, as of `torch.nn.Conv2d`.
+
+Counting follows torch's operators, and those inside of ours are out of its sight. Building the kernels, 81
+multiply-adds for nine elements of a 3 x 3 x 3 weight, is left out, as the counter leaves out all but matrix products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+from . import _library
+
+
+def _convolution(
+    input: Sequence[int], weight: Sequence[int], shift: Any, bias: Any, *place: Any, out_shape: Sequence[int], **_: Any
+) -> int:
+    return _multiply_adds(out_shape, weight, *place[-2:])
+
+
+def _convolution_backward(
+    grad: Sequence[int],
+    input: Sequence[int],
+    weight: Sequence[int],
+    shift: Any,
+    *place: Any,
+    out_shape: Any,
+    **_: Any,
+) -> int:
+    dim, index, need_input, need_weight, need_shift = place[-5:]
+    products = int(need_input) + int(need_weight or need_shift)
+    return products * _multiply_adds(grad, weight, dim, index)
+
+
+def _multiply_adds(output: Sequence[int], weight: Sequence[int], dim: int, index: int | None) -> int:
+    """Twice their number: every element of the output (B, O, ...) takes one for each element of its kernel."""
+    kernel = [size for axis, size in enumerate(weight[2:]) if index is None or axis != dim]
+    return 2 * math.prod(output) * weight[1] * math.prod(kernel)
+
+
+def register() -> None:
+    """Makes the counts known to torch; a library that did not load has no operators."""
+    if _library.load_error is None:
+        operators: Any = torch.ops.crossd_ops
+        register_flop_formula(operators.convolution)(_convolution)
+        register_flop_formula(operators.convolution_backward)(_convolution_backward)

@@ -1,0 +1,103 @@
+// The operators convolution and convolution_backward of each device: the whole layer, shift and convolution. Included
+// by ops.cpp.
+//
+//   y_b = conv(x_b, w_b) + bias,   w_b = slice of the weight shifted by s_b, or all of it (fourier_shift_op.h)
+//
+// Between the passes nothing is kept but input, weight and shift: the kernels of each sample, B times as large as a
+// plain convolution's, are built anew in the backward pass, which costs one read of the weight.
+#pragma once
+#include <algorithm>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "convolution_backward.h"
+#include "convolution_problem.h"
+#include "library_calls.h"
+#include "sample_kernels.h"
+
+namespace crossd_ops {
+
+// (B, O, ...) of `rows` output channels, from their kernels (B, rows, C, ...).
+inline Tensor convolve(const Tensor& input, const Tensor& kernels, const std::optional<Tensor>& bias,
+                       const ConvolutionProblem& problem) {
+  const Geometry& geometry = problem.geometry;
+  const int64_t samples = problem.samples(), rows = kernels.size(1);
+  std::vector<int64_t> sizes = problem.result;
+  sizes[1] = rows;
+  if (samples == 1) return library_convolution(input, kernels_of_sample(kernels, 0), bias, geometry, geometry.groups);
+  if (choose(problem, /*backward=*/false) == Method::loop) {
+    std::vector<Tensor> outputs;
+    for (int64_t b = 0; b < samples; ++b)
+      outputs.push_back(
+          library_convolution(part_of(input, 0, b, 1), kernels_of_sample(kernels, b), bias, geometry, geometry.groups));
+    return join_samples(outputs);
+  }
+  const std::optional<Tensor> repeated = bias ? std::optional(repeat(*bias, samples)) : std::nullopt;
+  const Tensor output = torch::stable::contiguous(library_convolution(stack_samples(input), stacked_kernels(kernels),
+                                                                      repeated, geometry, samples * geometry.groups));
+  return alias(output, sizes, dense_strides(sizes));
+}
+
+template <typename Device>
+Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shift, const std::optional<Tensor>& bias,
+                   std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation,
+                   int64_t groups, int64_t dim, std::optional<int64_t> index) {
+  const ConvolutionProblem problem = checked_convolution(input, weight, shift, std::move(stride), std::move(padding),
+                                                         std::move(dilation), groups, dim, index);
+  if (bias) {
+    check_same_device("bias", *bias, weight);
+    require(bias->dim() == 1 && bias->size(0) == weight.size(0) && bias->scalar_type() == input.scalar_type(), [&] {
+      return "bias: expected (" + std::to_string(weight.size(0)) + ",) of the dtype of input, got " + shape_text(*bias);
+    });
+  }
+  if (std::min(problem.samples(), problem.rows()) == 0) return new_tensor(input, problem.result, input.scalar_type());
+  const NoGrad no_grad;
+  const int64_t block = rows_of_block(problem, input);
+  SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block);
+  if (block == problem.rows()) return convolve(input, kernels.build(0, block), bias, problem);
+  Tensor output = new_tensor(input, problem.result, input.scalar_type());
+  for (int64_t first = 0; first < problem.rows(); first += block) {
+    const int64_t rows = std::min(block, problem.rows() - first);
+    const auto part_of_bias = bias ? std::optional(part_of(*bias, 0, first, rows)) : std::nullopt;
+    Tensor place = part_of(output, 1, first, rows);
+    torch::stable::copy_(place, convolve(input, kernels.build(first, rows), part_of_bias, problem));
+  }
+  return output;
+}
+
+// Gradients of input, weight and shift; one that is not needed is empty.
+template <typename Device>
+std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad, const Tensor& input, const Tensor& weight,
+                                                        const Tensor& shift, std::vector<int64_t> stride,
+                                                        std::vector<int64_t> padding, std::vector<int64_t> dilation,
+                                                        int64_t groups, int64_t dim, std::optional<int64_t> index,
+                                                        bool need_input, bool need_weight, bool need_shift) {
+  const ConvolutionProblem problem = checked_convolution(input, weight, shift, std::move(stride), std::move(padding),
+                                                         std::move(dilation), groups, dim, index);
+  check_grad(grad, weight, problem.result);
+  require(grad.scalar_type() == input.scalar_type(), [] { return std::string("grad: expected the dtype of input"); });
+  const auto nothing = [](const Tensor& like) { return new_tensor(like, {0}, like.scalar_type()); };
+  if (std::min({problem.samples(), problem.rows(), problem.shape.in_channels}) == 0) {
+    const auto zeros = [&](const Tensor& like, bool need) {
+      return need ? torch::stable::new_zeros(like, like.sizes()) : nothing(like);
+    };
+    return {zeros(input, need_input), zeros(weight, need_weight), zeros(shift, need_shift)};
+  }
+  const NoGrad no_grad;
+  const int64_t block = rows_of_block(problem, input);
+  SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block);
+  KernelGradients<Device> of_kernels(weight, problem, block, need_weight, need_shift);
+  ConvolutionGradients of_convolution(input, problem, need_input, need_weight || need_shift);
+  for (int64_t first = 0; first < problem.rows(); first += block) {
+    const int64_t rows = std::min(block, problem.rows() - first);
+    const Tensor grad_of_rows = rows == problem.rows() ? grad : part_of(grad, 1, first, rows);
+    const Tensor grad_kernels = of_convolution.add(grad_of_rows, kernels.build(first, rows));
+    if (need_weight || need_shift) of_kernels.add(grad_kernels, first);
+  }
+  return {need_input ? of_convolution.grad_input() : nothing(input),
+          need_weight ? of_kernels.grad_weight() : nothing(weight),
+          need_shift ? of_kernels.grad_shift(shift.scalar_type()) : nothing(shift)};
+}
+
+}  // namespace crossd_ops

@@ -1,0 +1,131 @@
+// What the per-sample convolution is asked to do, checked; and the one place that chooses how to do it.
+//
+// `choose` goes by what `python -m benchmarks.convolution_methods` printed for ResNet-18 (ms on two CPU cores, float32,
+// B = 4, forward and backward; "plain" has one kernel for all samples). No GPU has been measured; the same choice is
+// made there.
+//
+//   C -> O, kernel, input size        plain       grouped          loop        matrix
+//   3 -> 64, 7x7, 224             16.8  5.8    15.4  10.5     6.3   5.5    14.4  14.0
+//   64 -> 64, 3x3, 56              4.3  9.8     4.8  10.1     5.6  10.6    15.3  35.3
+//   128 -> 128, 3x3, 28            4.1  8.6     4.3   9.2     4.6   9.5     8.2  16.9
+//   256 -> 256, 3x3, 14            3.8  8.7     4.6  10.3     4.6  10.9     6.7  14.4
+//   512 -> 512, 3x3, 7             4.1 10.1    17.9  46.9     6.1  27.7     9.4  18.5
+#pragma once
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checks.h"
+#include "fourier_shift_op.h"
+#include "library_calls.h"
+
+namespace crossd_ops {
+
+enum class Method {
+  grouped,  // one convolution with B * groups groups, as the published layer has it
+  loop,     // one convolution for each sample
+  matrix,   // image to columns and a batched matrix product
+};
+
+struct ConvolutionProblem {
+  ShiftShape shape;             // of all kernels
+  Geometry geometry;            // of one sample's convolution
+  std::vector<int64_t> kernel;  // sizes of a kernel, one for each axis of the convolution
+  std::vector<int64_t> result;  // sizes of the output: (B, O, ...)
+  Tensor shift;                 // dense, of the type that the kernels compute in
+
+  int64_t samples() const { return shape.samples; }
+  int64_t rows() const { return shape.out_channels; }
+  int64_t kernel_elements() const { return product(kernel); }
+  int64_t pixels() const { return product({result.begin() + 2, result.end()}); }
+
+  static int64_t product(const std::vector<int64_t>& sizes) {
+    int64_t result = 1;
+    for (const int64_t size : sizes) result *= size;
+    return result;
+  }
+};
+
+inline Method choose(const ConvolutionProblem& problem, bool backward) {
+  constexpr int64_t kFewPixels = 100;   // the kernels outweigh the pixels: what counts is how often they are read
+  constexpr int64_t kFewChannels = 16;  // grouped kernels waste their lanes
+  const bool few_pixels = problem.pixels() <= kFewPixels;
+  if (few_pixels && backward && problem.geometry.axes() == 2) return Method::matrix;
+  const bool few_channels = problem.shape.in_channels < kFewChannels && problem.geometry.groups == 1;
+  return few_pixels || few_channels ? Method::loop : Method::grouped;
+}
+
+// Output channels whose kernels are to exist at the same time; the last block may have fewer.
+//
+// Kernels that outgrow a cache are made and used some output channels at a time. Beyond 32 MB glibc's malloc also gives
+// memory back at every free, and faults in page after page cost more than the convolution of 512 channels of 7x7 pixels
+// itself.
+inline int64_t rows_of_block(const ConvolutionProblem& problem, const Tensor& input) {
+  constexpr int64_t kBlockBytes = 16 << 20, kFewestRows = 32;  // a thinner matrix product is a slow one
+  const int64_t elements = problem.samples() * problem.rows() * problem.shape.in_channels * problem.kernel_elements();
+  const int64_t bytes = elements * size_of(checked_dtype(input, "input"));
+  if (bytes <= kBlockBytes || problem.geometry.groups > 1 || input.is_cuda()) return problem.rows();
+  const int64_t blocks = (bytes + kBlockBytes - 1) / kBlockBytes;
+  return std::max(kFewestRows, (problem.rows() + blocks - 1) / blocks);
+}
+
+inline void check_numbers(const char* name, const std::vector<int64_t>& values, int64_t axes, int64_t smallest) {
+  bool good = static_cast<int64_t>(values.size()) == axes;
+  for (const int64_t value : values) good = good && value >= smallest;
+  require(good, [&] {
+    return std::string(name) + ": expected " + std::to_string(axes) + " ints, each at least " +
+           std::to_string(smallest) + ", got " + shape_text(values.data(), values.size());
+  });
+}
+
+inline void check_same_device(const char* name, const Tensor& tensor, const Tensor& weight) {
+  require(tensor.is_cuda() == weight.is_cuda() && tensor.get_device_index() == weight.get_device_index(),
+          [&] { return std::string(name) + ": expected the device of weight"; });
+}
+
+// index none: with the whole weight, of volumes.
+inline ConvolutionProblem checked_convolution(const Tensor& input, const Tensor& weight, const Tensor& shift,
+                                              std::vector<int64_t> stride, std::vector<int64_t> padding,
+                                              std::vector<int64_t> dilation, int64_t groups, int64_t dim,
+                                              std::optional<int64_t> index) {
+  const ScalarType compute_type = weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  checked_dtype(shift, "shift"), checked_dtype(input, "input");
+  const Tensor compute_shift = shift.scalar_type() == compute_type ? shift : torch::stable::to(shift, compute_type);
+  check_weight_and_shift(weight, compute_shift, dim, index);
+  check_same_device("input", input, weight);
+  const int64_t axes = index ? 2 : 3;
+  require(input.dim() == 2 + axes, [&] {
+    return std::string("input: expected ") + (axes == 2 ? "(B, C, H, W)" : "(B, C, D, H, W)") + ", got " +
+           shape_text(input);
+  });
+  require(groups >= 1 && weight.size(0) % groups == 0, [&] {
+    return "groups: expected a divisor of " + std::to_string(weight.size(0)) + " output channels, got " +
+           std::to_string(groups);
+  });
+  require(input.size(0) == shift.size(0) && input.size(1) == weight.size(1) * groups, [&] {
+    return "input: expected (" + std::to_string(shift.size(0)) + ", " + std::to_string(weight.size(1) * groups) +
+           ", ...), got " + shape_text(input);
+  });
+  check_numbers("stride", stride, axes, 1), check_numbers("padding", padding, axes, 0);
+  check_numbers("dilation", dilation, axes, 1);
+  ConvolutionProblem problem{make_shape(weight, compute_shift, dim, index),
+                             {std::move(stride), std::move(padding), std::move(dilation), groups},
+                             {},
+                             {shift.size(0), weight.size(0)},
+                             dense(compute_shift)};
+  for (int i = index ? 1 : 0; i < 3; ++i) problem.kernel.push_back(problem.shape.kernel[i]);
+  for (int64_t i = 0; i < axes; ++i) {
+    const Geometry& geometry = problem.geometry;
+    const int64_t reach = geometry.dilation[i] * (problem.kernel[i] - 1) + 1;
+    const int64_t room = input.size(2 + i) + 2 * geometry.padding[i] - reach;
+    require(room >= 0, [&] {
+      return "input: expected at least " + std::to_string(reach) + " pixels along each axis with padding, got " +
+             shape_text(input);
+    });
+    problem.result.push_back(room / geometry.stride[i] + 1);
+  }
+  return problem;
+}
+
+}  // namespace crossd_ops

@@ -1,0 +1,156 @@
+// Operations of torch's own that the per-sample convolution is made of, by the ways that the stable ABI offers.
+//
+// An operator of torch is called through its dispatcher, by name, as any device has it. Views are made without one:
+// they are new tensors over the same memory, and autograd never learns that they are views.
+#pragma once
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace crossd_ops {
+
+using torch::stable::Tensor;
+
+// Numbers of a convolution, one for each spatial axis.
+struct Geometry {
+  std::vector<int64_t> stride, padding, dilation;
+  int64_t groups;
+
+  int64_t axes() const { return static_cast<int64_t>(stride.size()); }
+};
+
+// Leaves the results in front of the stack, which holds the arguments.
+template <size_t results, typename... Arguments>
+auto call_operator(const char* name, const char* overload, const Arguments&... arguments) {
+  std::array<StableIValue, std::max(results, sizeof...(Arguments))> stack{torch::stable::detail::from(arguments)...};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION));
+  return stack;
+}
+
+// What runs inside leaves no trace in autograd: derivatives are made by whoever calls the operators of this library.
+class NoGrad {
+ public:
+  NoGrad() : before_(aoti_torch_grad_mode_is_enabled()) {
+    if (before_) aoti_torch_grad_mode_set_enabled(false);
+  }
+  ~NoGrad() {
+    if (before_) aoti_torch_grad_mode_set_enabled(true);
+  }
+  NoGrad(const NoGrad&) = delete;
+  NoGrad& operator=(const NoGrad&) = delete;
+
+ private:
+  bool before_;
+};
+
+// A range in torch's profiler, for work that is no operator of its own.
+class ProfilerRange {
+ public:
+  explicit ProfilerRange(const char* name) {
+    TORCH_ERROR_CODE_CHECK(aoti_record_function_start(name, nullptr, nullptr, 0, &handle_));
+  }
+  ~ProfilerRange() { aoti_record_function_end(handle_); }
+  ProfilerRange(const ProfilerRange&) = delete;
+  ProfilerRange& operator=(const ProfilerRange&) = delete;
+
+ private:
+  AtenRecordFunctionHandle handle_ = nullptr;
+};
+
+// The tensor's memory seen with other sizes and strides, `offset` elements further on.
+inline Tensor alias(const Tensor& tensor, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                    int64_t offset = 0) {
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(tensor.get(), static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                        strides.data(), offset, &handle));
+  return Tensor(handle);
+}
+
+inline std::vector<int64_t> sizes_of(const Tensor& tensor) { return {tensor.sizes().begin(), tensor.sizes().end()}; }
+inline std::vector<int64_t> strides_of(const Tensor& tensor) {
+  return {tensor.strides().begin(), tensor.strides().end()};
+}
+
+// `length` of axis 0 or 1, from `start` on.
+inline Tensor part_of(const Tensor& tensor, int axis, int64_t start, int64_t length) {
+  std::vector<int64_t> sizes = sizes_of(tensor);
+  sizes[axis] = length;
+  return alias(tensor, sizes, strides_of(tensor), start * tensor.stride(axis));
+}
+
+// (B, C, ...) -> (1, B * C, ...): each sample is a block of groups. A copy where strides do not allow it.
+inline Tensor stack_samples(const Tensor& tensor) {
+  const bool stackable = tensor.size(0) == 1 || tensor.stride(0) == tensor.size(1) * tensor.stride(1);
+  const Tensor source = stackable ? tensor : torch::stable::contiguous(tensor);
+  std::vector<int64_t> sizes = sizes_of(source), strides = strides_of(source);
+  sizes[1] *= sizes[0], sizes[0] = 1;
+  return alias(source, sizes, strides);
+}
+
+inline Tensor library_convolution(const Tensor& input, const Tensor& kernels, const std::optional<Tensor>& bias,
+                                  const Geometry& geometry, int64_t groups) {
+  const std::vector<int64_t> output_padding(geometry.stride.size(), 0);
+  const auto stack = call_operator<1>("aten::convolution", "", input, kernels, bias, geometry.stride, geometry.padding,
+                                      geometry.dilation, /*transposed=*/false, output_padding, groups);
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+struct LibraryGradients {
+  Tensor input, kernels;  // undefined where not needed
+};
+
+inline LibraryGradients library_convolution_backward(const Tensor& grad, const Tensor& input, const Tensor& kernels,
+                                                     const Geometry& geometry, int64_t groups, bool need_input,
+                                                     bool need_kernels) {
+  const std::vector<int64_t> output_padding(geometry.stride.size(), 0);
+  const std::array<bool, 3> mask = {need_input, need_kernels, false};
+  const auto stack =
+      call_operator<3>("aten::convolution_backward", "", grad, input, kernels, std::optional<std::vector<int64_t>>(),
+                       geometry.stride, geometry.padding, geometry.dilation, /*transposed=*/false, output_padding,
+                       groups, torch::headeronly::HeaderOnlyArrayRef<bool>(mask.data(), mask.size()));
+  LibraryGradients gradients{torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
+  (void)torch::stable::detail::to<Tensor>(stack[2]);  // owned by us, like the others
+  return gradients;
+}
+
+// The samples (1, ...) of a batch, one after the other.
+inline Tensor join_samples(const std::vector<Tensor>& samples) {
+  return torch::stable::detail::to<Tensor>(call_operator<1>("aten::cat", "", samples, int64_t{0})[0]);
+}
+
+// The input pixels that each output pixel sees: (B, C * Kh * Kw, H' * W').
+inline Tensor image_to_columns(const Tensor& input, const std::vector<int64_t>& kernel, const Geometry& geometry) {
+  return torch::stable::detail::to<Tensor>(
+      call_operator<1>("aten::im2col", "", input, kernel, geometry.dilation, geometry.padding, geometry.stride)[0]);
+}
+
+// Its adjoint.
+inline Tensor columns_to_image(const Tensor& columns, const std::vector<int64_t>& image,
+                               const std::vector<int64_t>& kernel, const Geometry& geometry) {
+  return torch::stable::detail::to<Tensor>(call_operator<1>("aten::col2im", "", columns, image, kernel,
+                                                            geometry.dilation, geometry.padding, geometry.stride)[0]);
+}
+
+// out = a b, each (n, ., .)
+inline void multiply_matrices(Tensor& out, const Tensor& a, const Tensor& b) {
+  (void)torch::stable::detail::to<Tensor>(call_operator<1>("aten::bmm", "out", a, b, out)[0]);
+}
+
+// out += a b, on the CPU: the dispatcher's way takes scalars, which the stable ABI does not pass.
+inline void add_matrix_product_on_cpu(Tensor& out, const Tensor& a, const Tensor& b) {
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_baddbmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
+}
+
+inline Tensor add_on_cpu(const Tensor& a, const Tensor& b) {
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_add_Tensor(a.get(), b.get(), 1.0, &handle));
+  return Tensor(handle);
+}
+
+}  // namespace crossd_ops
