@@ -100,6 +100,7 @@ def _convolution_shape(
     dim: int,
     index: int | None,
 ) -> Tensor:
+    _library.check_same_device(input, weight, shift, bias)
     kernel = list(weight.shape[2:])
     if index is not None:
         del kernel[dim]

@@ -126,7 +126,15 @@ def missing_kernels(device_type: str) -> str:
     )
 
 
+def check_same_device(*tensors: Tensor | None) -> None:
+    """Meta tensors lead to a fake whatever the others are, which a real operator refuses."""
+    devices = {tensor.device for tensor in tensors if tensor is not None}
+    if len(devices) > 1:
+        raise ValueError(f"expected tensors on one device, got {', '.join(sorted(map(str, devices)))}")
+
+
 def _fourier_shift_shape(weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: torch.dtype) -> Tensor:
+    check_same_device(weight, shift)
     spatial = list(weight.shape[2:])
     if index is not None:
         del spatial[dim]

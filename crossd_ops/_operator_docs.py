@@ -114,7 +114,7 @@ DESCRIPTIONS: dict[str, str] = {
         index: position of the slice, 0 to K - 1; None: the whole weight, for volumes.
 
     Returns:
-        (B, O, ...), contiguous or as torch's own convolution lays it out.
+        (B, O, ...), contiguous.
 
     Raises:
         ValueError: what was expected and what came.

@@ -39,6 +39,19 @@ inline Tensor convolve(const Tensor& input, const Tensor& kernels, const std::op
   return alias(output, sizes, dense_strides(sizes));
 }
 
+// The output where there are no elements to add up, of which torch's own convolution gets the size wrong.
+inline Tensor sums_of_nothing(const Tensor& input, const std::optional<Tensor>& bias,
+                              const ConvolutionProblem& problem) {
+  Tensor output = torch::stable::new_zeros(input, problem.result);
+  std::vector<int64_t> along_channels(problem.result.size(), 0);
+  if (bias) {
+    along_channels[1] = bias->stride(0);
+    torch::stable::copy_(output, alias(*bias, problem.result, along_channels));
+  }
+  return output;
+}
+
+// Contiguous, whatever the library makes of the layout of the input: compilers of graphs have to know.
 template <typename Device>
 Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shift, const std::optional<Tensor>& bias,
                    std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation,
@@ -51,11 +64,12 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shif
       return "bias: expected (" + std::to_string(weight.size(0)) + ",) of the dtype of input, got " + shape_text(*bias);
     });
   }
-  if (std::min(problem.samples(), problem.rows()) == 0) return new_tensor(input, problem.result, input.scalar_type());
+  if (std::min({problem.samples(), problem.rows(), problem.shape.in_channels}) == 0)
+    return sums_of_nothing(input, bias, problem);
   const NoGrad no_grad;
   const int64_t block = rows_of_block(problem, input);
   SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block);
-  if (block == problem.rows()) return convolve(input, kernels.build(0, block), bias, problem);
+  if (block == problem.rows()) return dense(convolve(input, kernels.build(0, block), bias, problem));
   Tensor output = new_tensor(input, problem.result, input.scalar_type());
   for (int64_t first = 0; first < problem.rows(); first += block) {
     const int64_t rows = std::min(block, problem.rows() - first);
@@ -66,7 +80,7 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shif
   return output;
 }
 
-// Gradients of input, weight and shift; one that is not needed is empty.
+// Gradients of input, weight and shift, contiguous; one that is not needed is empty.
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad, const Tensor& input, const Tensor& weight,
                                                         const Tensor& shift, std::vector<int64_t> stride,
@@ -95,7 +109,7 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad, cons
     const Tensor grad_kernels = of_convolution.add(grad_of_rows, kernels.build(first, rows));
     if (need_weight || need_shift) of_kernels.add(grad_kernels, first);
   }
-  return {need_input ? of_convolution.grad_input() : nothing(input),
+  return {need_input ? dense(of_convolution.grad_input()) : nothing(input),
           need_weight ? of_kernels.grad_weight() : nothing(weight),
           need_shift ? of_kernels.grad_shift(shift.scalar_type()) : nothing(shift)};
 }

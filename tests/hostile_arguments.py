@@ -13,8 +13,10 @@ from torch import nn
 import crossd_ops
 from crossd_ops import ACSConv3d, CrossDConv2d, CrossDConv2dEarly, CrossDConv3d, conversion, planes
 
-WEIGHT, SHIFT, BIAS = torch.randn(4, 2, 3, 3, 3), torch.randn(2, 3), torch.randn(4)
-IMAGES, VOLUMES = torch.randn(2, 2, 6, 6), torch.randn(2, 2, 5, 6, 6)
+_values = torch.Generator().manual_seed(0)  # the names of the tests have numbers in them
+WEIGHT, SHIFT, BIAS, IMAGES, VOLUMES = (
+    torch.randn(sizes, generator=_values) for sizes in ((4, 2, 3, 3, 3), (2, 3), (4,), (2, 2, 6, 6), (2, 2, 5, 6, 6))
+)
 META = torch.zeros(2, 3, device="meta")
 
 NO_TENSOR = (None, 1.5, "text", [1.0, 2.0], object())

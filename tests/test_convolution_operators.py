@@ -1,0 +1,97 @@
+"""What the operators of the layer refuse when they are called without the functions around them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.usefixtures("compiled_library")
+
+GOOD: dict[str, Any] = {
+    "input": torch.zeros(2, 4, 6, 5),
+    "weight": torch.zeros(6, 2, 3, 3, 3),
+    "shift": torch.zeros(2, 3),
+    "bias": torch.zeros(6),
+    "stride": [1, 1],
+    "padding": [0, 0],
+    "dilation": [1, 1],
+    "groups": 2,
+    "dim": 0,
+    "index": 1,
+}
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"input": torch.zeros(2, 4, 6)}, r"input: expected \(B, C, H, W\), got \(2, 4, 6\)"),
+    ({"input": torch.zeros(2, 4, 6, 5), "index": None}, r"input: expected \(B, C, D, H, W\), got \(2, 4, 6, 5\)"),
+    ({"input": torch.zeros(2, 5, 6, 5)}, r"input: expected \(2, 4, ...\), got \(2, 5, 6, 5\)"),
+    ({"input": torch.zeros(3, 4, 6, 5)}, r"input: expected \(2, 4, ...\), got \(3, 4, 6, 5\)"),
+    ({"input": torch.zeros(2, 4, 6, 2)}, r"input: expected at least 3 pixels along each axis with padding"),
+    ({"input": torch.zeros(2, 4, 6, 5, dtype=torch.int32)}, "input: expected a dtype of float64, float32"),
+    ({"weight": torch.zeros(6, 2, 3, 3)}, r"weight: expected \(O, C, Kd, Kh, Kw\), got \(6, 2, 3, 3\)"),
+    ({"weight": torch.zeros(6, 2, 3, 16, 3)}, "weight: expected kernel sizes from 1 to 15"),
+    ({"shift": torch.zeros(2, 4)}, r"shift: expected \(B, 3\), got \(2, 4\)"),
+    ({"shift": torch.zeros(2, 3, dtype=torch.int64)}, "shift: expected a dtype of float64, float32"),
+    ({"bias": torch.zeros(5)}, r"bias: expected \(6,\) of the dtype of input, got \(5,\)"),
+    ({"bias": torch.zeros(6).double()}, r"bias: expected \(6,\) of the dtype of input, got \(6,\)"),
+    ({"bias": torch.zeros(6, 1)}, r"bias: expected \(6,\) of the dtype of input, got \(6, 1\)"),
+    ({"stride": [1]}, r"stride: expected 2 ints, each at least 1, got \(1,\)"),
+    ({"stride": [1, 0]}, r"stride: expected 2 ints, each at least 1, got \(1, 0\)"),
+    ({"padding": [-1, 0]}, r"padding: expected 2 ints, each at least 0, got \(-1, 0\)"),
+    ({"dilation": [1, 1, 1]}, r"dilation: expected 2 ints, each at least 1, got \(1, 1, 1\)"),
+    ({"groups": 0}, "groups: expected a divisor of 6 output channels, got 0"),
+    ({"groups": -2}, "groups: expected a divisor of 6 output channels, got -2"),
+    ({"groups": 4}, "groups: expected a divisor of 6 output channels, got 4"),
+    ({"dim": 3}, "dim: expected 0, 1 or 2, got 3"),
+    ({"index": 3}, "index: expected 0 to 2, got 3"),
+    ({"index": -1}, "index: expected 0 to 2, got -1"),
+]
+
+
+def names(bad: object) -> str:
+    return "-".join(bad) if isinstance(bad, dict) else ""
+
+
+@pytest.mark.parametrize("bad, message", BAD, ids=names)
+def test_bad_arguments_are_named(bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        torch.ops.crossd_ops.convolution(**GOOD | bad)
+    if "bias" not in bad:
+        arguments = GOOD | bad
+        del arguments["bias"]
+        with pytest.raises(ValueError, match=message):
+            torch.ops.crossd_ops.convolution_backward(
+                torch.zeros(2, 6, 4, 3), **arguments, need_input=True, need_weight=True, need_shift=True
+            )
+
+
+@pytest.mark.parametrize(
+    "grad, message",
+    [
+        (torch.zeros(2, 6, 4, 4), r"grad: expected \(2, 6, 4, 3\), got \(2, 6, 4, 4\)"),
+        (torch.zeros(2, 6, 4, 3).double(), "grad: expected the dtype of input"),
+    ],
+)
+def test_a_gradient_has_to_fit_the_output(grad: torch.Tensor, message: str) -> None:
+    arguments = {name: value for name, value in GOOD.items() if name != "bias"}
+    with pytest.raises(ValueError, match=message):
+        torch.ops.crossd_ops.convolution_backward(grad, **arguments, need_input=True, need_weight=True, need_shift=True)
+
+
+@pytest.mark.parametrize("empty", ["samples", "outputs", "inputs"])
+def test_nothing_to_convolve(empty: str) -> None:
+    """No samples, no output channels, no input channels: sizes as ever, and gradients of zero."""
+    samples, outputs, inputs = (0 if name == empty else 2 for name in ("samples", "outputs", "inputs"))
+    tensors = {
+        "input": torch.randn(samples, inputs, 6, 5),
+        "weight": torch.randn(outputs, inputs, 3, 3, 3),
+        "shift": torch.randn(samples, 3),
+    }
+    place = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1, "dim": 0, "index": 1}
+    bias = torch.randn(outputs)
+    output = torch.ops.crossd_ops.convolution(**tensors, bias=bias, **place)
+    torch.testing.assert_close(output, bias[None, :, None, None].expand(samples, outputs, 6, 5))
+    needs = {"need_input": True, "need_weight": True, "need_shift": True}
+    found = torch.ops.crossd_ops.convolution_backward(torch.randn_like(output), **tensors, **place, **needs)
+    for gradient, tensor in zip(found, tensors.values(), strict=True):
+        torch.testing.assert_close(gradient, torch.zeros_like(tensor))
