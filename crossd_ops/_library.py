@@ -18,7 +18,9 @@ from ._diagnosis import Diagnosis, Gpu, file_problem, gpu_problem, load_problem
 
 LIBRARY_PATH = Path(__file__).parent / "lib" / "libcrossd_ops.so"
 _OPERATORS = tuple(
-    f"crossd_ops::{name}{suffix}" for name in ("fourier_shift", "rotation_head") for suffix in ("", "_backward")
+    f"crossd_ops::{name}{suffix}"
+    for name in ("fourier_shift", "convolution", "rotation_head")
+    for suffix in ("", "_backward")
 )
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
@@ -39,6 +41,17 @@ def _load() -> Diagnosis | None:
         load(str(LIBRARY_PATH))
     except (OSError, RuntimeError) as error:
         return load_problem(LIBRARY_PATH, str(error.__cause__ or error), str(torch.__version__), build_facts())
+    return _missing_operators()
+
+
+def _missing_operators() -> Diagnosis | None:
+    """What is wrong with a library that loaded, but was built from other sources than this package."""
+    for name in _OPERATORS:
+        if not torch._C._jit_get_schemas_for_operator(name):
+            return Diagnosis(
+                f"{LIBRARY_PATH} has no operator {name}: it belongs to another version of the package",
+                "build it again: make build in a checkout, or reinstall crossd_ops",
+            )
     return None
 
 

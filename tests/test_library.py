@@ -62,12 +62,17 @@ def registered_twice(library: Path) -> None:
     library.with_name("first.so").symlink_to(_library.LIBRARY_PATH)
 
 
+def of_other_sources(library: Path) -> None:
+    compiled(library, "int value;")
+
+
 BROKEN = [
     (missing, "does not exist", "reinstall crossd_ops"),
     (cut_short, r"it was cut short, \d+ bytes of \d+", "reinstall crossd_ops"),
     (overwritten, r"it is no 64-bit ELF library \(1300 bytes\)", "reinstall crossd_ops"),
     (undefined_symbol, r"torch \S+ has no symbol \S*torch_of_tomorrow", "from source in this environment"),
     (missing_dependency, "it needs libof_tomorrow.so, which was not found", "install what is missing"),
+    (of_other_sources, "has no operator crossd_ops::fourier_shift: it belongs to another version", "make build"),
     (registered_twice, "another copy of it is loaded already", "link the library that"),
 ]
 
