@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import crossd_ops
-from crossd_ops import _backend, _library, _report
+from crossd_ops import _backend, _crossd_convolution, _library, _report
 from crossd_ops.__main__ import main
 
 OPERATORS = {"fourier_shift", "fourier_shift_slice", "rotation_head", "predict_shift", "crossd_conv2d", "crossd_conv3d"}
@@ -130,9 +130,12 @@ def operators(compiled_library: None) -> Iterator[SimpleNamespace]:
     _backend._registry["compiled"] = original
 
 
-def test_self_test_finds_a_wrong_result(operators: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
-    forward = operators.fourier_shift
+def test_self_test_finds_a_wrong_result(
+    operators: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, convolution = operators.fourier_shift, _crossd_convolution._forward
     operators.fourier_shift = lambda *arguments: forward(*arguments) * (1 + 1e-4)
+    monkeypatch.setattr(_crossd_convolution, "_forward", lambda *arguments: convolution(*arguments) * (1 + 1e-4))
     report = crossd_ops.self_test("cpu")
     failed = {(check.operator, check.dtype, check.result) for check in report.checks if not check.passed}
     assert ("fourier_shift", "float32", "result") in failed and ("crossd_conv2d", "float64", "result") in failed
