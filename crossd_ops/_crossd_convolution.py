@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import _backend, _library
 from ._autograd import shift_forward
+from ._checks import accumulate_dtype
 from ._convolution import Geometry, grouped_convolution
 
 # Of the convolution: stride, padding, dilation, groups; of the slice: dim, index (none: the whole weight, of volumes).
@@ -81,7 +82,7 @@ def _gradients(grad: Tensor, tensors: Sequence[Tensor], place: Place, needs: Seq
     samples, channels, *sizes = input.shape
     numbers = tuple(stride), tuple(padding), tuple(dilation), groups, samples
     geometry = Geometry(*numbers, tuple(grad.shape[2:]), (1, samples * channels, *sizes))
-    compute_shift = shift.to(torch.float64 if weight.dtype is torch.float64 else torch.float32)
+    compute_shift = shift.to(accumulate_dtype(weight.dtype))
     output = two_steps(input, weight, compute_shift, None, geometry, place, _backend.COMPILED)
     sought = [tensor for tensor, need in zip(tensors, needs, strict=True) if need]
     gradients = iter(torch.autograd.grad(output, sought, grad, create_graph=True))

@@ -229,8 +229,8 @@ def _shift(
     if _is_plain():
         try:
             position = None if whole else weight.shape[2 + dim] // 2 if index is None else index
-            dtype = dtype or autocast_dtype(weight) or weight.dtype
-            return shift_forward(weight, shift, dim, position, dtype, _backend.COMPILED)
+            result_dtype = dtype or autocast_dtype(weight) or weight.dtype
+            return shift_forward(weight, shift, dim, position, result_dtype, _backend.COMPILED)
         except _REFUSED:
             pass
     return _checked_shift(weight, shift, dim, index, dtype, whole)
