@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mutants import Mutant, Suite
+from mutants import BRIEF, Mutant, Suite
 
 
 def faults(finding: str, *mutants: Mutant) -> list[Mutant]:
@@ -86,8 +86,8 @@ HEAD = [
 ]  # fmt: skip
 
 KINDS = [
-    Suite("faults_address_shift", ADDRESS_SHIFT, "check_kernels.cpp", (("--one-order", "brief"),), "address"),
-    Suite("faults_address_head", ADDRESS_HEAD, "rotation_head_check.cpp", (("--one-order",),), "address"),
-    Suite("faults_shift", SHIFT, "check_kernels.cpp", (("--one-order", "brief"),)),
-    Suite("faults_head", HEAD, "rotation_head_check.cpp", (("--one-order",),)),
+    Suite("faults_address_shift", ADDRESS_SHIFT, "check_kernels.cpp", BRIEF, "address"),
+    Suite("faults_address_head", ADDRESS_HEAD, "rotation_head_check.cpp", BRIEF, "address"),
+    Suite("faults_shift", SHIFT, "check_kernels.cpp", BRIEF),
+    Suite("faults_head", HEAD, "rotation_head_check.cpp", BRIEF),
 ]

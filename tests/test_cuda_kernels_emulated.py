@@ -1,13 +1,9 @@
-"""The CUDA kernels, run by the emulator against the float64 definition, under sanitizers, and as nvcc compiles them."""
+"""The CUDA kernels, run by the emulator against the float64 definition, and under sanitizers."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -18,15 +14,6 @@ from emulator.harness import EmulatedBackend
 
 CHECK_KERNELS = EMULATOR / "check_kernels.cpp"
 GROUPS = ["dtypes", "kernels", "layouts", "sizes", "special"]
-BARRIER = r"__sync(threads|warp)\(\);"
-# The rotation head has a check of its own, in test_rotation_head_operators.py.
-KERNEL_SOURCES = sorted(
-    path.name
-    for path in (CSRC / "cuda").glob("*.cuh")
-    if re.search(BARRIER, path.read_text()) and not path.name.startswith("rotation_head")
-)
-FAST_KERNELS = r"cubic3|rows<[^>]*\b5\b"  # of sizes 3 and 5, by their demangled names
-ARCHITECTURES = ["sm_80", "sm_90", "sm_100"]
 
 pytestmark = pytest.mark.skipif(why_not("plain") is not None, reason=str(why_not("plain")))
 
@@ -81,22 +68,6 @@ def test_kernels_under_sanitizers(check_kernels: Callable[[str, str], Path], blo
     assert "0 of" in process.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", KERNEL_SOURCES)
-def test_a_missing_barrier_is_found(name: str) -> None:
-    """The check itself can fail: without the first barrier of a kernel's source it does."""
-    variant = "thread" if why_not("thread") is None else "plain"
-
-    def drop_barrier(csrc: Path) -> None:
-        want_one_block(csrc)
-        source = csrc / "cuda" / name
-        source.write_text(re.sub(BARRIER, ";", source.read_text(), count=1))
-
-    csrc, folder = altered_sources(f"missing_barrier_{name}", drop_barrier)
-    process = run_program(compile_program(CHECK_KERNELS, variant, csrc=csrc, folder=folder), "--one-order", "brief")
-    assert process.returncode != 0
-    assert "ThreadSanitizer: data race" in process.stdout or "FAIL" in process.stdout
-
-
 def direct(weight: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """The whole shifted weight by torch.fft: another way to it than the C++ definition's."""
     frequencies = [torch.fft.fftfreq(size, dtype=weight.dtype) for size in weight.shape[2:]]
@@ -140,38 +111,3 @@ def test_backend_reports_what_it_did() -> None:
         backend.fourier_shift_backward(
             torch.ones(1, 1, 1, 3, 2), torch.ones(1, 1, 3, 3, 3), torch.zeros(1, 3), 0, 1, True, True
         )
-
-
-def ptxas_report(architecture: str, folder: Path) -> dict[str, tuple[int, int]]:
-    """Of each kernel, by its demangled name: bytes of stack frame, and bytes of spilled registers."""
-    command = ["nvcc", "-O3", f"-arch={architecture}", "-Xptxas", "-v", "-Werror", "all-warnings"]
-    command += ["-Xcompiler", "-Wall,-Wextra", f"-I{CSRC}", "-cubin", str(CSRC / "cuda" / "fourier_shift.cu")]
-    process = subprocess.run([*command, "-o", str(folder / f"{architecture}.cubin")], capture_output=True, text=True)
-    assert process.returncode == 0, process.stdout + process.stderr
-    demangled = subprocess.run(["c++filt"], input=process.stderr, capture_output=True, text=True, check=True).stdout
-    pattern = r"Function properties for (.+)\n\s+(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes"
-    found = re.findall(pattern, demangled)
-    return {name: (int(stack_frame), int(stores) + int(loads)) for name, stack_frame, stores, loads in found}
-
-
-@pytest.fixture(scope="module")
-def ptxas_reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, tuple[int, int]]]:
-    if shutil.which("nvcc") is None:
-        pytest.skip("nvcc is not on PATH")
-    if shutil.which("c++filt") is None:
-        pytest.skip("c++filt is not on PATH")
-    folder = tmp_path_factory.mktemp("cubin")
-    with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
-        reports = pool.map(lambda architecture: ptxas_report(architecture, folder), ARCHITECTURES)
-        return dict(zip(ARCHITECTURES, reports, strict=True))
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_kernels_of_size_3_and_5_keep_everything_in_registers(
-    ptxas_reports: dict[str, dict[str, tuple[int, int]]], architecture: str
-) -> None:
-    fast = {name: use for name, use in ptxas_reports[architecture].items() if re.search(FAST_KERNELS, name)}
-    for kernel in ("cubic3", "rows"):
-        for direction in ("forward", "backward"):
-            assert any(kernel in name and direction in name for name in fast), (kernel, direction)
-    assert {name: use for name, use in fast.items() if use != (0, 0)} == {}

@@ -1,12 +1,9 @@
-"""The operators of the whole head: their contract with torch, threads, instruction sets, the kernels alone."""
+"""The operators of the whole head: their contract with torch, threads, the kernels alone."""
 
 from __future__ import annotations
 
 import os
-import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -113,23 +110,6 @@ def test_threads_change_nothing(shape: tuple[int, ...]) -> None:
         torch.set_num_threads(before)
     for result in results[1:]:
         assert all(torch.equal(one, first) for one, first in zip(result, results[0], strict=True))
-
-
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_every_instruction_set(capability: str) -> None:
-    """The tests of values again, in a process that may use no more than this."""
-    here = Path(__file__).parent
-    chosen = "equals_the_layers or layout or far_from_zero or finite or needs or beside or contract"
-    files = [str(here / "test_fused_head.py"), str(here / "test_head_operators.py")]
-    process = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", *files, "-k", f"({chosen}) and not instruction_set"],
-        env={**os.environ, "CROSSD_CPU_CAPABILITY": capability},
-        capture_output=True,
-        text=True,
-        cwd=here.parent,
-    )
-    assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-2000:]
-    assert re.search(r"[1-9]\d+ passed", process.stdout)
 
 
 @pytest.mark.parametrize("variant", ["address", "thread"])

@@ -1,7 +1,7 @@
 // Runs the CUDA kernels in the emulator against the float64 definition: `check_kernels GROUP...`. One line for each
-// case, with the largest error as a fraction of its tolerance; exit status 1 where one fails. `check_kernels
-// --one-order GROUP...` runs one order of threads instead of three: enough for ThreadSanitizer, to which a race is one
-// in any order.
+// case, with the largest error as a fraction of its tolerance; exit status 1 where one fails. `--one-order` runs one order
+// of threads instead of three: enough for ThreadSanitizer, to which a race is one in any order. `--first-failure` ends
+// with the first case that fails. Both stand before the groups.
 #include <cstdio>
 #include <exception>
 
@@ -205,7 +205,7 @@ std::vector<Case> cases_of(const std::string& group) {
   throw std::invalid_argument("group: expected dtypes, kernels, layouts, sizes, special or brief, got " + group);
 }
 
-int run_groups(const std::vector<std::string>& groups, const Orders& orders) {
+int run_groups(const std::vector<std::string>& groups, const Orders& orders, bool first_failure) {
   emu::dynamic_shared_limit = 163 * 1024;  // compute capability 8.0, the least of those that are built for
   int failed = 0, total = 0;
   for (const std::string& group : groups) {
@@ -220,6 +220,7 @@ int run_groups(const std::vector<std::string>& groups, const Orders& orders) {
       ++total;
       std::printf("%s\n", line.c_str());
       std::fflush(stdout);
+      if (failed && first_failure) return 1;
     }
   }
   std::printf("%d of %d cases failed; %llu launches, at most %zu bytes of dynamic shared memory\n", failed, total,
@@ -231,13 +232,16 @@ int run_groups(const std::vector<std::string>& groups, const Orders& orders) {
 
 int main(int count, char** arguments) {
   std::vector<std::string> groups(arguments + 1, arguments + count);
+  const auto takes = [&](const char* option) {
+    const bool given = !groups.empty() && groups.front() == option;
+    if (given) groups.erase(groups.begin());
+    return given;
+  };
+  const bool first_failure = takes("--first-failure");
   check::Orders orders = {emu::Order::forward, emu::Order::reverse, emu::Order::random};
-  if (!groups.empty() && groups.front() == "--one-order") {
-    groups.erase(groups.begin());
-    orders = {emu::Order::random};
-  }
+  if (takes("--one-order")) orders = {emu::Order::random};
   try {
-    return check::run_groups(groups, orders);
+    return check::run_groups(groups, orders, first_failure);
   } catch (const std::invalid_argument& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 2;

@@ -1,9 +1,11 @@
 // Runs the rotation head against its float64 definition: `rotation_head_check`. One line for each case that fails, then
 // a summary; exit status 1 where one does. The CUDA kernels in the emulator, in three orders of threads (`--one-order`:
 // in one, enough for ThreadSanitizer); or with -DCHECK_CPU those of the CPU, whose parallel_for the test supplies.
+// `brief`: fewer cases; `--first-failure`: ends with the first case that fails.
 #include <cmath>
 #include <cstdio>
 #include <exception>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -30,6 +32,13 @@ struct Case {
     return std::to_string(samples) + "x4x" + std::to_string(height) + "x" + std::to_string(width) + " " +
            dtypes[int(dtype)] + " " + layout_name(map_layout) + " to " + layout_name(grad_layout) +
            (exact ? " exact" : " linear");
+  }
+
+  // Each kernel, with parts of a sample and without, rows of whole vectors and others: a third of the time.
+  bool in_brief() const {
+    const bool kernels = map_layout == Layout::contiguous || map_layout == Layout::channels_last ||
+                         map_layout == Layout::transposed;
+    return kernels && height > 1 && (dtype == Dtype::float32 || dtype == Dtype::bfloat16);
   }
 };
 
@@ -200,9 +209,11 @@ std::string fault_of(const Case& one, bool three_orders) {
 }  // namespace check
 
 int main(int count, char** arguments) {
-  const bool three_orders = count < 2 || std::string(arguments[1]) != "--one-order";
+  const std::set<std::string> options(arguments + 1, arguments + count);
+  const bool three_orders = !options.count("--one-order"), brief = options.count("brief");
   int failed = 0, total = 0;
   for (const check::Case& one : check::all_cases()) {
+    if (brief && !one.in_brief()) continue;
     std::string fault;
     try {
       fault = check::fault_of(one, three_orders);
@@ -213,6 +224,7 @@ int main(int count, char** arguments) {
     if (fault.empty()) continue;
     ++failed;
     std::printf("FAIL: %s: %s\n", one.name().c_str(), fault.c_str());
+    if (options.count("--first-failure")) return 1;
   }
 #if defined(CHECK_CPU)
   std::printf("capability %s\n", crossd_ops::cpu::cpu_capability());
