@@ -93,17 +93,39 @@ inline Tensor stack_samples(const Tensor& tensor) {
   return alias(source, sizes, strides);
 }
 
+struct LibraryGradients {
+  Tensor input, kernels;  // undefined where not needed
+};
+
+// By the dispatcher: on every device.
+inline Tensor dispatched_convolution(const Tensor& input, const Tensor& kernels, const std::optional<Tensor>& bias,
+                                     const Geometry& geometry, int64_t groups) {
+  const std::vector<int64_t> output_padding(geometry.stride.size(), 0);
+  const auto stack = call_operator<1>("aten::convolution", "", input, kernels, bias, geometry.stride, geometry.padding,
+                                      geometry.dilation, /*transposed=*/false, output_padding, groups);
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+inline LibraryGradients dispatched_convolution_backward(const Tensor& grad, const Tensor& input, const Tensor& kernels,
+                                                        const Geometry& geometry, int64_t groups, bool need_input,
+                                                        bool need_kernels) {
+  const std::vector<int64_t> output_padding(geometry.stride.size(), 0);
+  const std::array<bool, 3> mask = {need_input, need_kernels, false};
+  const auto stack =
+      call_operator<3>("aten::convolution_backward", "", grad, input, kernels, std::optional<std::vector<int64_t>>(),
+                       geometry.stride, geometry.padding, geometry.dilation, /*transposed=*/false, output_padding,
+                       groups, torch::headeronly::HeaderOnlyArrayRef<bool>(mask.data(), mask.size()));
+  LibraryGradients gradients{torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
+  (void)torch::stable::detail::to<Tensor>(stack[2]);  // owned by us, like the others
+  return gradients;
+}
+
 // On the CPU by torch's C interface: the dispatcher's way makes every list of numbers on the heap, twice, which takes
 // 8 us of a small problem's 40. The interface for CUDA is in a library that CPU-only torch does not have.
 inline Tensor library_convolution(const Tensor& input, const Tensor& kernels, const std::optional<Tensor>& bias,
                                   const Geometry& geometry, int64_t groups) {
+  if (input.is_cuda()) return dispatched_convolution(input, kernels, bias, geometry, groups);
   const auto& [stride, padding, dilation, _] = geometry;
   const std::vector<int64_t> output_padding(stride.size(), 0);
-  if (input.is_cuda()) {
-    const auto stack = call_operator<1>("aten::convolution", "", input, kernels, bias, stride, padding, dilation,
-                                        /*transposed=*/false, output_padding, groups);
-    return torch::stable::detail::to<Tensor>(stack[0]);
-  }
   const int64_t axes = geometry.axes();
   AtenTensorHandle result = nullptr, of_bias = bias ? bias->get() : nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_convolution(input.get(), kernels.get(), bias ? &of_bias : nullptr,
@@ -111,25 +133,13 @@ inline Tensor library_convolution(const Tensor& input, const Tensor& kernels, co
                                                     /*transposed=*/0, output_padding.data(), axes, groups, &result));
   return Tensor(result);
 }
-
-struct LibraryGradients {
-  Tensor input, kernels;  // undefined where not needed
-};
-
 inline LibraryGradients library_convolution_backward(const Tensor& grad, const Tensor& input, const Tensor& kernels,
                                                      const Geometry& geometry, int64_t groups, bool need_input,
                                                      bool need_kernels) {
+  if (input.is_cuda())
+    return dispatched_convolution_backward(grad, input, kernels, geometry, groups, need_input, need_kernels);
   const auto& [stride, padding, dilation, _] = geometry;
   const std::vector<int64_t> output_padding(stride.size(), 0);
-  if (input.is_cuda()) {
-    const std::array<bool, 3> mask = {need_input, need_kernels, false};
-    const auto stack =
-        call_operator<3>("aten::convolution_backward", "", grad, input, kernels, std::optional<std::vector<int64_t>>(),
-                         stride, padding, dilation, /*transposed=*/false, output_padding, groups,
-                         torch::headeronly::HeaderOnlyArrayRef<bool>(mask.data(), mask.size()));
-    (void)torch::stable::detail::to<Tensor>(stack[2]);  // owned by us, like the others
-    return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
-  }
   const int64_t axes = geometry.axes();
   const std::array<int32_t, 3> mask = {need_input, need_kernels, false};
   std::array<AtenTensorHandle, 3> results{};

@@ -40,7 +40,7 @@ LONG_TESTS = (
     *("aot_inductor", "build", "compile_network", "cpp", "cuda_kernels_emulated", "distributed", "documentation"),
     *("emulator", "fsdp", "gpu_run", "benchmarks", "network_benchmark", "train", "train_data", "train_state"),
     *("training", "transfer", "convolution_methods", "integration", "mutants", "soak"),
-    *("static_kernels", "wheel"),
+    *("instruction_sets", "static_kernels", "wheel"),
 )
 # The first runs all tests; the others run what calls the kernels, as processors of fewer instructions would.
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
