@@ -1,15 +1,16 @@
 // What the per-sample convolution is asked to do, checked; and the one place that chooses how to do it.
 //
-// `choose` goes by what `python -m benchmarks.convolution_methods` printed for ResNet-18 (ms on two CPU cores, float32,
-// B = 4, forward and backward; "plain" has one kernel for all samples). No GPU has been measured; the same choice is
-// made there.
+// `choose` goes by what `python -m benchmarks.convolution_methods` prints for ResNet-18 (ms on two cores of an Intel
+// Xeon (Cascade Lake), float32, B = 4, forward and backward; "plain" has one kernel for all samples). Where rows tie,
+// an AMD EPYC decides: of 512 -> 512 its backward takes 18.5 by matrix products and 27.7 by the loop, its forward 9.4
+// and 6.1. No GPU has been measured; the same choice is made there.
 //
 //   C -> O, kernel, input size        plain       grouped          loop        matrix
-//   3 -> 64, 7x7, 224             16.8  5.8    15.4  10.5     6.3   5.5    14.4  14.0
-//   64 -> 64, 3x3, 56              4.3  9.8     4.8  10.1     5.6  10.6    15.3  35.3
-//   128 -> 128, 3x3, 28            4.1  8.6     4.3   9.2     4.6   9.5     8.2  16.9
-//   256 -> 256, 3x3, 14            3.8  8.7     4.6  10.3     4.6  10.9     6.7  14.4
-//   512 -> 512, 3x3, 7             4.1 10.1    17.9  46.9     6.1  27.7     9.4  18.5
+//   3 -> 64, 7x7, 224             14.6  6.4    20.3  16.5    11.2   6.2    16.2  21.6
+//   64 -> 64, 3x3, 56              4.4  9.5     4.6   9.7     5.5  11.1    14.0  49.2
+//   128 -> 128, 3x3, 28            4.3  8.8     4.6   9.2     5.1  10.9     8.8  23.0
+//   256 -> 256, 3x3, 14            4.2  9.1     5.4  11.8     5.6  13.2     7.6  17.1
+//   512 -> 512, 3x3, 7             5.2 11.9    22.4  59.3     9.2  34.9     7.8  33.3
 #pragma once
 #include <algorithm>
 #include <optional>
