@@ -37,7 +37,7 @@ def crossd_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tenso
         input.requires_grad or weight.requires_grad or shift.requires_grad or (bias is not None and bias.requires_grad)
     ):
         function: Any = _CrossDConvolution
-        output: Tensor = function.apply(input, weight, shift, bias, *place)
+        output: Tensor = function.apply(input, weight, shift, bias, place)
         return output
     output = _forward(input, weight, shift, bias, *place)
     return output
@@ -54,10 +54,10 @@ def two_steps(
 
 class _CrossDConvolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        input, weight, shift, _, *ctx.place = inputs
+    def forward(ctx: Any, input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place) -> Tensor:
         ctx.save_for_backward(input, weight, shift)
-        output: Tensor = _forward(*inputs)
+        ctx.place = place  # one argument: each takes time at every call
+        output: Tensor = _forward(input, weight, shift, bias, *place)
         return output
 
     @staticmethod
@@ -66,7 +66,7 @@ class _CrossDConvolution(torch.autograd.Function):
         found = _gradients(grad, ctx.saved_tensors, ctx.place, needs)
         # (B, O, ...) -> (O,)
         of_bias = grad.sum([0, *range(2, grad.dim())]) if ctx.needs_input_grad[3] else None
-        return *found, of_bias, *(None,) * 6
+        return *found, of_bias, None
 
 
 def _gradients(grad: Tensor, tensors: Sequence[Tensor], place: Place, needs: Sequence[bool]) -> Sequence[Tensor | None]:
