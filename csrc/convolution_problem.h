@@ -1,9 +1,10 @@
 // What the per-sample convolution is asked to do, checked; and the one place that chooses how to do it.
 //
 // `choose` goes by what `python -m benchmarks.convolution_methods` prints for ResNet-18 (ms on two cores of an Intel
-// Xeon (Cascade Lake), float32, B = 4, forward and backward; "plain" has one kernel for all samples). Where rows tie,
-// an AMD EPYC decides: of 512 -> 512 its backward takes 18.5 by matrix products and 27.7 by the loop, its forward 9.4
-// and 6.1. No GPU has been measured; the same choice is made there.
+// Xeon (Cascade Lake), float32, B = 4, forward and backward; "plain" has one kernel for all samples).
+// Of 512 -> 512, an AMD EPYC that was measured before took 18.5 for the backward by matrix products and 27.7 by the
+// loop, for the forward 9.4 and 6.1: where the two machines disagree, the loop stays. No GPU has been measured; the
+// same choice is made there.
 //
 //   C -> O, kernel, input size        plain       grouped          loop        matrix
 //   3 -> 64, 7x7, 224             14.6  6.4    20.3  16.5    11.2   6.2    16.2  21.6

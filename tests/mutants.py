@@ -105,6 +105,7 @@ CUDA_SHIFT = [
 ]  # fmt: skip
 CUDA_HEAD = [
     Mutant("cuda/rotation_head.cuh", "(element - v) + 1", "(element - v) - 1"),
+    Mutant("cuda/rotation_head.cuh", "join_lanes(total, kHeadChannels)", "join_lanes(total, 2 * kHeadChannels)"),
     Mutant("cuda/rotation_head.cuh", "sum *= factor, weighted *= factor, maximum = to;",
            "sum *= factor, maximum = to;"),
     Mutant("cuda/rotation_head.cuh", "part * kHeadChannels + lane % kHeadChannels", "part * kHeadChannels"),

@@ -96,7 +96,7 @@ std::string fault_of(const Case& one) {
 
 int main() {
   using namespace check;
-  const int64_t sizes[][4] = {{1, 3, 5, 1}, {3, 2, 3, 5}, {2, 17, 7, 7}, {3, 5, 16, 16}, {2, 5, 45, 47}};
+  const int64_t sizes[][4] = {{1, 3, 5, 1}, {3, 2, 3, 5}, {2, 17, 7, 7}, {3, 5, 16, 16}, {2, 20, 45, 47}};
   const Layout layouts[] = {Layout::contiguous, Layout::offset,         Layout::channels_last, Layout::padded,
                             Layout::transposed, Layout::expanded_first, Layout::expanded};
   int count = 0, failed = 0;

@@ -34,10 +34,10 @@ struct Case {
            (exact ? " exact" : " linear");
   }
 
-  // Each kernel, with parts of a sample and without, rows of whole vectors and others: a third of the time.
+  // Each kernel, with parts of a sample and without, rows of whole vectors and others: half of the time.
   bool in_brief() const {
-    const bool kernels = map_layout == Layout::contiguous || map_layout == Layout::channels_last ||
-                         map_layout == Layout::transposed;
+    const bool kernels =
+        map_layout == Layout::contiguous || map_layout == Layout::channels_last || map_layout == Layout::transposed;
     return kernels && height > 1 && (dtype == Dtype::float32 || dtype == Dtype::bfloat16);
   }
 };
