@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "convolution_columns.h"
 #include "convolution_problem.h"
 #include "library_calls.h"
 #include "sample_kernels.h"
@@ -31,11 +32,8 @@ class ConvolutionGradients {
   // After the last block.
   Tensor grad_input() const {
     if (method_ != Method::matrix) return *grad_input_;
-    const std::vector<int64_t> image = {input_.size(2), input_.size(3)};
-    const std::vector<int64_t> sizes = {problem_.samples(), input_.size(1) * problem_.kernel_elements(),
-                                        problem_.pixels()};
-    return columns_to_image(alias(*grad_columns_, sizes, dense_strides(sizes)), image, problem_.kernel,
-                            problem_.geometry);
+    const std::vector<int64_t> sizes = sizes_of_columns(problem_);
+    return columns_to_image(alias(*grad_columns_, sizes, dense_strides(sizes)), input_, problem_);
   }
 
  private:
@@ -90,7 +88,7 @@ class ConvolutionGradients {
         add_matrix_product_on_cpu(*grad_columns_, transposed, g);
     }
     if (!need_kernels_) return kernels;
-    if (!columns_) columns_.emplace(dense(image_to_columns(input_, problem_.kernel, problem_.geometry)));
+    if (!columns_) columns_.emplace(image_to_columns(input_, problem_));
     prepare_grad_kernels(kernels);
     Tensor product = alias(*grad_kernels_, {blocks, rows, wide}, {rows * wide, wide, 1});
     multiply_matrices(product, g, alias(*columns_, {blocks, pixels, wide}, {wide * pixels, 1, pixels}));
@@ -105,17 +103,9 @@ class ConvolutionGradients {
 
   void add_to_grad_input(const Tensor& part) {
     if (grad_input_)
-      grad_input_.emplace(add_on_cpu(*grad_input_, part));  // only on a CPU is there more than one block
+      grad_input_.emplace(sum_of(*grad_input_, part));
     else
       grad_input_.emplace(part);
-  }
-
-  // (B, O, H', W') with samples that may lie apart, but of channels and pixels that follow each other.
-  static Tensor dense_in_pixels(const Tensor& grad) {
-    const bool is_dense = grad.stride(3) == 1 && grad.stride(2) == grad.size(3) &&
-                          grad.stride(1) == grad.size(2) * grad.size(3) &&
-                          grad.stride(0) >= grad.size(1) * grad.stride(1);
-    return is_dense ? grad : torch::stable::contiguous(grad);
   }
 
   const Tensor& input_;

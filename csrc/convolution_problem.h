@@ -14,6 +14,7 @@
 //   512 -> 512, 3x3, 7             5.2 11.9    22.4  59.3     9.2  34.9     7.8  33.3
 #pragma once
 #include <algorithm>
+#include <cstdlib>
 #include <optional>
 #include <string>
 #include <vector>
@@ -36,11 +37,15 @@ struct ConvolutionProblem {
   std::vector<int64_t> kernel;  // sizes of a kernel, one for each axis of the convolution
   std::vector<int64_t> result;  // sizes of the output: (B, O, ...)
   Tensor shift;                 // dense, of the type that the kernels compute in
+  bool on_gpu;
 
   int64_t samples() const { return shape.samples; }
   int64_t rows() const { return shape.out_channels; }
   int64_t kernel_elements() const { return product(kernel); }
   int64_t pixels() const { return product({result.begin() + 2, result.end()}); }
+  int64_t columns() const {  // elements of all of them, see convolution_columns.h
+    return samples() * shape.in_channels * geometry.groups * kernel_elements() * pixels();
+  }
 
   static int64_t product(const std::vector<int64_t>& sizes) {
     int64_t result = 1;
@@ -49,12 +54,32 @@ struct ConvolutionProblem {
   }
 };
 
+// CROSSD_CONVOLUTION_METHOD=grouped|loop|matrix in the environment: one for every problem on the CPU, to measure and
+// to test it.
+inline std::optional<Method> forced_method() {
+  static const std::optional<Method> forced = [] {
+    const char* wanted = std::getenv("CROSSD_CONVOLUTION_METHOD");
+    const std::string name = wanted ? wanted : "";
+    return name == "grouped"  ? std::optional(Method::grouped)
+           : name == "loop"   ? std::optional(Method::loop)
+           : name == "matrix" ? std::optional(Method::matrix)
+                              : std::nullopt;
+  }();
+  return forced;
+}
+
 inline Method choose(const ConvolutionProblem& problem, bool backward) {
-  constexpr int64_t kFewPixels = 100;   // the kernels outweigh the pixels: what counts is how often they are read
-  constexpr int64_t kFewChannels = 16;  // grouped kernels waste their lanes
+  constexpr int64_t kFewPixels = 100;        // the kernels outweigh the pixels: what counts is how often they are read
+  constexpr int64_t kFewChannels = 16;       // grouped kernels waste their lanes
+  constexpr int64_t kFewColumns = 1 << 17;   // less work than a convolution's preparations
+  constexpr int64_t kMostColumns = 1 << 26;  // elements, no more memory than this
+  if (forced_method() && !problem.on_gpu) return *forced_method();
+  const int64_t columns = problem.columns();
   const bool few_pixels = problem.pixels() <= kFewPixels;
-  if (few_pixels && backward && problem.geometry.axes() == 2) return Method::matrix;
   const bool few_channels = problem.shape.in_channels < kFewChannels && problem.geometry.groups == 1;
+  const bool few_columns = columns <= kFewColumns * (backward ? 1 : 2) * (few_channels ? 4 : 1);
+  const bool multiply = problem.on_gpu ? few_pixels && problem.geometry.axes() == 2 : few_pixels || few_columns;
+  if (multiply && columns <= kMostColumns) return Method::matrix;
   return few_pixels || few_channels ? Method::loop : Method::grouped;
 }
 
@@ -115,7 +140,8 @@ inline ConvolutionProblem checked_convolution(const Tensor& input, const Tensor&
                              {std::move(stride), std::move(padding), std::move(dilation), groups},
                              {},
                              {shift.size(0), weight.size(0)},
-                             dense(compute_shift)};
+                             dense(compute_shift),
+                             weight.is_cuda()};
   for (int i = index ? 1 : 0; i < 3; ++i) problem.kernel.push_back(problem.shape.kernel[i]);
   for (int64_t i = 0; i < axes; ++i) {
     const Geometry& geometry = problem.geometry;

@@ -156,22 +156,46 @@ inline Tensor join_samples(const std::vector<Tensor>& samples) {
   return torch::stable::detail::to<Tensor>(call_operator<1>("aten::cat", "", samples, int64_t{0})[0]);
 }
 
-// The input pixels that each output pixel sees: (B, C * Kh * Kw, H' * W').
-inline Tensor image_to_columns(const Tensor& input, const std::vector<int64_t>& kernel, const Geometry& geometry) {
-  return torch::stable::detail::to<Tensor>(
-      call_operator<1>("aten::im2col", "", input, kernel, geometry.dilation, geometry.padding, geometry.stride)[0]);
+// The input between borders of zeros; itself where there are none.
+inline Tensor padded(const Tensor& input, const Geometry& geometry) {
+  std::vector<int64_t> sizes = sizes_of(input);
+  for (int64_t i = 0; i < geometry.axes(); ++i) sizes[2 + i] += 2 * geometry.padding[i];
+  if (sizes == sizes_of(input)) return input;
+  const Tensor result = torch::stable::new_zeros(input, sizes);
+  int64_t offset = 0;
+  for (int64_t i = 0; i < geometry.axes(); ++i) offset += geometry.padding[i] * result.stride(2 + i);
+  Tensor inside = alias(result, sizes_of(input), strides_of(result), offset);
+  torch::stable::copy_(inside, input);
+  return result;
 }
 
-// Its adjoint.
-inline Tensor columns_to_image(const Tensor& columns, const std::vector<int64_t>& image,
-                               const std::vector<int64_t>& kernel, const Geometry& geometry) {
+// By operators of every device: the input pixels that each of `pixels` of the output sees, (B, C, kernel, pixels),
+// dense. A copy of a view that takes each of them several times; torch's im2col launches a kernel for every sample.
+inline Tensor dispatched_image_to_columns(const Tensor& input, const std::vector<int64_t>& kernel,
+                                          const std::vector<int64_t>& pixels, const Geometry& geometry) {
+  const Tensor source = padded(input, geometry);
+  std::vector<int64_t> sizes = {source.size(0), source.size(1)}, strides = {source.stride(0), source.stride(1)};
+  for (int64_t i = 0; i < geometry.axes(); ++i)
+    sizes.push_back(kernel[i]), strides.push_back(geometry.dilation[i] * source.stride(2 + i));
+  for (int64_t i = 0; i < geometry.axes(); ++i)
+    sizes.push_back(pixels[i]), strides.push_back(geometry.stride[i] * source.stride(2 + i));
+  return torch::stable::contiguous(alias(source, sizes, strides));
+}
+
+// Its adjoint, of images: (B, C * Kh * Kw, H' * W').
+inline Tensor dispatched_columns_to_image(const Tensor& columns, const std::vector<int64_t>& image,
+                                          const std::vector<int64_t>& kernel, const Geometry& geometry) {
   return torch::stable::detail::to<Tensor>(call_operator<1>("aten::col2im", "", columns, image, kernel,
                                                             geometry.dilation, geometry.padding, geometry.stride)[0]);
 }
 
 // out = a b, each (n, ., .)
-inline void multiply_matrices(Tensor& out, const Tensor& a, const Tensor& b) {
+inline void dispatched_product(Tensor& out, const Tensor& a, const Tensor& b) {
   (void)torch::stable::detail::to<Tensor>(call_operator<1>("aten::bmm", "out", a, b, out)[0]);
+}
+inline void multiply_matrices(Tensor& out, const Tensor& a, const Tensor& b) {
+  if (out.is_cuda()) return dispatched_product(out, a, b);
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_bmm_out(out.get(), a.get(), b.get()));
 }
 
 // out += a b, on the CPU: the dispatcher's way takes scalars, which the stable ABI does not pass.
@@ -179,10 +203,7 @@ inline void add_matrix_product_on_cpu(Tensor& out, const Tensor& a, const Tensor
   TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_baddbmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
 }
 
-inline Tensor add_on_cpu(const Tensor& a, const Tensor& b) {
-  AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_add_Tensor(a.get(), b.get(), 1.0, &handle));
-  return Tensor(handle);
-}
+// a + b: torch's addition is not in the stable ABI.
+inline Tensor sum_of(const Tensor& a, const Tensor& b) { return torch::stable::subtract(a, b, /*alpha=*/-1.0); }
 
 }  // namespace crossd_ops

@@ -1,0 +1,63 @@
+// A convolution as a product of matrices, y = w x: the columns x of the input, and the way back from their gradient.
+#pragma once
+#include <vector>
+
+#include "checks.h"
+#include "convolution_problem.h"
+#include "cpu/columns.h"
+#include "library_calls.h"
+#include "tensors.h"
+
+namespace crossd_ops {
+
+inline std::vector<int64_t> sizes_of_columns(const ConvolutionProblem& problem) {
+  const int64_t channels = problem.shape.in_channels * problem.geometry.groups;
+  return {problem.samples(), channels * problem.kernel_elements(), problem.pixels()};
+}
+
+// Of images (B, C, ...) like this one.
+inline ColumnsProblem columns_problem(const Tensor& image, const ConvolutionProblem& problem) {
+  const int64_t axes = problem.geometry.axes();
+  ColumnsProblem columns{};
+  columns.samples = image.size(0), columns.channels = image.size(1), columns.dtype = checked_dtype(image, "input");
+  columns.image_sample = image.stride(0), columns.image_channel = image.stride(1);
+  columns.image = columns.kernel = columns.result = columns.stride = columns.dilation = {1, 1, 1};
+  for (int64_t i = 0; i < axes; ++i) {
+    const int64_t to = 3 - axes + i;
+    columns.image[to] = image.size(2 + i), columns.image_pixel[to] = image.stride(2 + i);
+    columns.kernel[to] = problem.kernel[i], columns.result[to] = problem.result[2 + i];
+    columns.stride[to] = problem.geometry.stride[i], columns.padding[to] = problem.geometry.padding[i];
+    columns.dilation[to] = problem.geometry.dilation[i];
+  }
+  return columns;
+}
+
+// The input pixels that each output pixel sees: (B, C * kernel elements, pixels), dense.
+inline Tensor image_to_columns(const Tensor& input, const ConvolutionProblem& problem) {
+  if (input.is_cuda()) {
+    const std::vector<int64_t> pixels(problem.result.begin() + 2, problem.result.end());
+    return dispatched_image_to_columns(input, problem.kernel, pixels, problem.geometry);
+  }
+  Tensor columns = new_tensor(input, sizes_of_columns(problem), input.scalar_type());
+  cpu::image_to_columns(columns_problem(input, problem), input.const_data_ptr(), columns.mutable_data_ptr());
+  return columns;
+}
+
+// Its adjoint, of dense columns: each pixel's copies added up, with the sizes of `like`. On a GPU of images alone.
+inline Tensor columns_to_image(const Tensor& columns, const Tensor& like, const ConvolutionProblem& problem) {
+  if (columns.is_cuda())
+    return dispatched_columns_to_image(columns, {like.size(2), like.size(3)}, problem.kernel, problem.geometry);
+  Tensor image = new_tensor(like, sizes_of(like), like.scalar_type());
+  cpu::columns_to_image(columns_problem(image, problem), columns.const_data_ptr(), image.mutable_data_ptr());
+  return image;
+}
+
+// (B, O, ...) with samples that may lie apart, but of channels and pixels that follow each other.
+inline Tensor dense_in_pixels(const Tensor& tensor) {
+  int64_t next = 1;
+  bool is_dense = true;
+  for (int64_t i = tensor.dim(); --i > 0; next *= tensor.size(i)) is_dense = is_dense && tensor.stride(i) == next;
+  return is_dense && tensor.stride(0) >= next ? tensor : torch::stable::contiguous(tensor);
+}
+
+}  // namespace crossd_ops
