@@ -18,8 +18,9 @@ from ._autograd import shift_forward
 from ._checks import accumulate_dtype
 from ._convolution import Geometry, grouped_convolution
 
-# Of the convolution: stride, padding, dilation, groups; of the slice: dim, index (none: the whole weight, of volumes).
-Place = tuple[Sequence[int], Sequence[int], Sequence[int], int, int, int | None]
+# What a call says beside its tensors, as the operators take it: stride, padding and dilation along each axis, groups;
+# of images then dim and index of the slice. One tuple: each argument of its own takes time at every call.
+Place = tuple[int, ...]
 
 _operators: Any = torch.ops.crossd_ops
 # The overloads, not the packets, which would resolve the overload anew at every call; none where no library was loaded.
@@ -27,8 +28,8 @@ _forward: Any = None if _library.load_error else _operators.convolution.default
 _backward: Any = None if _library.load_error else _operators.convolution_backward.default
 
 
-def crossd_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, *place: Any) -> Tensor:
-    """y_b = conv(x_b, shifted weight of b) + bias, by the compiled operators; `place`: see `Place`.
+def crossd_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place) -> Tensor:
+    """y_b = conv(x_b, shifted weight of b) + bias, by the compiled operators.
 
     Input and bias have the type of the result, weight and shift any. Raises what the operator does, for arguments that
     do not fit: its checks come before any work. Not for torch.func and forward mode.
@@ -36,18 +37,25 @@ def crossd_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tenso
     if torch.is_grad_enabled() and (
         input.requires_grad or weight.requires_grad or shift.requires_grad or (bias is not None and bias.requires_grad)
     ):
-        function: Any = _CrossDConvolution
-        output: Tensor = function.apply(input, weight, shift, bias, place)
+        # What torch.autograd.Function.apply calls, after looking for torch.func, which its callers here have done.
+        apply = _CrossDConvolution.apply if torch.compiler.is_compiling() else _apply
+        output: Tensor = apply(input, weight, shift, bias, place)
         return output
-    output = _forward(input, weight, shift, bias, *place)
+    output = _forward(input, weight, shift, bias, place)
     return output
 
 
 def two_steps(
-    input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, geometry: Geometry, place: Place, backend: str
+    input: Tensor,
+    weight: Tensor,
+    shift: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    dim: int,
+    index: int | None,
+    backend: str,
 ) -> Tensor:
     """The same as the kernels of all samples, then their convolution, each of which knows every derivative."""
-    *_, dim, index = place
     kernels = shift_forward(weight, shift, dim, index, input.dtype, backend)
     return grouped_convolution(input, kernels, bias, geometry)
 
@@ -56,8 +64,8 @@ class _CrossDConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place) -> Tensor:
         ctx.save_for_backward(input, weight, shift)
-        ctx.place = place  # one argument: each takes time at every call
-        output: Tensor = _forward(input, weight, shift, bias, *place)
+        ctx.place = place
+        output: Tensor = _forward(input, weight, shift, bias, place)
         return output
 
     @staticmethod
@@ -69,39 +77,41 @@ class _CrossDConvolution(torch.autograd.Function):
         return *found, of_bias, None
 
 
+_apply: Any = super(torch.autograd.Function, _CrossDConvolution).apply
+
+
 def _gradients(grad: Tensor, tensors: Sequence[Tensor], place: Place, needs: Sequence[bool]) -> Sequence[Tensor | None]:
     """Gradients of input, weight and shift; None for one that is not needed."""
     if not any(needs):
         return None, None, None
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        found = _backward(grad, *tensors, *place, *needs)
+        found = _backward(grad, *tensors, place, *needs)
         return [gradient if need else None for gradient, need in zip(found, needs, strict=True)]
     # These gradients will be differentiated (create_graph): their graph is that of the two steps' gradients.
     input, weight, shift = tensors
-    stride, padding, dilation, groups, _, _ = place
+    stride, padding, dilation, groups, dim, index = parts_of(place)
     samples, channels, *sizes = input.shape
-    numbers = tuple(stride), tuple(padding), tuple(dilation), groups, samples
+    numbers = stride, padding, dilation, groups, samples
     geometry = Geometry(*numbers, tuple(grad.shape[2:]), (1, samples * channels, *sizes))
     compute_shift = shift.to(accumulate_dtype(weight.dtype))
-    output = two_steps(input, weight, compute_shift, None, geometry, place, _backend.COMPILED)
+    output = two_steps(input, weight, compute_shift, None, geometry, dim, index, _backend.COMPILED)
     sought = [tensor for tensor, need in zip(tensors, needs, strict=True) if need]
     gradients = iter(torch.autograd.grad(output, sought, grad, create_graph=True))
     return [next(gradients) if need else None for need in needs]
 
 
+def parts_of(place: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int, int, int | None]:
+    """Stride, padding, dilation, groups, dim and index; no index: the whole weight, of volumes."""
+    axes = 2 if len(place) == 9 else 3
+    stride, padding, dilation = (tuple(place[axes * part : axes * (part + 1)]) for part in range(3))
+    return stride, padding, dilation, place[3 * axes], *(place[7:] if axes == 2 else (0, None))
+
+
 def _convolution_shape(
-    input: Tensor,
-    weight: Tensor,
-    shift: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    dim: int,
-    index: int | None,
+    input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Sequence[int]
 ) -> Tensor:
     _library.check_same_device(input, weight, shift, bias)
+    stride, padding, dilation, _, dim, index = parts_of(place)
     kernel = list(weight.shape[2:])
     if index is not None:
         del kernel[dim]

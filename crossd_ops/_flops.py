@@ -14,30 +14,40 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from . import _library
+from ._crossd_convolution import parts_of
 
 
 def _convolution(
-    input: Sequence[int], weight: Sequence[int], shift: Any, bias: Any, *place: Any, out_shape: Sequence[int], **_: Any
+    input: Any,
+    weight: Sequence[int],
+    shift: Any,
+    bias: Any,
+    place: Sequence[int],
+    *,
+    out_shape: Sequence[int],
+    **_: Any,
 ) -> int:
-    return _multiply_adds(out_shape, weight, *place[-2:])
+    return _multiply_adds(out_shape, weight, place)
 
 
 def _convolution_backward(
     grad: Sequence[int],
-    input: Sequence[int],
+    input: Any,
     weight: Sequence[int],
     shift: Any,
-    *place: Any,
-    out_shape: Any,
+    place: Sequence[int],
+    need_input: bool,
+    need_weight: bool,
+    need_shift: bool,
     **_: Any,
 ) -> int:
-    dim, index, need_input, need_weight, need_shift = place[-5:]
     products = int(need_input) + int(need_weight or need_shift)
-    return products * _multiply_adds(grad, weight, dim, index)
+    return products * _multiply_adds(grad, weight, place)
 
 
-def _multiply_adds(output: Sequence[int], weight: Sequence[int], dim: int, index: int | None) -> int:
+def _multiply_adds(output: Sequence[int], weight: Sequence[int], place: Sequence[int]) -> int:
     """Twice their number: every element of the output (B, O, ...) takes one for each element of its kernel."""
+    *_, dim, index = parts_of(place)
     kernel = [size for axis, size in enumerate(weight[2:]) if index is None or axis != dim]
     return 2 * math.prod(output) * weight[1] * math.prod(kernel)
 

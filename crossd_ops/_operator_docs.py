@@ -108,10 +108,8 @@ DESCRIPTIONS: dict[str, str] = {
         weight: (O, C, Kd, Kh, Kw), each kernel size from 1 to 15; of any of the supported types, whatever the input's.
         shift: (B, 3), in elements along (d, h, w).
         bias: (O,) of the input's type, or None.
-        stride, padding, dilation: one number for each axis.
-        groups: as for torch.nn.functional.conv2d.
-        dim: spatial axis of the slice, 0 to 2; without an index, 0.
-        index: position of the slice, 0 to K - 1; None: the whole weight, for volumes.
+        place: stride, padding and dilation along each axis, groups; of images then dim, the spatial axis of the slice,
+            0 to 2, and index, its position, 0 to K - 1. 9 ints of images, 10 of volumes (with the whole weight).
 
     Returns:
         (B, O, ...), contiguous.
@@ -123,7 +121,7 @@ DESCRIPTIONS: dict[str, str] = {
 
     Args:
         grad: as the result of convolution, any strides.
-        input, weight, shift, stride, padding, dilation, groups, dim, index: as given to convolution.
+        input, weight, shift, place: as given to convolution.
         need_input, need_weight, need_shift: which gradients to compute.
 
     Returns:

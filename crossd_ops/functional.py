@@ -186,8 +186,11 @@ def _convolution(
                     padding = (padding,) * axes
                 if type(dilation) is int:
                     dilation = (dilation,) * axes
-                position = weight.shape[2 + dim] // 2 if index is None and axes == 2 else index
-                return crossd_convolution(input, weight, shift, bias, stride, padding, dilation, groups, dim, position)
+                if len(stride) == len(padding) == len(dilation) == axes:
+                    place = (*stride, *padding, *dilation, groups)
+                    if axes == 2:
+                        place = (*place, dim, weight.shape[2 + dim] // 2 if index is None else index)
+                    return crossd_convolution(input, weight, shift, bias, place)
         except _REFUSED:
             pass
     return _checked_convolution(input, weight, shift, bias, stride, padding, dilation, groups, dim, index, axes == 3)
@@ -216,10 +219,11 @@ def _checked_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Ten
         kernels = shift_reference(weight, shift, plan.dim, plan.position, dtype)
         return grouped_convolution(input, kernels, bias, geometry)
     shift = shift.to(_checks.accumulate_dtype(weight.dtype))
-    place = (*geometry[:4], plan.dim, plan.position)
     if backend == _backend.COMPILED and not transformed():
-        return crossd_convolution(input, weight, shift, bias, *place)
-    return two_steps(input, weight, shift, bias, geometry, place, backend)
+        place = (*geometry.stride, *geometry.padding, *geometry.dilation, geometry.groups)
+        place += () if plan.position is None else (plan.dim, plan.position)
+        return crossd_convolution(input, weight, shift, bias, place)
+    return two_steps(input, weight, shift, bias, geometry, plan.dim, plan.position, backend)
 
 
 def _shift(

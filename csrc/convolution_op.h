@@ -74,10 +74,8 @@ inline Tensor sums_of_nothing(const Tensor& input, const std::optional<Tensor>& 
 // Contiguous, whatever the library makes of the layout of the input: compilers of graphs have to know.
 template <typename Device>
 Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shift, const std::optional<Tensor>& bias,
-                   std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation,
-                   int64_t groups, int64_t dim, std::optional<int64_t> index) {
-  const ConvolutionProblem problem = checked_convolution(input, weight, shift, std::move(stride), std::move(padding),
-                                                         std::move(dilation), groups, dim, index);
+                   const std::vector<int64_t>& place) {
+  const ConvolutionProblem problem = checked_convolution(input, weight, shift, place);
   if (bias) {
     check_same_device("bias", *bias, weight);
     require(bias->dim() == 1 && bias->size(0) == weight.size(0) && bias->scalar_type() == input.scalar_type(), [&] {
@@ -94,8 +92,8 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shif
   for (int64_t first = 0; first < problem.rows(); first += block) {
     const int64_t rows = std::min(block, problem.rows() - first);
     const auto part_of_bias = bias ? std::optional(part_of(*bias, 0, first, rows)) : std::nullopt;
-    Tensor place = part_of(output, 1, first, rows);
-    torch::stable::copy_(place, convolve(input, kernels.build(first, rows), part_of_bias, problem));
+    Tensor target = part_of(output, 1, first, rows);
+    torch::stable::copy_(target, convolve(input, kernels.build(first, rows), part_of_bias, problem));
   }
   return output;
 }
@@ -103,12 +101,9 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shif
 // Gradients of input, weight and shift, contiguous; one that is not needed is empty.
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad, const Tensor& input, const Tensor& weight,
-                                                        const Tensor& shift, std::vector<int64_t> stride,
-                                                        std::vector<int64_t> padding, std::vector<int64_t> dilation,
-                                                        int64_t groups, int64_t dim, std::optional<int64_t> index,
+                                                        const Tensor& shift, const std::vector<int64_t>& place,
                                                         bool need_input, bool need_weight, bool need_shift) {
-  const ConvolutionProblem problem = checked_convolution(input, weight, shift, std::move(stride), std::move(padding),
-                                                         std::move(dilation), groups, dim, index);
+  const ConvolutionProblem problem = checked_convolution(input, weight, shift, place);
   check_grad(grad, weight, problem.result);
   require(grad.scalar_type() == input.scalar_type(), [] { return std::string("grad: expected the dtype of input"); });
   const auto nothing = [](const Tensor& like) { return new_tensor(like, {0}, like.scalar_type()); };

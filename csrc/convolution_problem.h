@@ -97,13 +97,33 @@ inline int64_t rows_of_block(const ConvolutionProblem& problem, const Tensor& in
   return std::max(kFewestRows, (problem.rows() + blocks - 1) / blocks);
 }
 
-inline void check_numbers(const char* name, const std::vector<int64_t>& values, int64_t axes, int64_t smallest) {
-  bool good = static_cast<int64_t>(values.size()) == axes;
-  for (const int64_t value : values) good = good && value >= smallest;
-  require(good, [&] {
-    return std::string(name) + ": expected " + std::to_string(axes) + " ints, each at least " +
-           std::to_string(smallest) + ", got " + shape_text(values.data(), values.size());
+// What a call says beside its tensors, as the operators take it: one list, since each argument of its own costs a call
+// from Python half a microsecond to a microsecond.
+struct Place {
+  Geometry geometry;
+  int64_t dim = 0;
+  std::optional<int64_t> index;  // none: with the whole weight, of volumes
+};
+
+// numbers: stride, padding and dilation along each axis, groups; of images then dim and index.
+inline Place checked_place(const std::vector<int64_t>& numbers) {
+  require(numbers.size() == 9 || numbers.size() == 10, [&] {
+    return "place: expected 9 ints of images (stride, padding and dilation along each axis, groups, dim, index) or 10 "
+           "of volumes (without dim and index), got " +
+           shape_text(numbers.data(), numbers.size());
   });
+  const int64_t axes = numbers.size() == 9 ? 2 : 3;
+  const auto part = [&](const char* name, int64_t which, int64_t smallest) {
+    const auto first = numbers.begin() + which * axes;
+    require(*std::min_element(first, first + axes) >= smallest, [&] {
+      return std::string(name) + ": expected " + std::to_string(axes) + " ints, each at least " +
+             std::to_string(smallest) + ", got " + shape_text(&*first, axes);
+    });
+    return std::vector<int64_t>(first, first + axes);
+  };
+  Place place{{part("stride", 0, 1), part("padding", 1, 0), part("dilation", 2, 1), numbers[3 * axes]}, 0, {}};
+  if (axes == 2) place.dim = numbers[7], place.index = numbers[8];
+  return place;
 }
 
 inline void check_same_device(const char* name, const Tensor& tensor, const Tensor& weight) {
@@ -111,17 +131,15 @@ inline void check_same_device(const char* name, const Tensor& tensor, const Tens
           [&] { return std::string(name) + ": expected the device of weight"; });
 }
 
-// index none: with the whole weight, of volumes.
 inline ConvolutionProblem checked_convolution(const Tensor& input, const Tensor& weight, const Tensor& shift,
-                                              std::vector<int64_t> stride, std::vector<int64_t> padding,
-                                              std::vector<int64_t> dilation, int64_t groups, int64_t dim,
-                                              std::optional<int64_t> index) {
+                                              const std::vector<int64_t>& numbers) {
+  auto [geometry, dim, index] = checked_place(numbers);
   const ScalarType compute_type = weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   checked_dtype(shift, "shift"), checked_dtype(input, "input");
   const Tensor compute_shift = shift.scalar_type() == compute_type ? shift : torch::stable::to(shift, compute_type);
   check_weight_and_shift(weight, compute_shift, dim, index);
   check_same_device("input", input, weight);
-  const int64_t axes = index ? 2 : 3;
+  const int64_t axes = geometry.axes(), groups = geometry.groups;
   require(input.dim() == 2 + axes, [&] {
     return std::string("input: expected ") + (axes == 2 ? "(B, C, H, W)" : "(B, C, D, H, W)") + ", got " +
            shape_text(input);
@@ -134,24 +152,22 @@ inline ConvolutionProblem checked_convolution(const Tensor& input, const Tensor&
     return "input: expected (" + std::to_string(shift.size(0)) + ", " + std::to_string(weight.size(1) * groups) +
            ", ...), got " + shape_text(input);
   });
-  check_numbers("stride", stride, axes, 1), check_numbers("padding", padding, axes, 0);
-  check_numbers("dilation", dilation, axes, 1);
   ConvolutionProblem problem{make_shape(weight, compute_shift, dim, index),
-                             {std::move(stride), std::move(padding), std::move(dilation), groups},
+                             std::move(geometry),
                              {},
                              {shift.size(0), weight.size(0)},
                              dense(compute_shift),
                              weight.is_cuda()};
   for (int i = index ? 1 : 0; i < 3; ++i) problem.kernel.push_back(problem.shape.kernel[i]);
+  const auto& [stride, padding, dilation, _] = problem.geometry;
   for (int64_t i = 0; i < axes; ++i) {
-    const Geometry& geometry = problem.geometry;
-    const int64_t reach = geometry.dilation[i] * (problem.kernel[i] - 1) + 1;
-    const int64_t room = input.size(2 + i) + 2 * geometry.padding[i] - reach;
+    const int64_t reach = dilation[i] * (problem.kernel[i] - 1) + 1;
+    const int64_t room = input.size(2 + i) + 2 * padding[i] - reach;
     require(room >= 0, [&] {
       return "input: expected at least " + std::to_string(reach) + " pixels along each axis with padding, got " +
              shape_text(input);
     });
-    problem.result.push_back(room / geometry.stride[i] + 1);
+    problem.result.push_back(room / stride[i] + 1);
   }
   return problem;
 }

@@ -15,13 +15,11 @@ STABLE_TORCH_LIBRARY(crossd_ops, m) {
   m.def(
       "fourier_shift_backward(Tensor grad, Tensor weight, Tensor shift, int dim, int? index, bool need_weight, "
       "bool need_shift) -> (Tensor, Tensor)");
+  // place: see checked_place (convolution_problem.h)
+  m.def("convolution(Tensor input, Tensor weight, Tensor shift, Tensor? bias, int[] place) -> Tensor");
   m.def(
-      "convolution(Tensor input, Tensor weight, Tensor shift, Tensor? bias, int[] stride, int[] padding, "
-      "int[] dilation, int groups, int dim, int? index) -> Tensor");
-  m.def(
-      "convolution_backward(Tensor grad, Tensor input, Tensor weight, Tensor shift, int[] stride, int[] padding, "
-      "int[] dilation, int groups, int dim, int? index, bool need_input, bool need_weight, bool need_shift) "
-      "-> (Tensor, Tensor, Tensor)");
+      "convolution_backward(Tensor grad, Tensor input, Tensor weight, Tensor shift, int[] place, bool need_input, "
+      "bool need_weight, bool need_shift) -> (Tensor, Tensor, Tensor)");
   m.def("rotation_head(Tensor map, bool exact) -> (Tensor shift, Tensor statistics)");
   m.def("rotation_head_backward(Tensor grad_shift, Tensor map, Tensor statistics, bool exact) -> Tensor");
   m.def(

@@ -37,12 +37,12 @@ def test_opcheck_of_the_convolution(dim: int, index: int | None) -> None:
     operators = torch.ops.crossd_ops
     axes = 3 if index is None else 2
     input, weight = torch.randn(3, 4, *(7,) * axes), torch.randn(6, 2, 3, 3, 3)
-    place = ([2] * axes, [1] * axes, [1] * axes, 2, dim, index)
+    place = [2] * axes + [1] * 2 * axes + [2] + ([] if index is None else [dim, index])
     shift = torch.randn(3, 3)
-    torch.library.opcheck(operators.convolution.default, (input, weight, shift, torch.randn(6), *place))
-    grad = torch.randn_like(operators.convolution(input, weight, shift, None, *place))
+    torch.library.opcheck(operators.convolution.default, (input, weight, shift, torch.randn(6), place))
+    grad = torch.randn_like(operators.convolution(input, weight, shift, None, place))
     for needs in ((True, True, True), (False, True, False)):
-        arguments = (grad, input, weight, shift, *place, *needs)
+        arguments = (grad, input, weight, shift, place, *needs)
         torch.library.opcheck(operators.convolution_backward.default, arguments)
 
 

@@ -166,11 +166,11 @@ def test_gradients_that_nobody_needs_are_not_computed(
 @EVERY_METHOD
 def test_a_gradient_that_is_not_needed_is_empty(channels: int, pixels: tuple[int, int]) -> None:
     input, weight, shift, _ = (tensor.detach() for tensor in tensors(2, channels=channels, sizes=pixels))
-    place = (1, 1), (1, 1), (1, 1), 1, 0, 1
+    place = 1, 1, 1, 1, 1, 1, 1, 0, 1
     operators = torch.ops.crossd_ops
-    grad = torch.ones_like(operators.convolution(input, weight, shift, None, *place))
+    grad = torch.ones_like(operators.convolution(input, weight, shift, None, place))
     for needs in itertools.product([True, False], repeat=3):
-        found = operators.convolution_backward(grad, input, weight, shift, *place, *needs)
+        found = operators.convolution_backward(grad, input, weight, shift, place, *needs)
         sizes = [tensor.shape if need else (0,) for tensor, need in zip((input, weight, shift), needs, strict=True)]
         assert [tensor.shape for tensor in found] == sizes
 

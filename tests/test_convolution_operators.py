@@ -14,16 +14,19 @@ GOOD: dict[str, Any] = {
     "weight": torch.zeros(6, 2, 3, 3, 3),
     "shift": torch.zeros(2, 3),
     "bias": torch.zeros(6),
-    "stride": [1, 1],
-    "padding": [0, 0],
-    "dilation": [1, 1],
-    "groups": 2,
-    "dim": 0,
-    "index": 1,
+    "place": [1, 1, 0, 0, 1, 1, 2, 0, 1],
 }
+
+
+def placed(position: int, number: int) -> dict[str, list[int]]:
+    """The place with one other number."""
+    return {"place": [number if i == position else other for i, other in enumerate(GOOD["place"])]}
+
+
+VOLUMES = [1, 1, 1, 0, 0, 0, 1, 1, 1, 2]
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"input": torch.zeros(2, 4, 6)}, r"input: expected \(B, C, H, W\), got \(2, 4, 6\)"),
-    ({"input": torch.zeros(2, 4, 6, 5), "index": None}, r"input: expected \(B, C, D, H, W\), got \(2, 4, 6, 5\)"),
+    ({"input": torch.zeros(2, 4, 6, 5), "place": VOLUMES}, r"input: expected \(B, C, D, H, W\), got \(2, 4, 6, 5\)"),
     ({"input": torch.zeros(2, 5, 6, 5)}, r"input: expected \(2, 4, ...\), got \(2, 5, 6, 5\)"),
     ({"input": torch.zeros(3, 4, 6, 5)}, r"input: expected \(2, 4, ...\), got \(3, 4, 6, 5\)"),
     ({"input": torch.zeros(2, 4, 6, 2)}, r"input: expected at least 3 pixels along each axis with padding"),
@@ -35,16 +38,20 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"bias": torch.zeros(5)}, r"bias: expected \(6,\) of the dtype of input, got \(5,\)"),
     ({"bias": torch.zeros(6).double()}, r"bias: expected \(6,\) of the dtype of input, got \(6,\)"),
     ({"bias": torch.zeros(6, 1)}, r"bias: expected \(6,\) of the dtype of input, got \(6, 1\)"),
-    ({"stride": [1]}, r"stride: expected 2 ints, each at least 1, got \(1,\)"),
-    ({"stride": [1, 0]}, r"stride: expected 2 ints, each at least 1, got \(1, 0\)"),
-    ({"padding": [-1, 0]}, r"padding: expected 2 ints, each at least 0, got \(-1, 0\)"),
-    ({"dilation": [1, 1, 1]}, r"dilation: expected 2 ints, each at least 1, got \(1, 1, 1\)"),
-    ({"groups": 0}, "groups: expected a divisor of 6 output channels, got 0"),
-    ({"groups": -2}, "groups: expected a divisor of 6 output channels, got -2"),
-    ({"groups": 4}, "groups: expected a divisor of 6 output channels, got 4"),
-    ({"dim": 3}, "dim: expected 0, 1 or 2, got 3"),
-    ({"index": 3}, "index: expected 0 to 2, got 3"),
-    ({"index": -1}, "index: expected 0 to 2, got -1"),
+    (
+        {"place": VOLUMES[:8]},
+        r"place: expected 9 ints of images .* or 10 of volumes .*, got \(1, 1, 1, 0, 0, 0, 1, 1\)",
+    ),
+    ({"place": []}, r"place: expected 9 ints of images .* or 10 of volumes .*, got \(\)"),
+    (placed(1, 0), r"stride: expected 2 ints, each at least 1, got \(1, 0\)"),
+    (placed(2, -1), r"padding: expected 2 ints, each at least 0, got \(-1, 0\)"),
+    (placed(4, 0), r"dilation: expected 2 ints, each at least 1, got \(0, 1\)"),
+    (placed(6, 0), "groups: expected a divisor of 6 output channels, got 0"),
+    (placed(6, -2), "groups: expected a divisor of 6 output channels, got -2"),
+    (placed(6, 4), "groups: expected a divisor of 6 output channels, got 4"),
+    (placed(7, 3), "dim: expected 0, 1 or 2, got 3"),
+    (placed(8, 3), "index: expected 0 to 2, got 3"),
+    (placed(8, -1), "index: expected 0 to 2, got -1"),
 ]
 
 
@@ -87,11 +94,11 @@ def test_nothing_to_convolve(empty: str) -> None:
         "weight": torch.randn(outputs, inputs, 3, 3, 3),
         "shift": torch.randn(samples, 3),
     }
-    place = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1, "dim": 0, "index": 1}
+    place = [1, 1, 1, 1, 1, 1, 1, 0, 1]
     bias = torch.randn(outputs)
-    output = torch.ops.crossd_ops.convolution(**tensors, bias=bias, **place)
+    output = torch.ops.crossd_ops.convolution(**tensors, bias=bias, place=place)
     torch.testing.assert_close(output, bias[None, :, None, None].expand(samples, outputs, 6, 5))
     needs = {"need_input": True, "need_weight": True, "need_shift": True}
-    found = torch.ops.crossd_ops.convolution_backward(torch.randn_like(output), **tensors, **place, **needs)
+    found = torch.ops.crossd_ops.convolution_backward(torch.randn_like(output), **tensors, place=place, **needs)
     for gradient, tensor in zip(found, tensors.values(), strict=True):
         torch.testing.assert_close(gradient, torch.zeros_like(tensor))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -89,9 +90,11 @@ def test_opcheck(problem: Problem, **rest: Any) -> None:
     (input, weight, shift, bias), numbers = arguments(problem, **rest)
     tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     operators = torch.ops.crossd_ops
-    place = (*numbers, problem.dim, problem.index)
-    torch.library.opcheck(operators.convolution.default, (input, weight, shift, bias, *place), test_utils=tests)
-    grad = torch.randn_like(operators.convolution(input, weight, shift, bias, *place))
+    *lists, group_count = numbers
+    place = [*itertools.chain(*lists), group_count]
+    place += [] if problem.index is None else [problem.dim, problem.index]
+    torch.library.opcheck(operators.convolution.default, (input, weight, shift, bias, place), test_utils=tests)
+    grad = torch.randn_like(operators.convolution(input, weight, shift, bias, place))
     for needs in ((True, True, True), (False, True, False)):
-        backward = (grad, input, weight, shift, *place, *needs)
+        backward = (grad, input, weight, shift, place, *needs)
         torch.library.opcheck(operators.convolution_backward.default, backward, test_utils=tests)

@@ -22,10 +22,10 @@ def results(arguments: dict[str, torch.Tensor], **options: object) -> tuple[torc
 # The kernels of all samples take more than the 16 MB of a block (csrc/convolution_problem.h), and the last block has
 # fewer channels than the others.
 SIZES = {
-    "loop, back by matrix products": (150, (7, 6)),
+    "matrix": (150, (7, 6)),
+    "matrix of volumes": (50, (4, 4, 5)),
     "grouped": (150, (12, 10)),
-    "loop over volumes": (50, (4, 4, 5)),
-    "loop over few channels": (15, (12, 11, 3)),
+    "loop over few channels": (15, (12, 12, 7)),
 }
 BLOCKS = pytest.mark.parametrize("channels, sizes", SIZES.values(), ids=SIZES)
 
@@ -103,9 +103,27 @@ def crossd_convolution_of(arguments: dict[str, torch.Tensor]) -> torch.Tensor:
 def test_an_operator_leaves_nothing_in_autograd() -> None:
     """Its inputs may want a gradient: part of one would be worse than none."""
     input, weight, shift, bias = (tensor for tensor in problem(torch.float32, 4).values())
-    output = torch.ops.crossd_ops.convolution(input, weight[:8], shift, bias[:8], [1, 1], [1, 1], [1, 1], 1, 0, 1)
+    output = torch.ops.crossd_ops.convolution(input, weight[:8], shift, bias[:8], [1, 1, 1, 1, 1, 1, 1, 0, 1])
     assert torch.is_grad_enabled()
     with pytest.warns(UserWarning, match="autograd kernel was not registered"):
         output.sum().backward()
     assert input.grad is None
     assert bias.grad is None
+
+
+def test_numbers_whose_lengths_add_up_to_the_right_one() -> None:
+    arguments = list(problem(torch.float32, 4).values())
+    with pytest.raises(ValueError, match=r"stride: expected one int or 2, each at least 1, got \(2,\)"):
+        crossd_conv2d(*arguments, (2,), (1, 1, 1))
+
+
+def test_a_tensor_that_outlived_torch_func() -> None:
+    """Autograd's function is called without torch's own search for such tensors."""
+    kept: list[torch.Tensor] = []
+    given = problem(torch.float32, 4)
+    torch.func.grad(lambda tensor: kept.append(tensor) or tensor.sum())(given["input"].detach())
+    found = crossd_conv2d(**given | {"input": kept[0]})
+    expected = crossd_conv2d(**given | {"input": given["input"].detach()})
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    gradients = [torch.autograd.grad(output.sum(), given["weight"])[0] for output in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)

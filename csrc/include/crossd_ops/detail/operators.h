@@ -56,17 +56,25 @@ inline std::tuple<at::Tensor, at::Tensor> shift_backward_operator(const at::Tens
   return handle.call(grad, weight, shift, place.dim, place.index, need_weight, need_shift);
 }
 
+// The numbers of a convolution as its operators take them: of images with the place of the slice, of volumes without.
+inline std::vector<int64_t> flattened(const Place& place, const Geometry& geometry) {
+  std::vector<int64_t> numbers;
+  for (const auto* part : {&geometry.stride, &geometry.padding, &geometry.dilation})
+    numbers.insert(numbers.end(), part->begin(), part->end());
+  numbers.push_back(geometry.groups);
+  if (place.index) numbers.insert(numbers.end(), {place.dim, *place.index});
+  return numbers;
+}
+
 // The whole layer: slice or whole weight, shifted, and its convolution.
 inline at::Tensor convolution_operator(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& shift,
                                        const std::optional<at::Tensor>& bias, const Place& place,
                                        const Geometry& geometry) {
-  using Signature =
-      at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
-                 at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t, int64_t, std::optional<int64_t>);
+  using Signature = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                               const std::optional<at::Tensor>&, at::IntArrayRef);
   static const auto handle = find_operator<Signature>("crossd_ops::convolution");
   check_kernel(handle, weight);
-  return handle.call(input, weight, shift, bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups,
-                     place.dim, place.index);
+  return handle.call(input, weight, shift, bias, flattened(place, geometry));
 }
 
 // Gradients of input, weight and shift, which are `tensors`; one that is not needed is undefined.
@@ -75,13 +83,11 @@ inline std::vector<at::Tensor> convolution_backward_operator(const at::Tensor& g
                                                              const Geometry& geometry,
                                                              const std::array<bool, 3>& needs) {
   using Signature = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
-      const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, at::IntArrayRef, at::IntArrayRef,
-      at::IntArrayRef, int64_t, int64_t, std::optional<int64_t>, bool, bool, bool);
+      const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, at::IntArrayRef, bool, bool, bool);
   static const auto handle = find_operator<Signature>("crossd_ops::convolution_backward");
   check_kernel(handle, tensors[1]);
   const auto [of_input, of_weight, of_shift] =
-      handle.call(grad, tensors[0], tensors[1], tensors[2], geometry.stride, geometry.padding, geometry.dilation,
-                  geometry.groups, place.dim, place.index, needs[0], needs[1], needs[2]);
+      handle.call(grad, tensors[0], tensors[1], tensors[2], flattened(place, geometry), needs[0], needs[1], needs[2]);
   return {needs[0] ? of_input : at::Tensor(), needs[1] ? of_weight : at::Tensor(), needs[2] ? of_shift : at::Tensor()};
 }
 
