@@ -1,131 +1,122 @@
-"""Ways to convolve each sample with its own kernels, over ResNet-18's layers: the table of csrc/convolution_problem.h.
+"""The methods of the per-sample convolution on this CPU: the table of csrc/convolution_problem.h.
 
-python -m benchmarks.convolution_methods [--batch 4] [--repeat 9]
+python -m benchmarks.convolution_methods [--batch 4] [--repeat 9] [--threads 0]
+
+ResNet-18's layers and small ones. Each method is forced upon a process of its own
+(`CROSSD_CONVOLUTION_METHOD`), the processes take turns, and "plain" is one convolution with one kernel for all samples:
+what a method takes beyond it includes building the kernels.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import multiprocessing
+import os
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from tqdm import tqdm
 
-# in channels, out channels, kernel size, stride, size of the input
-LAYERS = [(3, 64, 7, 2, 224), (64, 64, 3, 1, 56), (128, 128, 3, 1, 28), (256, 256, 3, 1, 14), (512, 512, 3, 1, 7)]
-METHODS = ("plain", "grouped", "loop", "matrix")
+from crossd_ops import crossd_conv2d
+
+Layer = tuple[int, int, int, int, int]  # in channels, out channels, kernel size, stride, size of the input
+
+LAYERS: list[Layer] = [
+    (3, 64, 7, 2, 224),
+    (64, 64, 3, 1, 56),
+    (128, 128, 3, 1, 28),
+    (256, 256, 3, 1, 14),
+    (512, 512, 3, 1, 7),
+]
+SMALL: list[Layer] = [(3, 16, 3, 1, 28), (16, 16, 3, 1, 12), (16, 16, 3, 1, 28), (64, 64, 3, 1, 14)]
+METHODS = ("plain", "grouped", "loop", "matrix", "chosen")
+_VARIABLE = "CROSSD_CONVOLUTION_METHOD"
+_SECONDS = 0.1  # of one measurement
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One layer: kernels (B, O, C, K, K) of each sample; "plain" uses those of the first for all."""
-
-    input: Tensor
-    kernels: Tensor
-    stride: int
-    need_input: bool = True  # images have no gradient
-
-    @property
-    def padding(self) -> int:
-        return self.kernels.shape[-1] // 2
-
-    def forward(self, method: str) -> Tensor:
-        """(B, O, H', W')"""
-        samples, out_channels, _, size, _ = self.kernels.shape
-        if method == "plain":
-            return F.conv2d(self.input, self.kernels[0], None, self.stride, self.padding)
-        if method == "loop":
-            rows = zip(self.input.split(1), self.kernels, strict=True)
-            return torch.cat([F.conv2d(row, kernel, None, self.stride, self.padding) for row, kernel in rows])
-        if method == "matrix":
-            output = self.kernels.flatten(2) @ self._columns()
-            side = (self.input.shape[-1] + 2 * self.padding - size) // self.stride + 1
-            return output.unflatten(2, (-1, side))
-        stacked = self.input.reshape(1, -1, *self.input.shape[2:])
-        output = F.conv2d(stacked, self.kernels.flatten(0, 1), None, self.stride, self.padding, 1, samples)
-        return output.unflatten(1, (samples, out_channels))[0]
-
-    def backward(self, method: str, grad: Tensor) -> object:
-        """Gradients of input and kernels."""
-        samples = len(self.kernels)
-        if method == "plain":
-            return self._library(grad, self.input, self.kernels[0], 1)
-        if method == "loop":
-            rows = zip(grad.split(1), self.input.split(1), self.kernels, strict=True)
-            inputs, kernels = zip(*(self._library(*row, 1)[:2] for row in rows), strict=True)
-            return torch.cat(inputs) if self.need_input else None, torch.stack(kernels)
-        if method == "matrix":
-            rows = grad.flatten(2)
-            if self.need_input:
-                columns, image = self.kernels.flatten(2).mT @ rows, self.input.shape[2:]
-                F.fold(columns, image, self.kernels.shape[3:], 1, self.padding, self.stride)
-            return rows @ self._columns().mT
-        stacked, stacked_grad = self.input.reshape(1, -1, *self.input.shape[2:]), grad.reshape(1, -1, *grad.shape[2:])
-        return self._library(stacked_grad, stacked, self.kernels.flatten(0, 1), samples)
-
-    def _columns(self) -> Tensor:
-        return F.unfold(self.input, self.kernels.shape[3:], 1, self.padding, self.stride)
-
-    def _library(self, grad: Tensor, input: Tensor, kernels: Tensor, groups: int) -> Any:
-        numbers = [self.stride] * 2, [self.padding] * 2, [1, 1], False, [0, 0], groups
-        return torch.ops.aten.convolution_backward(grad, input, kernels, None, *numbers, [self.need_input, True, False])
-
-
-def make_problem(
-    layer: tuple[int, int, int, int, int],
-    batch: int,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-) -> Problem:
-    """Random numbers for one of `LAYERS`."""
+def measure(layer: Layer, method: str, batch: int, threads: int) -> tuple[float, float]:
+    """Milliseconds of forward and backward, medians over `_SECONDS` each; the method is that of the process."""
+    torch.set_num_threads(threads)
     in_channels, out_channels, size, stride, pixels = layer
-    input = torch.randn(batch, in_channels, pixels, pixels, device=device).to(dtype)
-    kernels = torch.randn(batch, out_channels, in_channels, size, size, device=device).to(dtype)
-    return Problem(input, kernels, stride, need_input=in_channels > 3)
+    # Images have no gradient.
+    input = torch.randn(batch, in_channels, pixels, pixels, requires_grad=in_channels > 3)
+    if method == "plain":
+        weight = torch.randn(out_channels, in_channels, size, size, requires_grad=True)
+        wanted = [weight]
+        forward = lambda: F.conv2d(input, weight, None, stride, size // 2)  # noqa: E731
+    else:
+        weight = torch.randn(out_channels, in_channels, size, size, size, requires_grad=True)
+        shift = torch.randn(batch, 3, requires_grad=True)
+        wanted = [weight, shift]
+        forward = lambda: crossd_conv2d(input, weight, shift, None, stride, size // 2)  # noqa: E731
+    wanted += [input] if input.requires_grad else []
+    output = forward()
+    grad = torch.randn_like(output)
+    return _milliseconds(forward), _milliseconds(lambda: torch.autograd.grad(output, wanted, grad, retain_graph=True))
 
 
-def milliseconds(call: Callable[[], object], repeat: int) -> float:
-    """Median time of a call on the CPU, after one to warm up."""
-    times = []
-    for _ in range(repeat + 1):
+def _milliseconds(call: Callable[[], object]) -> float:
+    """Median time of a call, after one to warm up."""
+    call()
+    times: list[float] = []
+    end = time.perf_counter() + _SECONDS
+    while time.perf_counter() < end or len(times) < 3:
         start = time.perf_counter()
         call()
         times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times[1:])
+    return statistics.median(times)
 
 
-def measure(layer: tuple[int, int, int, int, int], batch: int, repeat: int) -> dict[str, tuple[float, float]]:
-    """Forward and backward time of each method."""
-    problem = make_problem(layer, batch)
-    grad = torch.randn_like(problem.forward("plain"))
-    times = {}
-    for name in METHODS:
-        times[name] = (
-            milliseconds(lambda name=name: problem.forward(name), repeat),
-            milliseconds(lambda name=name: problem.backward(name, grad), repeat),
-        )
-    return times
+@contextlib.contextmanager
+def processes() -> Iterator[dict[str, Executor]]:
+    """One process for each method."""
+    before = os.environ.pop(_VARIABLE, None)
+    with contextlib.ExitStack() as stack:
+        started: dict[str, Executor] = {}
+        for method in METHODS:
+            if method not in ("plain", "chosen"):
+                os.environ[_VARIABLE] = method
+            executor = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+            started[method] = stack.enter_context(executor)
+            executor.submit(os.getpid).result()  # the process starts now, with this environment
+            os.environ.pop(_VARIABLE, None)
+        if before is not None:
+            os.environ[_VARIABLE] = before
+        yield started
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.convolution_methods", description="Time the methods.")
     parser.add_argument("--batch", type=int, default=4, help="samples (default: 4)")
-    parser.add_argument("--repeat", type=int, default=9, help="calls that the median is of (default: 9)")
+    parser.add_argument("--repeat", type=int, default=9, help="turns that the median is of (default: 9)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: torch's own)")
     options = parser.parse_args(arguments)
-    if options.batch < 1 or options.repeat < 1:
-        parser.error(f"--batch, --repeat: expected at least 1, got {options.batch}, {options.repeat}")
-    rows = [(layer, measure(layer, options.batch, options.repeat)) for layer in tqdm(LAYERS, desc="layers")]
-    print("".join(f"{text:>20}" for text in ("layer", *METHODS)) + "   (ms forward, backward)")
-    for (in_channels, out_channels, size, _, pixels), times in rows:
-        cells = (f"{forward:.1f} {backward:.1f}" for forward, backward in times.values())
-        print("".join(f"{text:>20}" for text in (f"{in_channels}->{out_channels} {size}x{size} @{pixels}", *cells)))
+    if min(options.batch, options.repeat, options.threads) < 1:
+        given = f"{options.batch}, {options.repeat}, {options.threads}"
+        parser.error(f"--batch, --repeat, --threads: expected at least 1, got {given}")
+    layers = LAYERS + SMALL
+    times: dict[tuple[Layer, str], list[tuple[float, float]]] = {}
+    with processes() as started, tqdm(total=options.repeat * len(layers), desc="turns") as progress:
+        for _ in range(options.repeat):
+            for layer in layers:
+                for method, executor in started.items():
+                    found = executor.submit(measure, layer, method, options.batch, options.threads).result()
+                    times.setdefault((layer, method), []).append(found)
+                progress.update()
+    print("".join(f"{text:>19}" for text in ("layer", *METHODS)) + "   (ms forward, backward)")
+    for layer in layers:
+        in_channels, out_channels, size, _, pixels = layer
+        cells = [f"{in_channels}->{out_channels} {size}x{size} @{pixels}"]
+        for method in METHODS:
+            forward, backward = (statistics.median(values) for values in zip(*times[layer, method], strict=True))
+            cells.append(f"{forward:.3g} {backward:.3g}")
+        print("".join(f"{text:>19}" for text in cells))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,8 @@
 python -m benchmarks.host_time [--repeat 15]
 
 On tensors so small that there is next to nothing to compute. The convolution's own time is measured beside it and taken
-off: `crossd_conv2d` is compared with one library convolution of the same kernels, as many groups as it uses itself.
-
-Code that runs in turn with a convolution's comes out of the processor's caches each time: torch.relu, measured in the
-same way, is the yardstick of what any operator takes there.
+off: `crossd_conv2d` is compared with one library convolution of the same kernels, with a group for each sample. Of one
+sample torch has a quick way of its own; of more, its preparations take longer than all that `crossd_conv2d` does.
 """
 
 from __future__ import annotations
@@ -16,35 +14,45 @@ import timeit
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from crossd_ops import CrossDConv2d, crossd_conv2d, fourier_shift_slice
 
 _CALLS = 1000  # of one measurement
-_SAMPLES, _CHANNELS, _PIXELS = 2, 16, 12  # enough channels and pixels for one grouped convolution
+# samples, channels, pixels along each side
+_SIZES = {"1 x 1 x 4^2": (1, 1, 4), "1 x 4 x 8^2": (1, 4, 8), "2 x 4 x 8^2": (2, 4, 8), "2 x 16 x 12^2": (2, 16, 12)}
 
 
 def calls(grad: bool) -> dict[str, Callable[[], object]]:
     """What is measured, by name."""
-    input = torch.randn(_SAMPLES, _CHANNELS, _PIXELS, _PIXELS, requires_grad=grad)
-    weight = torch.randn(_CHANNELS, _CHANNELS, 3, 3, 3, requires_grad=grad)
-    shift = torch.randn(_SAMPLES, 3, requires_grad=grad)
-    small, layer = torch.randn(1, 1, 3, 3, 3, requires_grad=grad), CrossDConv2d(_CHANNELS, _CHANNELS, 3, padding=1)
-    stacked = input.detach().reshape(1, -1, _PIXELS, _PIXELS).requires_grad_(grad)
-    kernels = fourier_shift_slice(weight, shift).detach().flatten(0, 1).requires_grad_(grad)
-
-    def convolution() -> torch.Tensor:
-        return torch.conv2d(stacked, kernels, None, 1, 1, 1, _SAMPLES)
-
-    return {
-        "torch.relu of 6 numbers": lambda: torch.relu(shift),
-        "fourier_shift_slice, 1 x 1 x 3^3": lambda: fourier_shift_slice(small, shift),
-        "fourier_shift_slice": lambda: fourier_shift_slice(weight, shift),
-        "the library convolution": convolution,
-        "the library convolution, and torch.relu": lambda: (convolution(), torch.relu(shift)),
-        "crossd_conv2d": lambda: crossd_conv2d(input, weight, shift, padding=1),
-        "CrossDConv2d, with its head": lambda: layer(input),
+    shift, weight = torch.randn(1, 3, requires_grad=grad), torch.randn(1, 1, 3, 3, 3, requires_grad=grad)
+    measured: dict[str, Callable[[], object]] = {
+        "torch.relu of 3 numbers": lambda: torch.relu(shift),
+        "fourier_shift_slice, 1 x 1 x 3^3": lambda: fourier_shift_slice(weight, shift),
     }
+    for name, sizes in _SIZES.items():
+        convolution, ours, input = convolutions(*sizes, grad)
+        measured |= {f"torch.conv2d, {name}": convolution, f"crossd_conv2d, {name}": ours}
+    layer = CrossDConv2d(input.shape[1], input.shape[1], 3, padding=1)
+    measured["CrossDConv2d, with its head"] = lambda: layer(input)
+    return measured
+
+
+def convolutions(
+    samples: int, channels: int, pixels: int, grad: bool
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor], Tensor]:
+    """torch's convolution of ready-made kernels, ours of the same problem, and its input."""
+    input = torch.randn(samples, channels, pixels, pixels, requires_grad=grad)
+    weight = torch.randn(channels, channels, 3, 3, 3, requires_grad=grad)
+    shift = torch.randn(samples, 3, requires_grad=grad)
+    stacked = input.detach().reshape(1, -1, pixels, pixels).requires_grad_(grad)
+    kernels = fourier_shift_slice(weight, shift).detach().flatten(0, 1).requires_grad_(grad)
+    return (
+        lambda: torch.conv2d(stacked, kernels, None, 1, 1, 1, samples),
+        lambda: crossd_conv2d(input, weight, shift, padding=1),
+        input,
+    )
 
 
 def measure(repeat: int) -> dict[bool, dict[str, float]]:
@@ -73,12 +81,8 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     measured = measure(options.repeat)
     for times in measured.values():
-        work = (
-            times["the library convolution"] + times["fourier_shift_slice"] - times["fourier_shift_slice, 1 x 1 x 3^3"]
-        )
-        of_relu = times["the library convolution, and torch.relu"] - times["the library convolution"]
-        times["torch.relu, beyond the convolution"] = of_relu
-        times["crossd_conv2d, beyond convolution and sums"] = times["crossd_conv2d"] - work
+        for name in _SIZES:
+            times[f"beyond the convolution, {name}"] = times[f"crossd_conv2d, {name}"] - times[f"torch.conv2d, {name}"]
     print(f"{'microseconds of a call':<45}{'no grad':>10}{'grad, forward':>15}")
     for name in measured[False]:
         print(f"{name:<45}{measured[False][name]:>10.1f}{measured[True][name]:>15.1f}")

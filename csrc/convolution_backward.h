@@ -31,9 +31,7 @@ class ConvolutionGradients {
 
   // After the last block.
   Tensor grad_input() const {
-    if (method_ != Method::matrix) return *grad_input_;
-    const std::vector<int64_t> sizes = sizes_of_columns(problem_);
-    return columns_to_image(alias(*grad_columns_, sizes, dense_strides(sizes)), input_, problem_);
+    return method_ == Method::matrix ? columns_to_image(*grad_columns_, input_, problem_) : *grad_input_;
   }
 
  private:
@@ -81,7 +79,7 @@ class ConvolutionGradients {
     if (need_input_) {
       const Tensor transposed = alias(kernels, {blocks, wide, rows}, {rows * wide, 1, wide});
       const bool first = !grad_columns_;
-      if (first) grad_columns_.emplace(new_tensor(input_, {blocks, wide, pixels}, input_.scalar_type()));
+      if (first) grad_columns_.emplace(new_tensor(input_, sizes_of_columns(problem_), input_.scalar_type()));
       if (first)
         multiply_matrices(*grad_columns_, transposed, g);
       else

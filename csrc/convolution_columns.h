@@ -6,13 +6,15 @@
 #include "convolution_problem.h"
 #include "cpu/columns.h"
 #include "library_calls.h"
+#include "sample_kernels.h"
 #include "tensors.h"
 
 namespace crossd_ops {
 
+// One matrix for each group of each sample: (B * groups, C * kernel elements, pixels).
 inline std::vector<int64_t> sizes_of_columns(const ConvolutionProblem& problem) {
-  const int64_t channels = problem.shape.in_channels * problem.geometry.groups;
-  return {problem.samples(), channels * problem.kernel_elements(), problem.pixels()};
+  return {problem.samples() * problem.geometry.groups, problem.shape.in_channels * problem.kernel_elements(),
+          problem.pixels()};
 }
 
 // Of images (B, C, ...) like this one.
@@ -32,11 +34,13 @@ inline ColumnsProblem columns_problem(const Tensor& image, const ConvolutionProb
   return columns;
 }
 
-// The input pixels that each output pixel sees: (B, C * kernel elements, pixels), dense.
+// The input pixels that each output pixel sees, with the sizes above, dense.
 inline Tensor image_to_columns(const Tensor& input, const ConvolutionProblem& problem) {
   if (input.is_cuda()) {
     const std::vector<int64_t> pixels(problem.result.begin() + 2, problem.result.end());
-    return dispatched_image_to_columns(input, problem.kernel, pixels, problem.geometry);
+    const std::vector<int64_t> sizes = sizes_of_columns(problem);
+    return alias(dispatched_image_to_columns(input, problem.kernel, pixels, problem.geometry), sizes,
+                 dense_strides(sizes));
   }
   Tensor columns = new_tensor(input, sizes_of_columns(problem), input.scalar_type());
   cpu::image_to_columns(columns_problem(input, problem), input.const_data_ptr(), columns.mutable_data_ptr());
@@ -45,8 +49,12 @@ inline Tensor image_to_columns(const Tensor& input, const ConvolutionProblem& pr
 
 // Its adjoint, of dense columns: each pixel's copies added up, with the sizes of `like`. On a GPU of images alone.
 inline Tensor columns_to_image(const Tensor& columns, const Tensor& like, const ConvolutionProblem& problem) {
-  if (columns.is_cuda())
-    return dispatched_columns_to_image(columns, {like.size(2), like.size(3)}, problem.kernel, problem.geometry);
+  if (columns.is_cuda()) {
+    const int64_t groups = problem.geometry.groups;
+    const std::vector<int64_t> sizes = {problem.samples(), groups * columns.size(1), columns.size(2)};
+    return dispatched_columns_to_image(alias(columns, sizes, dense_strides(sizes)), {like.size(2), like.size(3)},
+                                       problem.kernel, problem.geometry);
+  }
   Tensor image = new_tensor(like, sizes_of(like), like.scalar_type());
   cpu::columns_to_image(columns_problem(image, problem), columns.const_data_ptr(), image.mutable_data_ptr());
   return image;

@@ -12,52 +12,12 @@
 #include <vector>
 
 #include "convolution_backward.h"
-#include "convolution_columns.h"
+#include "convolution_forward.h"
 #include "convolution_problem.h"
 #include "library_calls.h"
 #include "sample_kernels.h"
 
 namespace crossd_ops {
-
-// As products of matrices, one for each group of each sample.
-inline Tensor convolve_columns(const Tensor& input, const Tensor& kernels, const std::optional<Tensor>& bias,
-                               const ConvolutionProblem& problem) {
-  const int64_t samples = problem.samples(), groups = problem.geometry.groups, blocks = samples * groups;
-  const int64_t pixels = problem.pixels(), rows = kernels.size(1), wide = kernels.size(2) * problem.kernel_elements();
-  const Tensor columns = image_to_columns(input, problem);
-  Tensor output = new_tensor(input, {blocks, rows / groups, pixels}, input.scalar_type());
-  multiply_matrices(output, alias(kernels, {blocks, rows / groups, wide}, {rows / groups * wide, wide, 1}),
-                    alias(columns, {blocks, wide, pixels}, {wide * pixels, pixels, 1}));
-  std::vector<int64_t> sizes = problem.result, along_channels(sizes.size(), 0);
-  sizes[1] = rows;
-  const Tensor result = alias(output, sizes, dense_strides(sizes));
-  if (!bias) return result;
-  along_channels[1] = bias->stride(0);
-  return sum_of(result, alias(*bias, sizes, along_channels));
-}
-
-// (B, O, ...) of `rows` output channels, from their kernels (B, rows, C, ...).
-inline Tensor convolve(const Tensor& input, const Tensor& kernels, const std::optional<Tensor>& bias,
-                       const ConvolutionProblem& problem) {
-  const Geometry& geometry = problem.geometry;
-  const int64_t samples = problem.samples();
-  const Method method = choose(problem, /*backward=*/false);
-  if (method == Method::matrix) return convolve_columns(input, kernels, bias, problem);
-  if (samples == 1) return library_convolution(input, kernels_of_sample(kernels, 0), bias, geometry, geometry.groups);
-  if (method == Method::loop) {
-    std::vector<Tensor> outputs;
-    for (int64_t b = 0; b < samples; ++b)
-      outputs.push_back(
-          library_convolution(part_of(input, 0, b, 1), kernels_of_sample(kernels, b), bias, geometry, geometry.groups));
-    return join_samples(outputs);
-  }
-  const std::optional<Tensor> repeated = bias ? std::optional(repeat(*bias, samples)) : std::nullopt;
-  const Tensor output = dense(library_convolution(stack_samples(input), stacked_kernels(kernels), repeated, geometry,
-                                                  samples * geometry.groups));
-  std::vector<int64_t> sizes = problem.result;
-  sizes[1] = kernels.size(1);
-  return alias(output, sizes, dense_strides(sizes));
-}
 
 // The output where there are no elements to add up, of which torch's own convolution gets the size wrong.
 inline Tensor sums_of_nothing(const Tensor& input, const std::optional<Tensor>& bias,
@@ -87,13 +47,14 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shif
   const NoGrad no_grad;
   const int64_t block = rows_of_block(problem, input);
   SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block);
-  if (block == problem.rows()) return dense(convolve(input, kernels.build(0, block), bias, problem));
+  SampleConvolution convolve(input, problem);
+  if (block == problem.rows()) return dense(convolve(kernels.build(0, block), bias));
   Tensor output = new_tensor(input, problem.result, input.scalar_type());
   for (int64_t first = 0; first < problem.rows(); first += block) {
     const int64_t rows = std::min(block, problem.rows() - first);
     const auto part_of_bias = bias ? std::optional(part_of(*bias, 0, first, rows)) : std::nullopt;
     Tensor target = part_of(output, 1, first, rows);
-    torch::stable::copy_(target, convolve(input, kernels.build(first, rows), part_of_bias, problem));
+    torch::stable::copy_(target, convolve(kernels.build(first, rows), part_of_bias));
   }
   return output;
 }

@@ -18,7 +18,9 @@ HERE = Path(__file__).parent
 
 
 def test_prints_a_row_for_each_layer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(convolution_methods, "LAYERS", [(3, 4, 3, 2, 8), (4, 6, 3, 1, 5)])
+    monkeypatch.setattr(convolution_methods, "LAYERS", [(3, 4, 3, 2, 8)])
+    monkeypatch.setattr(convolution_methods, "METHODS", ("plain", "loop", "chosen"))
+    monkeypatch.setattr(convolution_methods, "SMALL", [(4, 6, 3, 1, 5)])
     convolution_methods.main(["--batch", "2", "--repeat", "1"])
     header, *rows = capsys.readouterr().out.splitlines()
     assert all(name in header for name in convolution_methods.METHODS)

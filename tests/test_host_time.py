@@ -16,7 +16,9 @@ def test_prints_every_call_without_and_with_gradient(
     host_time.main(["--repeat", "1"])
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split()[-4:] == ["no", "grad", "grad,", "forward"]
-    beyond = ["torch.relu, beyond the convolution", "crossd_conv2d, beyond convolution and sums"]
+    beyond = [
+        f"beyond the convolution, {sizes}" for sizes in ("1 x 1 x 4^2", "1 x 4 x 8^2", "2 x 4 x 8^2", "2 x 16 x 12^2")
+    ]
     names = [*host_time.calls(grad=False), *beyond]
     assert len(rows) == len(names)
     for row, name in zip(rows, names, strict=True):
