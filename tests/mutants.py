@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from emulator.build import CSRC, EMULATOR, altered_sources, compile_program, run_program
-from emulator.cpu_build import PARALLEL_FOR
+from emulator.cpu_build import stand_in_for_torch
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,21 @@ CPU_HEAD = [
            "every_lane(static_cast<Acc>(lanes))"),
     Mutant("cpu/rotation_head_kernels.h", "last < parts.pixels ? last : parts.pixels", "last"),
 ]  # fmt: skip
+COLUMNS = "cpu/columns_cpp.h"
+CPU_COLUMNS = [
+    Mutant(COLUMNS, "end - to >= (count + kRun - 1) / kRun * kRun", "true"),
+    Mutant(COLUMNS, "last * of_channel", "problem.samples * problem.channels * of_channel"),
+    Mutant(COLUMNS, "sizes_[0] * sizes_[1] * sizes_[2] + kRunBytes / sizeof(T)", "sizes_[0] * sizes_[1] * sizes_[2]"),
+    Mutant(COLUMNS, "padded.clear();", ""),
+    Mutant(COLUMNS, "h * problem_.dilation[1]", "h"),
+    Mutant(COLUMNS, "y * problem_.stride[1]", "y"),
+    Mutant(COLUMNS, "problem_.padding[2]", "0"),
+    Mutant(COLUMNS, "row[x * stride]", "row[x]"),
+    Mutant(COLUMNS, "from[x * stride]", "from[x]"),
+    Mutant(COLUMNS, "channel % problem.channels", "channel"),
+    Mutant(COLUMNS, "columns + first * of_channel", "columns", 1),
+    Mutant(COLUMNS, "return of_types(c10::BFloat16{}, float{});", "return of_types(c10::BFloat16{}, c10::BFloat16{});"),
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -197,6 +212,7 @@ SUITES = [
     Suite("cuda_head", CUDA_HEAD, "rotation_head_check.cpp", HEAD_STAGES),
     Suite("cpu_shift", CPU_SHIFT, "check_kernels.cpp", SHIFT_STAGES),
     Suite("cpu_head", CPU_HEAD, "rotation_head_check.cpp", HEAD_STAGES),
+    Suite("cpu_columns", CPU_COLUMNS, "columns_check.cpp", ((),), "address"),
     # ThreadSanitizer sees a race in any order of threads, which the order of a run may hide.
     Suite("shift_barriers", missing_barriers(head=False), "check_kernels.cpp", BRIEF, "thread"),
     Suite("head_barriers", missing_barriers(head=True), "rotation_head_check.cpp", BRIEF, "thread"),
@@ -259,7 +275,7 @@ inline size_t backward_partial_elements(const ShiftShape&) { return 0; }
 def plant(mutants: list[Mutant], csrc: Path) -> None:
     """Puts the mutants, numbered from 1, into a copy of csrc, and what the check programs need beside it."""
     (csrc / "mutant.h").write_text(MUTANT_HEADER)
-    for name in ("fourier_shift", "rotation_head"):
+    for name in ("columns", "fourier_shift", "rotation_head"):
         shutil.copy(CSRC / "cpu" / f"{name}.cpp", csrc / "cpu" / f"{name}_cpp.h")
     # Few blocks: each loops over all samples and many pairs, so that every barrier matters.
     launch = csrc / "cuda" / "fourier_shift_launch.cuh"
@@ -275,8 +291,7 @@ def plant(mutants: list[Mutant], csrc: Path) -> None:
     host = (
         f'{SCRATCH}#include "cpu/rotation_head_cpp.h"' if mutants is CPU_HEAD else '#include "cpu/fourier_shift_cpp.h"'
     )
-    (csrc / "cpu_kernels.h").write_text(f"{CPU_KERNELS}{host}\n")
-    stub = csrc / "torch" / "csrc" / "stable" / "ops.h"
-    stub.parent.mkdir(parents=True)
-    stub.write_text(PARALLEL_FOR)
+    kernels = f'#include "{COLUMNS}"' if mutants[0].file == COLUMNS else CPU_KERNELS + host
+    (csrc / "cpu_kernels.h").write_text(f"{kernels}\n")
+    stand_in_for_torch(csrc)
     launch.write_text(CPU_LAUNCH)

@@ -1,0 +1,17 @@
+"""The columns of a convolution on the CPU, and their adjoint, in memory of exactly the size that they may touch."""
+
+from __future__ import annotations
+
+import pytest
+from emulator.build import EMULATOR, run_program, why_not
+from emulator.cpu_build import cpu_program
+
+
+@pytest.mark.parametrize("variant", ["plain", "address", "thread"])
+def test_kernels_under_sanitizers(variant: str) -> None:
+    reason = why_not(variant)
+    if reason:
+        pytest.skip(reason)
+    process = run_program(cpu_program(EMULATOR / "columns_check.cpp", variant))
+    assert process.returncode == 0, process.stdout[-3000:]
+    assert process.stdout.splitlines()[-1].startswith("0 of ")
