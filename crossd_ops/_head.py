@@ -17,13 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import _backend
+from ._plain_head import HAS_OPERATOR, HIDDEN_CHANNELS, STATISTICS, is_fusible, plain_parts
 from ._rotation_head import rotation_head
 from ._transforms import transformed
 
-_HAS_OPERATOR = hasattr(torch.ops.crossd_ops, "predict_shift")  # not where nothing, or an older library, was loaded
-_HIDDEN_CHANNELS = 16  # of the operator, which keeps them in registers
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_operators: Any = torch.ops.crossd_ops
+# The overloads, not the packets, which would resolve the overload anew at every call.
+_forward: Any = _operators.predict_shift.default if HAS_OPERATOR else None
+_backward: Any = _operators.predict_shift_backward.default if HAS_OPERATOR else None
 
 
 def predict_shift(input: Tensor, layers: nn.Sequential, rotation: str) -> Tensor:
@@ -32,76 +33,48 @@ def predict_shift(input: Tensor, layers: nn.Sequential, rotation: str) -> Tensor
     Or of volumes (B, C, D, H, W): to the pooling over pixels a volume is an image that is D times as high.
     """
     if torch.compiler.is_compiling() or transformed() or input.is_meta:  # meta tensors have no memory to spare
-        return rotation_head(layers(input).flatten(2, -2), rotation)
-    norm: Any = layers[1]
-    parameters: list[Tensor] = [*layers.parameters()]
+        return _shift_of_layers(input, layers, rotation)
+    plain = plain_parts(layers)
+    if plain is None:
+        return _shift_of_layers(input, layers, rotation)
+    norm, parameters = plain
+    fused = is_fusible(input, layers, norm, parameters)
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (input, *parameters))
-    # What a plain batch norm does can be done twice; SyncBatchNorm talks to other processes.
-    plain = type(norm) in (nn.BatchNorm2d, nn.BatchNorm3d) and len(parameters) == 6
-    fused = plain and _is_fusible(input, layers, parameters)
-    if not fused and not (wanted and plain):
-        return rotation_head(layers(input).flatten(2, -2), rotation)
+    if not (fused or wanted):
+        return _shift_of_layers(input, layers, rotation)
+    image = input
     if input.dim() == 5:
+        image = input.flatten(2, 3)
         parameters = [tensor.squeeze(-1) if tensor.dim() == 5 else tensor for tensor in parameters]
-    image = input.flatten(2, -2)
-    if fused and not wanted:
+    if not wanted:
         return _fused(image, norm, rotation, parameters)[0]
-    function: Any = _FusedHead if fused else _RecomputedHead
-    shift: Tensor = function.apply(image, layers, rotation, input.shape, *parameters)
+    shift: Tensor
+    if fused:
+        shift = _apply_fused(image, (norm, rotation), *parameters)
+    else:
+        shift = _apply_recomputed(image, (layers, rotation, input.shape), *parameters)
     return shift
 
 
-def _is_fusible(input: Tensor, layers: nn.Sequential, parameters: Sequence[Tensor]) -> bool:
-    """Whether the operator does what these layers would: nothing but their own work, on tensors that it takes."""
-    modules: list[Any] = [layers, *layers]
-    _, first, norm, rectifier, last = modules
-    has_global_hook: Any = nn.modules.module._has_any_global_hook
-    tensors = [input, *parameters]
-    if norm.running_mean is not None:
-        tensors += [norm.running_mean, norm.running_var]
-    return bool(
-        _HAS_OPERATOR
-        and all(tensor.dtype is torch.float32 and tensor.is_cpu for tensor in tensors)
-        and all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
-        and input.layout is torch.strided
-        and not torch.is_autocast_enabled("cpu")
-        and _backend.select("cpu") == _backend.COMPILED
-        and type(layers) is nn.Sequential
-        and type(rectifier) is nn.ReLU
-        and _is_pointwise(first, input.shape[1], _HIDDEN_CHANNELS)
-        and _is_pointwise(last, _HIDDEN_CHANNELS, 4)
-        and norm.num_features == _HIDDEN_CHANNELS
-        and input.numel() > 0
-        and not any(getattr(module, name) for module in modules for name in _HOOKS)
-        and not has_global_hook()
-    )
-
-
-def _is_pointwise(layer: Any, in_channels: int, out_channels: int) -> bool:
-    return (
-        type(layer) in (nn.Conv2d, nn.Conv3d)
-        and layer.weight.shape[:2] == (out_channels, in_channels)
-        and set(layer.weight.shape[2:]) == {1}
-        and layer.bias is not None
-        and set(layer.stride) == {1}
-        and (layer.padding in ("same", "valid") or set(layer.padding) == {0})
-    )
+def _shift_of_layers(input: Tensor, layers: nn.Sequential, rotation: str) -> Tensor:
+    return rotation_head(layers(input).flatten(2, -2), rotation)
 
 
 def _fused(
-    input: Tensor, norm: Any, rotation: str, parameters: Sequence[Tensor]
+    image: Tensor, norm: Any, rotation: str, parameters: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Shift (B, 3), what was pooled (B, 4, 3), mean and variance used (16,); running statistics as batch norms."""
     weight1, bias1, gain, offset, weight2, bias2 = parameters
-    given = None if _of_batch(norm) else (norm.running_mean, norm.running_var)
-    samples, _, rows, columns = input.shape
+    mean = variance = None
+    if not _of_batch(norm):
+        mean, variance = norm._buffers["running_mean"], norm._buffers["running_var"]
+    samples, _, rows, columns = image.shape
     pixels = samples * rows * columns
-    if given is None and pixels == 1:
-        size = torch.Size((samples, _HIDDEN_CHANNELS, rows, columns))
+    if mean is None and pixels == 1:
+        size = torch.Size((samples, HIDDEN_CHANNELS, rows, columns))
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
-    mean, variance = given or (None, None)
-    results: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.crossd_ops.predict_shift.default(
-        input, weight1, bias1, gain, offset, mean, variance, norm.eps, weight2, bias2, rotation == "exact"
+    results: tuple[Tensor, Tensor, Tensor, Tensor] = _forward(
+        image, weight1, bias1, gain, offset, mean, variance, norm.eps, weight2, bias2, rotation == "exact"
     )
     if norm.training and norm.track_running_stats:
         _track(norm, results[2], results[3] * (pixels / (pixels - 1)))
@@ -109,19 +82,20 @@ def _fused(
 
 
 def _of_batch(norm: Any) -> bool:
-    return norm.training or norm.running_mean is None
+    return norm.training or norm._buffers["running_mean"] is None
 
 
 def _track(norm: Any, mean: Tensor, variance: Tensor) -> None:
     """Counts a batch of this mean and unbiased variance."""
+    running_mean, running_variance, count = map(norm._buffers.get, STATISTICS)
     share = norm.momentum
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
+    if count is not None:
+        count.add_(1)
         if share is None:
-            share = 1 / norm.num_batches_tracked.item()
-    if norm.running_mean is not None and norm.running_var is not None:
-        norm.running_mean.lerp_(mean, share or 0.0)
-        norm.running_var.lerp_(variance, share or 0.0)
+            share = 1 / count.item()
+    if running_mean is not None and running_variance is not None:
+        running_mean.lerp_(mean, share or 0.0)
+        running_variance.lerp_(variance, share or 0.0)
 
 
 def _recomputed(
@@ -136,43 +110,44 @@ def _recomputed(
 
 class _FusedHead(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, input: Tensor, layers: nn.Sequential, rotation: str, shape: torch.Size, *parameters: Tensor
-    ) -> Tensor:
-        norm: Any = layers[1]
-        ctx.rotation, ctx.epsilon, ctx.of_batch = rotation, norm.eps, _of_batch(norm)
-        shift, *small = _fused(input, norm, rotation, parameters)
-        ctx.save_for_backward(input, *parameters, *small)
+    def forward(ctx: Any, image: Tensor, settings: tuple[Any, str], *parameters: Tensor) -> Tensor:
+        norm, rotation = settings
+        ctx.settings = norm.eps, rotation, _of_batch(norm)
+        shift, *small = _fused(image, norm, rotation, parameters)
+        ctx.save_for_backward(image, *parameters, *small)
         return shift
 
     @staticmethod
     def backward(ctx: Any, grad_shift: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        input, weight1, bias1, gain, offset, weight2, bias2, statistics, mean, variance = saved
-        needs = ctx.needs_input_grad[0], *ctx.needs_input_grad[4:]
+        image, weight1, bias1, gain, offset, weight2, bias2, statistics, mean, variance = saved
+        epsilon, rotation, of_batch = ctx.settings
+        need_image, _, *needs = ctx.needs_input_grad
         if torch.is_grad_enabled():  # these gradients will be differentiated: their graph is that of torch's operations
-            given = () if ctx.of_batch else (mean, variance)
+            given = () if of_batch else (mean, variance)
             with torch.autocast("cpu", enabled=False):
-                shift = _recomputed(input, saved[1:7], given, ctx.epsilon, ctx.rotation)
-            return _gradients(shift, saved[:7], needs, grad_shift, create_graph=True)
-        grads = torch.ops.crossd_ops.predict_shift_backward.default(
-            grad_shift, input, weight1, bias1, gain, offset, mean, variance, ctx.of_batch, ctx.epsilon,
-            weight2, bias2, statistics, ctx.rotation == "exact", needs[0], any(needs[1:]),
+                shift = _recomputed(image, saved[1:7], given, epsilon, rotation)
+            return _gradients(shift, saved[:7], (need_image, *needs), grad_shift, create_graph=True)
+        grad_image, *grads = _backward(
+            grad_shift, image, weight1, bias1, gain, offset, mean, variance, of_batch, epsilon,
+            weight2, bias2, statistics, rotation == "exact", need_image, any(needs),
         )  # fmt: skip
-        grad_input, *rest = (grad if need else None for grad, need in zip(grads, needs, strict=True))
-        return grad_input, None, None, None, *rest
+        found = [grad if need else None for grad, need in zip(grads, needs, strict=True)]
+        return grad_image if need_image else None, None, *found
 
 
 class _RecomputedHead(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, layers: nn.Sequential, rotation: str, shape: torch.Size, *parameters: Tensor
+        ctx: Any, input: Tensor, settings: tuple[nn.Sequential, str, torch.Size], *parameters: Tensor
     ) -> Tensor:
+        layers, ctx.rotation, shape = settings
         norm: Any = layers[1]
-        shift = rotation_head(layers(input.reshape(shape)).flatten(2, -2), rotation)
-        ctx.rotation, ctx.epsilon = rotation, norm.eps
+        shift = _shift_of_layers(input.reshape(shape), layers, ctx.rotation)
+        ctx.epsilon = norm.eps
         # In evaluation the statistics are data, and may change before the backward pass comes.
-        statistics = () if _of_batch(norm) else (norm.running_mean.clone(), norm.running_var.clone())
+        of_batch = norm.training or norm.running_mean is None
+        statistics = () if of_batch else (norm.running_mean.clone(), norm.running_var.clone())
         ctx.device_type = input.device.type
         ctx.autocast = torch.is_autocast_enabled(ctx.device_type), torch.get_autocast_dtype(ctx.device_type)
         ctx.save_for_backward(input, *parameters, *statistics)
@@ -182,7 +157,7 @@ class _RecomputedHead(torch.autograd.Function):
     def backward(ctx: Any, grad_shift: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors  # once: checkpointing refuses to give them twice
         tensors, statistics = saved[:7], saved[7:]
-        needs = ctx.needs_input_grad[0], *ctx.needs_input_grad[4:]
+        needs = ctx.needs_input_grad[0], *ctx.needs_input_grad[2:]
         again = torch.is_grad_enabled()  # these gradients will be differentiated: their graph leads to the tensors
         if not again:
             tensors = [tensor.detach().requires_grad_(need) for tensor, need in zip(tensors, needs, strict=True)]
@@ -192,6 +167,11 @@ class _RecomputedHead(torch.autograd.Function):
         return _gradients(shift, tensors, needs, grad_shift, create_graph=again)
 
 
+# What torch.autograd.Function.apply calls, after looking for torch.func, which `predict_shift` has done.
+_apply_fused: Any = super(torch.autograd.Function, _FusedHead).apply
+_apply_recomputed: Any = super(torch.autograd.Function, _RecomputedHead).apply
+
+
 def _gradients(
     shift: Tensor, tensors: tuple[Tensor, ...], needs: tuple[bool, ...], grad_shift: Tensor, *, create_graph: bool
 ) -> tuple[Tensor | None, ...]:
@@ -199,7 +179,7 @@ def _gradients(
     sought = [tensor for tensor, need in zip(tensors, needs, strict=True) if need]
     found = iter(torch.autograd.grad(shift, sought, grad_shift, create_graph=create_graph))
     grads = [next(found) if need else None for need in needs]
-    return grads[0], None, None, None, *grads[1:]
+    return grads[0], None, *grads[1:]
 
 
 def unused(weight: Tensor, layers: nn.Sequential) -> Tensor:
@@ -269,6 +249,6 @@ def _predict_shift_backward_shape(
     return torch.empty_like(input) if need_input else input.new_empty((0,)), *grads
 
 
-if _HAS_OPERATOR:
+if HAS_OPERATOR:
     torch.library.register_fake("crossd_ops::predict_shift", _predict_shift_shape)
     torch.library.register_fake("crossd_ops::predict_shift_backward", _predict_shift_backward_shape)

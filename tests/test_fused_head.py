@@ -1,15 +1,14 @@
-"""The whole head as one operator, in float32 on the CPU: what its layers compute, and what it leaves to them."""
+"""The whole head as one operator, in float32 on the CPU: what its layers compute."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
 import torch.nn.functional as F
+from heads import float32_head, operator_calls
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -18,31 +17,6 @@ from crossd_ops._head import predict_shift
 from crossd_ops._rotation_head import composite
 
 pytestmark = pytest.mark.usefixtures("compiled_library")
-
-
-def float32_head(channels: int, *, training: bool = True) -> nn.Sequential:
-    """A head whose parameters and running statistics are not the initial ones."""
-    head = CrossDConv2d(channels, 4, 3).rotation_params
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-        head[1].running_mean.normal_()
-        head[1].running_var.uniform_(0.5, 2)
-    return head.train(training)
-
-
-@contextmanager
-def operator_calls() -> Iterator[list[str]]:
-    """The names of the operators that run inside the block, forward and backward."""
-    names: list[str] = []
-
-    class Record(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            names.append(func._schema.name)
-            return func(*args, **(kwargs or {}))
-
-    with Record():
-        yield names
 
 
 def errors(ours: list[Tensor], exact: list[Tensor]) -> list[float]:
@@ -204,42 +178,6 @@ def test_tensors_changed_in_place_are_noticed() -> None:
     input.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         shift.sum().backward()
-
-
-def test_what_the_operator_does_not_take_goes_through_the_layers() -> None:
-    class Norm(nn.BatchNorm2d):
-        pass
-
-    def changed(index: int, layer: nn.Module) -> nn.Sequential:
-        head = float32_head(3)
-        head[index] = layer
-        return head
-
-    hooked, seen = float32_head(3), []
-    hooked[2].register_forward_hook(lambda *arguments: seen.append(1))
-    input = torch.randn(2, 3, 6, 5)
-    heads = {
-        "float64": (float32_head(3).double(), input.double()),
-        "bfloat16": (float32_head(3).bfloat16(), input.bfloat16()),
-        "empty batch": (float32_head(3).eval(), input[:0]),
-        "subclass": (changed(1, Norm(16)), input),
-        "not affine": (changed(1, nn.BatchNorm2d(16, affine=False)), input),
-        "no bias": (changed(0, nn.Conv2d(3, 16, 1, bias=False)), input),
-        "padding": (changed(0, nn.Conv2d(3, 16, 1, padding=1)), input),
-        "leaky": (changed(2, nn.LeakyReLU()), input),
-        "hidden": (CrossDConv2d(3, 4, 3, rotation_channels=8).rotation_params, input),
-        "hook": (hooked, input),
-    }
-    for name, (head, each) in heads.items():
-        wanted = composite(copy.deepcopy(head)(each), "linear")
-        with operator_calls() as names:
-            shift = predict_shift(each, head, "linear")
-        assert "crossd_ops::predict_shift" not in names, name
-        torch.testing.assert_close(shift, wanted)
-    assert seen
-    with operator_calls() as names, torch.autocast("cpu", torch.bfloat16):
-        predict_shift(input, float32_head(3), "linear")
-    assert "crossd_ops::predict_shift" not in names
 
 
 def test_one_value_a_channel_is_an_error() -> None:

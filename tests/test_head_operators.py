@@ -12,7 +12,7 @@ from emulator.cpu_build import cpu_program
 from torch import Tensor
 
 from crossd_ops import CrossDConv2d, _backend
-from crossd_ops._head import _is_fusible
+from crossd_ops._plain_head import is_fusible, plain_parts
 
 CAPABILITIES = ["baseline", "avx2", "avx512"]
 pytestmark = pytest.mark.usefixtures("compiled_library")
@@ -127,6 +127,7 @@ def test_kernels_under_sanitizers(variant: str) -> None:
 
 def test_a_forced_reference_runs_the_layers() -> None:
     head, input = CrossDConv2d(3, 4, 3).rotation_params, torch.randn(2, 3, 8, 9)
-    assert _is_fusible(input, head, [*head.parameters()])
+    parts = plain_parts(head)
+    assert parts is not None and is_fusible(input, head, *parts)
     with _backend.use_backend("reference"):
-        assert not _is_fusible(input, head, [*head.parameters()])
+        assert not is_fusible(input, head, *parts)
