@@ -25,23 +25,23 @@ from torch import Tensor
 from . import _backend, reference
 from ._checks import accumulate_dtype
 from ._spectral import circulant, derivative_terms, moved, transposed
-from ._transforms import nested_forward_mode, transformed
+from ._transforms import apply_of, nested_forward_mode, transformed
 
 
 def shift_forward(
     weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: torch.dtype, backend: str
 ) -> Tensor:
     """F(W, s), differentiable: the whole weight of each sample, or the slice at `index` of spatial axis `dim`."""
-    function: Any = _Shift
+    apply = _apply_shift
     if torch.compiler.is_compiling():
-        pass
+        apply = _Shift.apply
     elif transformed():
         if nested_forward_mode():
             return shift_reference(weight, shift, dim, index, dtype)
-        function = _ShiftTransformed
+        apply = _ShiftTransformed.apply
     elif not (torch.is_grad_enabled() and (weight.requires_grad or shift.requires_grad)):
         return _backend.operators(backend).fourier_shift(weight, shift, dim, index, dtype)
-    out: Tensor = function.apply(weight, shift, dim, index, dtype, backend)
+    out: Tensor = apply(weight, shift, dim, index, dtype, backend)
     return out
 
 
@@ -57,18 +57,18 @@ def shift_backward(
 ) -> tuple[Tensor, Tensor]:
     """V(g, W, s), differentiable; a gradient that is not needed is not computed, and empty."""
     arguments = (grad, weight, shift, dim, index, need_weight, need_shift)
-    function: Any = _ShiftBackward
+    apply = _apply_shift_backward
     if torch.compiler.is_compiling():
-        pass
+        apply = _ShiftBackward.apply
     elif transformed():
         if nested_forward_mode():
             vjp = torch.func.vjp(lambda w, s: shift_reference(w, s, dim, index, grad.dtype), weight, shift)[1]
             grad_weight, grad_shift = vjp(grad)
             return grad_weight, grad_shift
-        function = _ShiftBackwardTransformed
+        apply = _ShiftBackwardTransformed.apply
     elif not (torch.is_grad_enabled() and (grad.requires_grad or weight.requires_grad or shift.requires_grad)):
         return _backend.operators(backend).fourier_shift_backward(*arguments)
-    grads: tuple[Tensor, Tensor] = function.apply(*arguments, backend)
+    grads: tuple[Tensor, Tensor] = apply(*arguments, backend)
     return grads
 
 
@@ -140,6 +140,9 @@ class _ShiftBackward(torch.autograd.Function):
                 of_weight, second = _jacobian_adjoint(grad, weight, shift, h_shift, needs, place)
                 of_shift = _add(of_shift, second)
         return _to(of_grad, grad.dtype), _to(of_weight, weight.dtype), of_shift, None, None, None, None, None
+
+
+_apply_shift, _apply_shift_backward = apply_of(_Shift), apply_of(_ShiftBackward)
 
 
 class _ShiftTransformed(torch.autograd.Function):

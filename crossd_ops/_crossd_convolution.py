@@ -17,6 +17,7 @@ from . import _backend, _library
 from ._autograd import shift_forward
 from ._checks import accumulate_dtype
 from ._convolution import Geometry, grouped_convolution
+from ._transforms import apply_of
 
 # What a call says beside its tensors, as the operators take it: stride, padding and dilation along each axis, groups;
 # of images then dim and index of the slice. One tuple: each argument of its own takes time at every call.
@@ -37,7 +38,6 @@ def crossd_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tenso
     if torch.is_grad_enabled() and (
         input.requires_grad or weight.requires_grad or shift.requires_grad or (bias is not None and bias.requires_grad)
     ):
-        # What torch.autograd.Function.apply calls, after looking for torch.func, which its callers here have done.
         apply = _CrossDConvolution.apply if torch.compiler.is_compiling() else _apply
         output: Tensor = apply(input, weight, shift, bias, place)
         return output
@@ -77,7 +77,7 @@ class _CrossDConvolution(torch.autograd.Function):
         return *found, of_bias, None
 
 
-_apply: Any = super(torch.autograd.Function, _CrossDConvolution).apply
+_apply = apply_of(_CrossDConvolution)
 
 
 def _gradients(grad: Tensor, tensors: Sequence[Tensor], place: Place, needs: Sequence[bool]) -> Sequence[Tensor | None]:

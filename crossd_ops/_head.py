@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ._plain_head import HAS_OPERATOR, HIDDEN_CHANNELS, STATISTICS, is_fusible, plain_parts
 from ._rotation_head import rotation_head
-from ._transforms import transformed
+from ._transforms import apply_of, transformed
 
 _operators: Any = torch.ops.crossd_ops
 # The overloads, not the packets, which would resolve the overload anew at every call.
@@ -167,9 +167,8 @@ class _RecomputedHead(torch.autograd.Function):
         return _gradients(shift, tensors, needs, grad_shift, create_graph=again)
 
 
-# What torch.autograd.Function.apply calls, after looking for torch.func, which `predict_shift` has done.
-_apply_fused: Any = super(torch.autograd.Function, _FusedHead).apply
-_apply_recomputed: Any = super(torch.autograd.Function, _RecomputedHead).apply
+_apply_fused = apply_of(_FusedHead)
+_apply_recomputed = apply_of(_RecomputedHead)
 
 
 def _gradients(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _backend, _checks, _export, _library
-from ._transforms import transformed
+from ._transforms import apply_of, transformed
 from .functional import rotation_shift
 
 _NORM_EPSILON = 1e-8
@@ -45,8 +45,8 @@ def rotation_head(map: Tensor, rotation: str = "linear") -> Tensor:
         return composite(map, rotation)
     if not compiling and not (torch.is_grad_enabled() and map.requires_grad):
         return _backend.operators(backend).rotation_head(map, rotation == "exact")[0]
-    function: Any = _RotationHead
-    shift: Tensor = function.apply(map, rotation, backend)
+    apply = _RotationHead.apply if compiling else _apply
+    shift: Tensor = apply(map, rotation, backend)
     return shift
 
 
@@ -84,6 +84,9 @@ class _RotationHead(torch.autograd.Function):
         shift = composite(map, ctx.rotation)
         (grad_map,) = torch.autograd.grad(shift, map, grad_shift, create_graph=True)
         return grad_map, None, None
+
+
+_apply = apply_of(_RotationHead)
 
 
 def _check_map(map: Tensor, rotation: str) -> None:
