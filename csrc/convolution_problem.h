@@ -1,17 +1,22 @@
 // What the per-sample convolution is asked to do, checked; and the one place that chooses how to do it.
 //
-// `choose` goes by what `python -m benchmarks.convolution_methods` prints for ResNet-18 (ms on two cores of an Intel
-// Xeon (Cascade Lake), float32, B = 4, forward and backward; "plain" has one kernel for all samples).
-// Of 512 -> 512, an AMD EPYC that was measured before took 18.5 for the backward by matrix products and 27.7 by the
-// loop, for the forward 9.4 and 6.1: where the two machines disagree, the loop stays. No GPU has been measured; the
-// same choice is made there.
+// `choose` goes by what `python -m benchmarks.convolution_methods` prints for ResNet-18's layers and small ones (ms on
+// two cores of an Intel Xeon (Cascade Lake), float32, B = 4, forward and backward). "plain" has one kernel for all
+// samples; the others include building the kernels.
 //
-//   C -> O, kernel, input size        plain       grouped          loop        matrix
-//   3 -> 64, 7x7, 224             14.6  6.4    20.3  16.5    11.2   6.2    16.2  21.6
-//   64 -> 64, 3x3, 56              4.4  9.5     4.6   9.7     5.5  11.1    14.0  49.2
-//   128 -> 128, 3x3, 28            4.3  8.8     4.6   9.2     5.1  10.9     8.8  23.0
-//   256 -> 256, 3x3, 14            4.2  9.1     5.4  11.8     5.6  13.2     7.6  17.1
-//   512 -> 512, 3x3, 7             5.2 11.9    22.4  59.3     9.2  34.9     7.8  33.3
+//   C -> O, kernel, input size        plain        grouped           loop         matrix
+//   3 -> 64, 7x7, 224            19.9  9.11     17.9  24.9     11.1  10.3     13.6  24.6
+//   64 -> 64, 3x3, 56            7.84  16.0     7.89  16.6     9.10  19.0     9.20  24.9
+//   128 -> 128, 3x3, 28          7.13  14.4     7.95  16.9     9.18  19.0     8.47  17.8
+//   256 -> 256, 3x3, 14          6.53  14.4     9.57  21.4     11.2  26.2     11.3  23.1
+//   512 -> 512, 3x3, 7           8.13  18.3     19.6  63.6     24.1  60.2     20.1  47.3
+//   3 -> 16, 3x3, 28             .132  .328     .376  .735     .263  .491     .134  .427
+//   16 -> 16, 3x3, 12            .152  .434     .261  .586     .225  .703     .163  .481
+//   16 -> 16, 3x3, 28            .312  .647     .364  1.00     .594  1.51     .384  1.45
+//   64 -> 64, 3x3, 14            .513  1.46     .969  2.32     1.51  3.18     .965  2.40
+//
+// No GPU has been measured. There the images of few pixels are multiplied because that is a few launches for the whole
+// batch, where the loop has one or more for each sample; volumes have no way back from their columns there.
 #pragma once
 #include <algorithm>
 #include <cstdlib>
