@@ -7,7 +7,7 @@ from emulator.build import EMULATOR, run_program, why_not
 from emulator.cpu_build import cpu_program
 
 
-@pytest.mark.parametrize("variant", ["plain", "address", "thread"])
+@pytest.mark.parametrize("variant", ["address", "thread"])
 def test_kernels_under_sanitizers(variant: str) -> None:
     reason = why_not(variant)
     if reason:
