@@ -24,7 +24,7 @@ from torch import Tensor
 
 from . import _backend, reference
 from ._checks import accumulate_dtype
-from ._spectral import circulant, derivative_terms, moved, transposed
+from ._spectral import circulant, derivative_terms, moved, per_sample, transposed
 from ._transforms import apply_of, nested_forward_mode, transformed
 
 
@@ -264,7 +264,7 @@ def _jacobian(weight: Tensor, shift: Tensor, h_shift: Tensor, place: _Place) -> 
     for axis in range(3):
         for taps, offset in derivative_terms(weight.shape[2 + axis]):
             term = place.forward(circulant(weight, taps, 2 + axis), moved(shift, axis, offset), weight.dtype)
-            total = _add(total, _per_sample(h_shift, axis, term) * term)
+            total = _add(total, per_sample(h_shift, axis, term) * term)
     assert total is not None
     return total
 
@@ -277,7 +277,7 @@ def _jacobian_adjoint(
     of_weight: Tensor | None = None
     of_shift: Tensor | None = None
     for axis in range(3):
-        scaled = _per_sample(h_shift, axis, grad) * grad
+        scaled = per_sample(h_shift, axis, grad) * grad
         for taps, offset in derivative_terms(weight.shape[2 + axis]):
             term_weight, term_shift = place.backward(
                 scaled, circulant(weight, taps, 2 + axis), moved(shift, axis, offset), *needs
@@ -286,10 +286,6 @@ def _jacobian_adjoint(
                 of_weight = _add(of_weight, circulant(term_weight, transposed(taps), 2 + axis))
             of_shift = _add(of_shift, term_shift)
     return of_weight, of_shift
-
-
-def _per_sample(h_shift: Tensor, axis: int, like: Tensor) -> Tensor:
-    return h_shift[:, axis].reshape(-1, *(1,) * (like.dim() - 1))
 
 
 def _add(total: Tensor | None, term: Tensor | None) -> Tensor | None:

@@ -48,3 +48,8 @@ def transposed(taps: Taps) -> Taps:
 def moved(shift: Tensor, axis: int, offset: float) -> Tensor:
     """Each shift (B, 3), moved by `offset` elements along one axis."""
     return shift + offset * (torch.arange(3, device=shift.device) == axis) if offset else shift
+
+
+def per_sample(shift: Tensor, axis: int, like: Tensor) -> Tensor:
+    """What each sample has along an axis of the shift (B, 3), to multiply a tensor (B, ...) by."""
+    return shift[:, axis].reshape(-1, *(1,) * (like.dim() - 1))
