@@ -1,6 +1,6 @@
 // Bytes: the columns once, kernel elements times as many as the image's; torch's own im2col and col2im, which look at
-// every element for whether it is outside of the image, take 20 to 30 times that on the small images that these are
-// for. Here a channel is copied between borders of zeros first, so that every row of the result is a run of its memory.
+// every element for whether it is outside of the image, take 7 to 22 times as long as a copy of the columns (one core).
+// Here a channel is copied between borders of zeros first, so that every row of the result is a run of its memory.
 #include "cpu/columns.h"
 
 #include <torch/csrc/stable/ops.h>
