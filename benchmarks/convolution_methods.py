@@ -1,10 +1,10 @@
 """The methods of the per-sample convolution on this CPU: the table of csrc/convolution_problem.h.
 
-python -m benchmarks.convolution_methods [--batch 4] [--repeat 9] [--threads 0]
+python -m benchmarks.convolution_methods [--batch 4] [--repeat 9] [--threads N]
 
-ResNet-18's layers and small ones. Each method is forced upon a process of its own
-(`CROSSD_CONVOLUTION_METHOD`), the processes take turns, and "plain" is one convolution with one kernel for all samples:
-what a method takes beyond it includes building the kernels.
+ResNet-18's layers and small ones. Each method is forced upon a process of its own (`CROSSD_CONVOLUTION_METHOD`), the
+processes take turns, and "plain" is one convolution with one kernel for all samples: what a method takes beyond it
+includes building the kernels.
 """
 
 from __future__ import annotations

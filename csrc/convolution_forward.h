@@ -35,10 +35,7 @@ class SampleConvolution {
     multiply_matrices(product, alias(kernels, {blocks, rows, wide}, {rows * wide, wide, 1}), *columns_);
     const std::vector<int64_t> sizes = sizes_of_result(kernels);
     const Tensor result = alias(product, sizes, dense_strides(sizes));
-    if (!bias) return result;
-    std::vector<int64_t> along_channels(sizes.size(), 0);
-    along_channels[1] = bias->stride(0);
-    return sum_of(result, alias(*bias, sizes, along_channels));
+    return bias ? sum_of(result, along_channels(*bias, sizes)) : result;
   }
 
   Tensor loop(const Tensor& kernels, const std::optional<Tensor>& bias) const {

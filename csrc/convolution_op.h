@@ -23,11 +23,7 @@ namespace crossd_ops {
 inline Tensor sums_of_nothing(const Tensor& input, const std::optional<Tensor>& bias,
                               const ConvolutionProblem& problem) {
   Tensor output = torch::stable::new_zeros(input, problem.result);
-  std::vector<int64_t> along_channels(problem.result.size(), 0);
-  if (bias) {
-    along_channels[1] = bias->stride(0);
-    torch::stable::copy_(output, alias(*bias, problem.result, along_channels));
-  }
+  if (bias) torch::stable::copy_(output, along_channels(*bias, problem.result));
   return output;
 }
 

@@ -65,10 +65,13 @@ inline std::optional<Method> forced_method() {
   static const std::optional<Method> forced = [] {
     const char* wanted = std::getenv("CROSSD_CONVOLUTION_METHOD");
     const std::string name = wanted ? wanted : "";
-    return name == "grouped"  ? std::optional(Method::grouped)
-           : name == "loop"   ? std::optional(Method::loop)
-           : name == "matrix" ? std::optional(Method::matrix)
-                              : std::nullopt;
+    if (name == "grouped") return std::optional(Method::grouped);
+    if (name == "loop") return std::optional(Method::loop);
+    if (name == "matrix") return std::optional(Method::matrix);
+    require(name.empty(), [&] {
+      return "CROSSD_CONVOLUTION_METHOD: expected grouped, loop or matrix in the environment, got " + name;
+    });
+    return std::optional<Method>();
   }();
   return forced;
 }

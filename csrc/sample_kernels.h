@@ -39,6 +39,13 @@ inline Tensor repeat(const Tensor& bias, int64_t samples) {
   return result;
 }
 
+// (O,) as (B, O, ...) of these sizes, without a copy.
+inline Tensor along_channels(const Tensor& bias, const std::vector<int64_t>& sizes) {
+  std::vector<int64_t> strides(sizes.size(), 0);
+  strides[1] = bias.stride(0);
+  return alias(bias, sizes, strides);
+}
+
 inline const void* row_of_weight(const void* weight, int64_t first, const WeightStrides& strides, Dtype dtype) {
   return static_cast<const char*>(weight) + first * strides.out_channel * size_of(dtype);
 }

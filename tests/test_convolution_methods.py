@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("tqdm")
 
-from benchmarks import convolution_methods
+from other_process import assert_tests_pass
 
-HERE = Path(__file__).parent
+from benchmarks import convolution_methods
 
 
 def test_prints_a_row_for_each_layer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,17 +34,17 @@ def test_bad_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("method", ["grouped", "loop"])
 def test_every_method_convolves_every_problem(compiled_library: None, method: str) -> None:
     """The tests of values again, in a process where the method is forced: small problems are products of matrices."""
-    files = [
-        str(HERE / f"test_{name}.py") for name in ("convolution", "convolution_operators", "convolution_properties")
-    ]
-    process = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files, "-k", "not compile"],
-        env={**os.environ, "CROSSD_CONVOLUTION_METHOD": method},
-        capture_output=True,
-        text=True,
-        cwd=HERE.parent,
-        check=False,
+    files = ("convolution", "convolution_operators", "convolution_properties")
+    assert_tests_pass(files, "not compile", more_than=80, CROSSD_CONVOLUTION_METHOD=method)
+
+
+def test_a_method_that_is_none_is_refused(compiled_library: None) -> None:
+    script = (
+        "import torch, crossd_ops; crossd_ops.crossd_conv2d(*map(torch.ones, ((2, 1, 4, 4), (1, 1, 3, 3, 3), (2, 3))))"
     )
-    assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-2000:]
-    passed = re.search(r"(\d+) passed", process.stdout)
-    assert passed is not None and int(passed[1]) > 80
+    environment = {**os.environ, "CROSSD_CONVOLUTION_METHOD": "matrices"}
+    process = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    expected = (
+        "ValueError: CROSSD_CONVOLUTION_METHOD: expected grouped, loop or matrix in the environment, got matrices"
+    )
+    assert expected in process.stderr
