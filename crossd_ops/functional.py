@@ -13,7 +13,7 @@ from . import _backend, _checks, _export
 from ._autograd import shift_forward, shift_reference
 from ._backend import is_direct
 from ._convolution import grouped_convolution, library_convolution
-from ._crossd_convolution import crossd_convolution, two_steps
+from ._crossd_convolution import Place, crossd_convolution, two_steps
 from ._plan import autocast_dtype, plan_of
 from ._transforms import transformed
 
@@ -117,7 +117,17 @@ def crossd_conv2d(
     Raises:
         TypeError, ValueError: as for `fourier_shift_slice`; also sizes that do not fit each other.
     """
-    return _convolution(input, weight, shift, bias, stride, padding, dilation, groups, dim, index, axes=2)
+    if _is_plain():
+        paddings: Any = padding
+        try:
+            a, b = (stride, stride) if isinstance(stride, int) else stride
+            c, d = (paddings, paddings) if isinstance(paddings, int) else paddings
+            e, f = (dilation, dilation) if isinstance(dilation, int) else dilation
+            position = weight.shape[2 + dim] // 2 if index is None else index
+            return _plain_convolution(input, weight, shift, bias, (a, b, c, d, e, f, groups, dim, position))
+        except _REFUSED:
+            pass
+    return _checked_convolution(input, weight, shift, bias, stride, padding, dilation, groups, dim, index, False)
 
 
 def crossd_conv3d(
@@ -143,7 +153,16 @@ def crossd_conv3d(
     Raises:
         TypeError, ValueError: as for `crossd_conv2d`.
     """
-    return _convolution(input, weight, shift, bias, stride, padding, dilation, groups, 0, None, axes=3)
+    if _is_plain():
+        paddings: Any = padding
+        try:
+            a, b, c = (stride, stride, stride) if isinstance(stride, int) else stride
+            d, e, f = (paddings, paddings, paddings) if isinstance(paddings, int) else paddings
+            g, h, i = (dilation, dilation, dilation) if isinstance(dilation, int) else dilation
+            return _plain_convolution(input, weight, shift, bias, (a, b, c, d, e, f, g, h, i, groups))
+        except _REFUSED:
+            pass
+    return _checked_convolution(input, weight, shift, bias, stride, padding, dilation, groups, 0, None, True)
 
 
 _REFUSED = (AttributeError, IndexError, TypeError, ValueError, RuntimeError)
@@ -158,42 +177,15 @@ def _is_plain() -> bool:
     return is_direct() and not (is_compiling() or transformed())
 
 
-def _convolution(
-    input: Tensor,
-    weight: Tensor,
-    shift: Tensor,
-    bias: Tensor | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    dim: int,
-    index: int | None,
-    *,
-    axes: int,
-) -> Tensor:
-    """The per-sample convolution, of a slice (2 axes) or the whole weight (3 axes)."""
-    if _is_plain() and type(padding) is not str:
-        try:
-            dtype = autocast_dtype(weight)
-            if dtype is not None:
-                input = input.to(dtype)
-                bias = None if bias is None else bias.to(dtype)
-            if dtype is not None or input.dtype is weight.dtype:
-                if type(stride) is int:
-                    stride = (stride,) * axes
-                if type(padding) is int:
-                    padding = (padding,) * axes
-                if type(dilation) is int:
-                    dilation = (dilation,) * axes
-                if len(stride) == len(padding) == len(dilation) == axes:
-                    place = (*stride, *padding, *dilation, groups)
-                    if axes == 2:
-                        place = (*place, dim, weight.shape[2 + dim] // 2 if index is None else index)
-                    return crossd_convolution(input, weight, shift, bias, place)
-        except _REFUSED:
-            pass
-    return _checked_convolution(input, weight, shift, bias, stride, padding, dilation, groups, dim, index, axes == 3)
+def _plain_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place) -> Tensor:
+    """The per-sample convolution where `_is_plain`, or one of `_REFUSED`."""
+    dtype = autocast_dtype(weight)
+    if dtype is not None:
+        input = input.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    elif input.dtype is not weight.dtype:
+        raise TypeError
+    return crossd_convolution(input, weight, shift, bias, place)
 
 
 def _checked_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:

@@ -21,7 +21,7 @@ inline std::vector<int64_t> sizes_of_columns(const ConvolutionProblem& problem) 
 inline ColumnsProblem columns_problem(const Tensor& image, const ConvolutionProblem& problem) {
   const int64_t axes = problem.geometry.axes();
   ColumnsProblem columns{};
-  columns.samples = image.size(0), columns.channels = image.size(1), columns.dtype = checked_dtype(image, "input");
+  columns.samples = image.size(0), columns.channels = image.size(1), columns.dtype = problem.dtype;
   columns.image_sample = image.stride(0), columns.image_channel = image.stride(1);
   columns.image = columns.kernel = columns.result = columns.stride = columns.dilation = {1, 1, 1};
   for (int64_t i = 0; i < axes; ++i) {

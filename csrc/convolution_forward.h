@@ -13,8 +13,8 @@ namespace crossd_ops {
 
 class SampleConvolution {
  public:
-  SampleConvolution(const Tensor& input, const ConvolutionProblem& problem)
-      : input_(input), problem_(problem), method_(choose(problem, /*backward=*/false)) {}
+  SampleConvolution(const Tensor& input, const ConvolutionProblem& problem, Method method)
+      : input_(input), problem_(problem), method_(method) {}
 
   // (B, rows, ...), of kernels (B, rows, C, ...) and the bias (rows,) of these output channels.
   Tensor operator()(const Tensor& kernels, const std::optional<Tensor>& bias) {

@@ -16,6 +16,7 @@
 #include "convolution_problem.h"
 #include "library_calls.h"
 #include "sample_kernels.h"
+#include "small_convolution.h"
 
 namespace crossd_ops {
 
@@ -40,10 +41,12 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shif
   }
   if (std::min({problem.samples(), problem.rows(), problem.shape.in_channels}) == 0)
     return sums_of_nothing(input, bias, problem);
+  const Method method = choose(problem, /*backward=*/false);
+  if (method == Method::small) return small_convolution(input, weight, bias, problem);
   const NoGrad no_grad;
   const int64_t block = rows_of_block(problem, input);
   SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block);
-  SampleConvolution convolve(input, problem);
+  SampleConvolution convolve(input, problem, method);
   if (block == problem.rows()) return dense(convolve(kernels.build(0, block), bias));
   Tensor output = new_tensor(input, problem.result, input.scalar_type());
   for (int64_t first = 0; first < problem.rows(); first += block) {

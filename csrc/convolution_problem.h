@@ -34,6 +34,7 @@ enum class Method {
   grouped,  // one convolution with B * groups groups, as the published layer has it
   loop,     // one convolution for each sample
   matrix,   // image to columns and a batched matrix product
+  small,    // the same without a tensor in between, by products of our own: forward, on the CPU, small_convolution.h
 };
 
 struct ConvolutionProblem {
@@ -42,6 +43,7 @@ struct ConvolutionProblem {
   std::vector<int64_t> kernel;  // sizes of a kernel, one for each axis of the convolution
   std::vector<int64_t> result;  // sizes of the output: (B, O, ...)
   Tensor shift;                 // dense, of the type that the kernels compute in
+  Dtype dtype;                  // of input, kernels and output
   bool on_gpu;
 
   int64_t samples() const { return shape.samples; }
@@ -51,6 +53,7 @@ struct ConvolutionProblem {
   int64_t columns() const {  // elements of all of them, see convolution_columns.h
     return samples() * shape.in_channels * geometry.groups * kernel_elements() * pixels();
   }
+  int64_t multiply_adds() const { return columns() * (rows() / geometry.groups); }
 
   static int64_t product(const std::vector<int64_t>& sizes) {
     int64_t result = 1;
@@ -59,8 +62,8 @@ struct ConvolutionProblem {
   }
 };
 
-// CROSSD_CONVOLUTION_METHOD=grouped|loop|matrix in the environment: one for every problem on the CPU, to measure and
-// to test it.
+// CROSSD_CONVOLUTION_METHOD=grouped|loop|matrix|small in the environment: one for every problem on the CPU, to measure
+// and to test it.
 inline std::optional<Method> forced_method() {
   static const std::optional<Method> forced = [] {
     const char* wanted = std::getenv("CROSSD_CONVOLUTION_METHOD");
@@ -68,8 +71,9 @@ inline std::optional<Method> forced_method() {
     if (name == "grouped") return std::optional(Method::grouped);
     if (name == "loop") return std::optional(Method::loop);
     if (name == "matrix") return std::optional(Method::matrix);
+    if (name == "small") return std::optional(Method::small);
     require(name.empty(), [&] {
-      return "CROSSD_CONVOLUTION_METHOD: expected grouped, loop or matrix in the environment, got " + name;
+      return "CROSSD_CONVOLUTION_METHOD: expected grouped, loop, matrix or small in the environment, got " + name;
     });
     return std::optional<Method>();
   }();
@@ -77,11 +81,15 @@ inline std::optional<Method> forced_method() {
 }
 
 inline Method choose(const ConvolutionProblem& problem, bool backward) {
-  constexpr int64_t kFewPixels = 100;        // the kernels outweigh the pixels: what counts is how often they are read
-  constexpr int64_t kFewChannels = 16;       // grouped kernels waste their lanes
-  constexpr int64_t kFewColumns = 1 << 17;   // less work than a convolution's preparations
-  constexpr int64_t kMostColumns = 1 << 26;  // elements, no more memory than this
-  if (forced_method() && !problem.on_gpu) return *forced_method();
+  constexpr int64_t kFewPixels = 100;       // the kernels outweigh the pixels: what counts is how often they are read
+  constexpr int64_t kFewChannels = 16;      // grouped kernels waste their lanes
+  constexpr int64_t kFewColumns = 1 << 17;  // less work than a convolution's preparations
+  constexpr int64_t kFewMultiplyAdds = 1 << 15;  // less work than making three tensors
+  constexpr int64_t kMostColumns = 1 << 26;      // elements, no more memory than this
+  const bool can_be_small = !backward && !problem.on_gpu && size_of(problem.dtype) >= 4;
+  if (forced_method() && !problem.on_gpu)
+    return *forced_method() == Method::small && !can_be_small ? Method::matrix : *forced_method();
+  if (can_be_small && problem.multiply_adds() <= kFewMultiplyAdds) return Method::small;
   const int64_t columns = problem.columns();
   const bool few_pixels = problem.pixels() <= kFewPixels;
   const bool few_channels = problem.shape.in_channels < kFewChannels && problem.geometry.groups == 1;
@@ -99,7 +107,7 @@ inline Method choose(const ConvolutionProblem& problem, bool backward) {
 inline int64_t rows_of_block(const ConvolutionProblem& problem, const Tensor& input) {
   constexpr int64_t kBlockBytes = 16 << 20, kFewestRows = 32;  // a thinner matrix product is a slow one
   const int64_t elements = problem.samples() * problem.rows() * problem.shape.in_channels * problem.kernel_elements();
-  const int64_t bytes = elements * size_of(checked_dtype(input, "input"));
+  const int64_t bytes = elements * size_of(problem.dtype);
   if (bytes <= kBlockBytes || problem.geometry.groups > 1 || input.is_cuda()) return problem.rows();
   const int64_t blocks = (bytes + kBlockBytes - 1) / kBlockBytes;
   return std::max(kFewestRows, (problem.rows() + blocks - 1) / blocks);
@@ -143,7 +151,8 @@ inline ConvolutionProblem checked_convolution(const Tensor& input, const Tensor&
                                               const std::vector<int64_t>& numbers) {
   auto [geometry, dim, index] = checked_place(numbers);
   const ScalarType compute_type = weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  checked_dtype(shift, "shift"), checked_dtype(input, "input");
+  const Dtype dtype = checked_dtype(input, "input");
+  checked_dtype(shift, "shift");
   const Tensor compute_shift = shift.scalar_type() == compute_type ? shift : torch::stable::to(shift, compute_type);
   check_weight_and_shift(weight, compute_shift, dim, index);
   check_same_device("input", input, weight);
@@ -165,6 +174,7 @@ inline ConvolutionProblem checked_convolution(const Tensor& input, const Tensor&
                              {},
                              {shift.size(0), weight.size(0)},
                              dense(compute_shift),
+                             dtype,
                              weight.is_cuda()};
   for (int i = index ? 1 : 0; i < 3; ++i) problem.kernel.push_back(problem.shape.kernel[i]);
   const auto& [stride, padding, dilation, _] = problem.geometry;

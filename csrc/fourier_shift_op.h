@@ -45,14 +45,15 @@ inline WeightStrides weight_strides(const Tensor& weight, const ShiftShape& shap
           {weight.stride(2 + shape.axis[0]), weight.stride(2 + shape.axis[1]), weight.stride(2 + shape.axis[2])}};
 }
 
-inline ForwardProblem forward_problem(const Tensor& weight, const Tensor& shift, const ShiftShape& shape, Tensor& out) {
+inline ForwardProblem forward_problem(const Tensor& weight, const Tensor& shift, const ShiftShape& shape, void* out,
+                                      Dtype out_dtype) {
   return {shape,
           weight.const_data_ptr(),
           weight_strides(weight, shape),
           checked_dtype(weight, "weight"),
-          checked_dtype(out, "dtype"),
+          out_dtype,
           shift.const_data_ptr(),
-          out.mutable_data_ptr()};
+          out};
 }
 
 inline BackwardProblem backward_problem(const Tensor& grad, const Tensor& weight, const Tensor& shift,
@@ -107,9 +108,9 @@ Tensor fourier_shift(const Tensor& weight, const Tensor& shift, int64_t dim, std
   check_weight_and_shift(weight, shift, dim, index);
   const ShiftShape shape = make_shape(weight, shift, dim, index);
   Tensor out = new_tensor(weight, output_sizes(shape, !index), dtype);
-  checked_dtype(out, "dtype");
+  const Dtype out_dtype = checked_dtype(out, "dtype");
   const Tensor dense_shift = dense(shift);
-  Device::forward(forward_problem(weight, dense_shift, shape, out), weight);
+  Device::forward(forward_problem(weight, dense_shift, shape, out.mutable_data_ptr(), out_dtype), weight);
   return out;
 }
 

@@ -58,7 +58,7 @@ class SampleKernels {
       : weight_(weight),
         sizes_{problem.samples(), most_rows, problem.shape.in_channels},
         buffer_(new_tensor(weight, sizes_of_kernels(problem), dtype)),
-        problem_(forward_problem(weight, problem.shift, problem.shape, buffer_)) {}
+        problem_(forward_problem(weight, problem.shift, problem.shape, buffer_.mutable_data_ptr(), problem.dtype)) {}
 
   // (B, rows, C, ...), dense, of the output channels from `first` on; until the next call.
   Tensor build(int64_t first, int64_t rows) {

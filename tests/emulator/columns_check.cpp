@@ -1,16 +1,19 @@
-// Runs the copies into columns and their adjoint on the CPU in memory of exactly the size that they may touch:
-// `columns_check`. Each case runs with several numbers of threads, which the test's parallel_for supplies: columns must
-// have the bits that a loop over the definition gives them, images the same bits every time, close to sums in double.
-// One line for each case that fails, then a summary; exit status 1 where one does. `--first-failure`: ends with it.
+// Runs the copies into columns, their adjoint, and small products with them on the CPU in memory of exactly the size
+// that they may touch: `columns_check`. Each case runs with several numbers of threads, which the test's parallel_for
+// supplies: columns must have the bits that a loop over the definition gives them, images the same bits every time,
+// close to sums in double. One line for each case that fails, then a summary; exit status 1 where one does.
+// `--first-failure`: ends with it.
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "strided.h"
 #include "cpu/columns.h"
+#include "cpu/small_product.h"
 
 namespace check {
 
@@ -175,6 +178,42 @@ std::string fault_of(const Case& one) {
   return fault.empty() && !overlaps ? fault_of_image(tensors, random) : fault;
 }
 
+template <typename T>
+std::string fault_of_product(int64_t rows, int64_t inner, int64_t columns, int64_t bias_stride) {
+  std::mt19937 random(20);
+  std::uniform_real_distribution<T> element(-1, 1);
+  const auto filled = [&](int64_t count) {
+    std::vector<T> values(count);
+    for (T& value : values) value = element(random);
+    return values;
+  };
+  const std::vector<T> w = filled(rows * inner), x = filled(inner * columns);
+  const std::vector<T> bias = filled(bias_stride ? (rows - 1) * bias_stride + 1 : 0);
+  std::vector<T> y(rows * columns, T(NAN));
+  cpu::SmallProduct<T>{rows,        inner,   columns, w.data(), x.data(), bias.empty() ? nullptr : bias.data(),
+                       bias_stride, y.data()}
+      .run();
+  for (int64_t i = 0; i < rows * columns; ++i) {
+    double sum = bias.empty() ? 0 : bias[i / columns * bias_stride];
+    for (int64_t k = 0; k < inner; ++k) sum += double(w[i / columns * inner + k]) * x[k * columns + i % columns];
+    if (!(std::fabs(y[i] - sum) <= (inner + 1) * double(inner + 1) * std::numeric_limits<T>::epsilon()))
+      return "element " + std::to_string(i) + " is " + std::to_string(y[i]) + ", the sum is " + std::to_string(sum);
+  }
+  return "";
+}
+
+std::string fault_of_products() {
+  std::string fault;
+  for (const int64_t rows : {1, 3})
+    for (const int64_t inner : {1, 9})
+      for (const int64_t columns : {1, 7, 8, 9, 15, 16, 17, 40})
+        for (const int64_t bias_stride : {0, 1, 2}) {
+          if (fault.empty()) fault = fault_of_product<float>(rows, inner, columns, bias_stride);
+          if (fault.empty()) fault = fault_of_product<double>(rows, inner, columns, bias_stride);
+        }
+  return fault;
+}
+
 }  // namespace check
 
 int main(int arguments, char** argument) {
@@ -188,6 +227,9 @@ int main(int arguments, char** argument) {
     std::printf("FAIL %s: %s\n", one.name().c_str(), fault.c_str());
     if (until_failure) return 1;
   }
+  const std::string fault = check::fault_of_products();
+  ++count;
+  if (!fault.empty()) ++failed, std::printf("FAIL products: %s\n", fault.c_str());
   std::printf("%d of %d cases failed\n", failed, count);
   return failed != 0;
 }

@@ -1,0 +1,51 @@
+// A convolution of a few thousand multiply-adds on the CPU, where what is left to spare are tensors: each takes one to
+// two microseconds to make, as long as all of its arithmetic.
+#pragma once
+#include <memory>
+#include <optional>
+
+#include "convolution_columns.h"
+#include "convolution_problem.h"
+#include "cpu/columns.h"
+#include "cpu/fourier_shift.h"
+#include "cpu/small_product.h"
+#include "sample_kernels.h"
+#include "tensors.h"
+
+namespace crossd_ops {
+
+// Kernels and columns share memory that is no tensor's.
+template <typename T>
+Tensor small_convolution_of(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                            const ConvolutionProblem& problem) {
+  const int64_t groups = problem.geometry.groups, blocks = problem.samples() * groups, rows = problem.rows() / groups;
+  const int64_t inner = problem.shape.in_channels * problem.kernel_elements(), pixels = problem.pixels();
+  const std::unique_ptr<T[]> memory(new T[blocks * inner * (rows + pixels)]);
+  T *const kernels = memory.get(), *const columns = kernels + blocks * rows * inner;
+  cpu::fourier_shift_forward(forward_problem(weight, problem.shift, problem.shape, kernels, problem.dtype));
+  cpu::image_to_columns(columns_problem(input, problem), input.const_data_ptr(), columns);
+  Tensor output = new_tensor(input, problem.result, input.scalar_type());
+  const T* of_channels = bias ? static_cast<const T*>(bias->const_data_ptr()) : nullptr;
+  cpu::SmallProduct<T> product{rows,
+                               inner,
+                               pixels,
+                               kernels,
+                               columns,
+                               of_channels,
+                               bias ? bias->stride(0) : 0,
+                               static_cast<T*>(output.mutable_data_ptr())};
+  for (int64_t block = 0; block < blocks; ++block) {
+    if (bias) product.bias = of_channels + block % groups * rows * product.bias_stride;
+    product.run();
+    product.w += rows * inner, product.x += inner * pixels, product.y += rows * pixels;
+  }
+  return output;
+}
+
+inline Tensor small_convolution(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                                const ConvolutionProblem& problem) {
+  return problem.dtype == Dtype::float64 ? small_convolution_of<double>(input, weight, bias, problem)
+                                         : small_convolution_of<float>(input, weight, bias, problem);
+}
+
+}  // namespace crossd_ops
