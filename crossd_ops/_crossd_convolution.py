@@ -19,16 +19,27 @@ from ._checks import accumulate_dtype
 from ._convolution import Geometry, grouped_convolution
 from ._transforms import apply_of
 
-# What a call says beside its tensors, as the operators take it: stride, padding and dilation along each axis, groups;
-# of images then dim and index of the slice. One tuple: each argument of its own takes time at every call.
+# What a call says beside its tensors, as the operators take it: stride, padding and dilation, each once or along each
+# axis, and groups; of images dim and index of the slice may follow. One tuple, as short as can be: each argument of its
+# own, and each number, takes time at every call.
 Place = tuple[int, ...]
 
 _operators: Any = torch.ops.crossd_ops
 # The overloads, not the packets, which would resolve the overload anew at every call; none where no library was loaded.
 _forward: Any = None if _library.load_error else _operators.convolution.default
-# What the overload calls, which spares a frame of Python, 1 us; torch.compile traces the overload alone.
-_forward_untraced: Any = None if _library.load_error else getattr(_forward, "_op", _forward)
 _backward: Any = None if _library.load_error else _operators.convolution_backward.default
+# What the overload calls, which spares a call of Python; torch.compile traces nothing but overloads.
+_eager_forward: Any = getattr(_forward, "_op", _forward)
+
+
+def place_of(stride: Any, padding: Any, dilation: Any, groups: int, axes: int) -> Place:
+    """The place of a volume, or of an image and the middle slice along axis 0. Raises ValueError or TypeError."""
+    if type(stride) is type(padding) is type(dilation) is int:
+        return stride, padding, dilation, groups
+    values = [(value,) * axes if isinstance(value, int) else tuple(value) for value in (stride, padding, dilation)]
+    if any(len(value) != axes for value in values):
+        raise ValueError
+    return *values[0], *values[1], *values[2], groups
 
 
 def crossd_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place) -> Tensor:
@@ -37,15 +48,24 @@ def crossd_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tenso
     Input and bias have the type of the result, weight and shift any. Raises what the operator does, for arguments that
     do not fit: its checks come before any work. Not for torch.func and forward mode.
     """
-    if torch.is_grad_enabled() and (
-        input.requires_grad or weight.requires_grad or shift.requires_grad or (bias is not None and bias.requires_grad)
-    ):
-        apply = _CrossDConvolution.apply if torch.compiler.is_compiling() else _apply
-        output: Tensor = apply(input, weight, shift, bias, place)
-        return output
-    forward = _forward if torch.compiler.is_compiling() else _forward_untraced
-    output = forward(input, weight, shift, bias, place)
+    if not torch.compiler.is_compiling():
+        return eager_convolution(input, weight, shift, bias, place)
+    apply = _CrossDConvolution.apply if _needs_gradient(input, weight, shift, bias) else _forward
+    output: Tensor = apply(input, weight, shift, bias, place)
     return output
+
+
+def eager_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place) -> Tensor:
+    """The same where torch.compile does not trace it, with as few calls of Python as there can be."""
+    apply = _apply_eagerly if _needs_gradient(input, weight, shift, bias) else _eager_forward
+    output: Tensor = apply(input, weight, shift, bias, place)
+    return output
+
+
+def _needs_gradient(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and (
+        input.requires_grad or weight.requires_grad or shift.requires_grad or (bias is not None and bias.requires_grad)
+    )
 
 
 def two_steps(
@@ -68,8 +88,7 @@ class _CrossDConvolution(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place) -> Tensor:
         ctx.save_for_backward(input, weight, shift)
         ctx.place = place
-        forward = _forward if torch.compiler.is_compiling() else _forward_untraced
-        output: Tensor = forward(input, weight, shift, bias, place)
+        output: Tensor = _forward(input, weight, shift, bias, place)
         return output
 
     @staticmethod
@@ -81,7 +100,16 @@ class _CrossDConvolution(torch.autograd.Function):
         return *found, of_bias, None
 
 
-_apply = apply_of(_CrossDConvolution)
+class _EagerConvolution(_CrossDConvolution):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place) -> Tensor:
+        ctx.save_for_backward(input, weight, shift)
+        ctx.place = place
+        output: Tensor = _eager_forward(input, weight, shift, bias, place)
+        return output
+
+
+_apply_eagerly = apply_of(_EagerConvolution)
 
 
 def _gradients(grad: Tensor, tensors: Sequence[Tensor], place: Place, needs: Sequence[bool]) -> Sequence[Tensor | None]:
@@ -93,8 +121,8 @@ def _gradients(grad: Tensor, tensors: Sequence[Tensor], place: Place, needs: Seq
         return [gradient if need else None for gradient, need in zip(found, needs, strict=True)]
     # These gradients will be differentiated (create_graph): their graph is that of the two steps' gradients.
     input, weight, shift = tensors
-    stride, padding, dilation, groups, dim, index = parts_of(place)
     samples, channels, *sizes = input.shape
+    stride, padding, dilation, groups, dim, index = parts_of(place, weight.shape[2:], len(sizes))
     numbers = stride, padding, dilation, groups, samples
     geometry = Geometry(*numbers, tuple(grad.shape[2:]), (1, samples * channels, *sizes))
     compute_shift = shift.to(accumulate_dtype(weight.dtype))
@@ -104,19 +132,26 @@ def _gradients(grad: Tensor, tensors: Sequence[Tensor], place: Place, needs: Seq
     return [next(gradients) if need else None for need in needs]
 
 
-def parts_of(place: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int, int, int | None]:
-    """Stride, padding, dilation, groups, dim and index; no index: the whole weight, of volumes."""
-    axes = 2 if len(place) == 9 else 3
-    stride, padding, dilation = (tuple(place[axes * part : axes * (part + 1)]) for part in range(3))
-    return stride, padding, dilation, place[3 * axes], *(place[7:] if axes == 2 else (0, None))
+def parts_of(
+    place: Sequence[int], kernel: Sequence[int], axes: int
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int, int, int | None]:
+    """Stride, padding and dilation along each axis, groups, dim and index; no index: the whole weight, of volumes.
+
+    Of a weight with a kernel of these three sizes, and a convolution of so many axes.
+    """
+    each = axes if len(place) > 3 * axes else 1
+    stride, padding, dilation = (tuple(place[each * part : each * (part + 1)]) * (axes // each) for part in range(3))
+    position = place[3 * each + 1 :] or (0, kernel[0] // 2)
+    dim, index = position if axes == 2 else (0, None)
+    return stride, padding, dilation, place[3 * each], dim, index
 
 
 def _convolution_shape(
     input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Sequence[int]
 ) -> Tensor:
     _library.check_same_device(input, weight, shift, bias)
-    stride, padding, dilation, _, dim, index = parts_of(place)
     kernel = list(weight.shape[2:])
+    stride, padding, dilation, _, dim, index = parts_of(place, kernel, input.dim() - 2)
     if index is not None:
         del kernel[dim]
     numbers = zip(input.shape[2:], kernel, stride, padding, dilation, strict=True)

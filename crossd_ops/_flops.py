@@ -47,7 +47,7 @@ def _convolution_backward(
 
 def _multiply_adds(output: Sequence[int], weight: Sequence[int], place: Sequence[int]) -> int:
     """Twice their number: every element of the output (B, O, ...) takes one for each element of its kernel."""
-    *_, dim, index = parts_of(place)
+    *_, dim, index = parts_of(place, weight[2:], len(output) - 2)
     kernel = [size for axis, size in enumerate(weight[2:]) if index is None or axis != dim]
     return 2 * math.prod(output) * weight[1] * math.prod(kernel)
 

@@ -101,15 +101,16 @@ DESCRIPTIONS: dict[str, str] = {
     Raises:
         ValueError: what was expected and what came.
     """,
-    "convolution": """crossd_ops.crossd_conv2d or, without an index, crossd_conv3d; no autograd.
+    "convolution": """crossd_ops.crossd_conv2d or, of volumes, crossd_conv3d; no autograd.
 
     Args:
         input: (B, C * groups, ...), any strides.
         weight: (O, C, Kd, Kh, Kw), each kernel size from 1 to 15; of any of the supported types, whatever the input's.
         shift: (B, 3), in elements along (d, h, w).
         bias: (O,) of the input's type, or None.
-        place: stride, padding and dilation along each axis, groups; of images then dim, the spatial axis of the slice,
-            0 to 2, and index, its position, 0 to K - 1. 9 ints of images, 10 of volumes (with the whole weight).
+        place: stride, padding and dilation, each once or along each axis, and groups: 4 ints, or 7 of images and 10 of
+            volumes. Of images may follow dim, the spatial axis of the slice, 0 to 2, and index, its position, 0 to
+            K - 1; otherwise it is the middle one along the first axis. Volumes take the whole weight.
 
     Returns:
         (B, O, ...), contiguous.

@@ -13,7 +13,7 @@ from . import _backend, _checks, _export
 from ._autograd import shift_forward, shift_reference
 from ._backend import is_direct
 from ._convolution import grouped_convolution, library_convolution
-from ._crossd_convolution import Place, crossd_convolution, two_steps
+from ._crossd_convolution import Place, crossd_convolution, eager_convolution, place_of, two_steps
 from ._plan import autocast_dtype, plan_of
 from ._transforms import transformed
 
@@ -118,13 +118,11 @@ def crossd_conv2d(
         TypeError, ValueError: as for `fourier_shift_slice`; also sizes that do not fit each other.
     """
     if _is_plain():
-        paddings: Any = padding
         try:
-            a, b = (stride, stride) if isinstance(stride, int) else stride
-            c, d = (paddings, paddings) if isinstance(paddings, int) else paddings
-            e, f = (dilation, dilation) if isinstance(dilation, int) else dilation
-            position = weight.shape[2 + dim] // 2 if index is None else index
-            return _plain_convolution(input, weight, shift, bias, (a, b, c, d, e, f, groups, dim, position))
+            place = place_of(stride, padding, dilation, groups, 2)
+            if index is not None or type(dim) is not int or dim:
+                place = *place, dim, weight.shape[2 + dim] // 2 if index is None else index
+            return _plain_convolution(input, weight, shift, bias, place, 2)
         except _REFUSED:
             pass
     return _checked_convolution(input, weight, shift, bias, stride, padding, dilation, groups, dim, index, False)
@@ -154,12 +152,8 @@ def crossd_conv3d(
         TypeError, ValueError: as for `crossd_conv2d`.
     """
     if _is_plain():
-        paddings: Any = padding
         try:
-            a, b, c = (stride, stride, stride) if isinstance(stride, int) else stride
-            d, e, f = (paddings, paddings, paddings) if isinstance(paddings, int) else paddings
-            g, h, i = (dilation, dilation, dilation) if isinstance(dilation, int) else dilation
-            return _plain_convolution(input, weight, shift, bias, (a, b, c, d, e, f, g, h, i, groups))
+            return _plain_convolution(input, weight, shift, bias, place_of(stride, padding, dilation, groups, 3), 3)
         except _REFUSED:
             pass
     return _checked_convolution(input, weight, shift, bias, stride, padding, dilation, groups, 0, None, True)
@@ -177,15 +171,19 @@ def _is_plain() -> bool:
     return is_direct() and not (is_compiling() or transformed())
 
 
-def _plain_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place) -> Tensor:
+def _plain_convolution(
+    input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place, axes: int
+) -> Tensor:
     """The per-sample convolution where `_is_plain`, or one of `_REFUSED`."""
+    if input.dim() != 2 + axes:
+        raise ValueError
     dtype = autocast_dtype(weight)
     if dtype is not None:
         input = input.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     elif input.dtype is not weight.dtype:
         raise TypeError
-    return crossd_convolution(input, weight, shift, bias, place)
+    return eager_convolution(input, weight, shift, bias, place)
 
 
 def _checked_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
@@ -212,7 +210,7 @@ def _checked_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Ten
         return grouped_convolution(input, kernels, bias, geometry)
     shift = shift.to(_checks.accumulate_dtype(weight.dtype))
     if backend == _backend.COMPILED and not transformed():
-        place = (*geometry.stride, *geometry.padding, *geometry.dilation, geometry.groups)
+        place = place_of(geometry.stride, geometry.padding, geometry.dilation, geometry.groups, input.dim() - 2)
         place += () if plan.position is None else (plan.dim, plan.position)
         return crossd_convolution(input, weight, shift, bias, place)
     return two_steps(input, weight, shift, bias, geometry, plan.dim, plan.position, backend)

@@ -41,14 +41,20 @@ inline Dtype checked_dtype(const torch::stable::Tensor& tensor, const char* name
   throw std::invalid_argument(std::string(name) + ": expected a dtype of float64, float32, bfloat16 or float16");
 }
 
+inline void check_rank_of_weight(const torch::stable::Tensor& weight) {
+  require(weight.dim() == 5, [&] { return "weight: expected (O, C, Kd, Kh, Kw), got " + shape_text(weight); });
+}
+
 inline void check_weight_and_shift(const torch::stable::Tensor& weight, const torch::stable::Tensor& shift, int64_t dim,
                                    std::optional<int64_t> index) {
-  require(weight.dim() == 5, [&] { return "weight: expected (O, C, Kd, Kh, Kw), got " + shape_text(weight); });
+  check_rank_of_weight(weight);
+  const auto sizes = weight.sizes(), shift_sizes = shift.sizes();  // each look at a tensor is a call
   for (int i = 2; i < 5; ++i)
-    require(weight.size(i) >= 1 && weight.size(i) <= kMaxKernel, [&] {
+    require(sizes[i] >= 1 && sizes[i] <= kMaxKernel, [&] {
       return "weight: expected kernel sizes from 1 to " + std::to_string(kMaxKernel) + ", got " + shape_text(weight);
     });
-  require(shift.dim() == 2 && shift.size(1) == 3, [&] { return "shift: expected (B, 3), got " + shape_text(shift); });
+  require(shift_sizes.size() == 2 && shift_sizes[1] == 3,
+          [&] { return "shift: expected (B, 3), got " + shape_text(shift); });
   const Dtype accumulate = accumulate_dtype(checked_dtype(weight, "weight"));
   require(checked_dtype(shift, "shift") == accumulate, [&] {
     return std::string("shift: expected ") +
@@ -59,8 +65,8 @@ inline void check_weight_and_shift(const torch::stable::Tensor& weight, const to
   require(dim >= 0 && dim <= 2, [&] { return "dim: expected 0, 1 or 2, got " + std::to_string(dim); });
   require(index || dim == 0, [&] { return "dim: expected 0 for the whole weight, got " + std::to_string(dim); });
   if (index)
-    require(*index >= 0 && *index < weight.size(2 + dim), [&] {
-      return "index: expected 0 to " + std::to_string(weight.size(2 + dim) - 1) + ", got " + std::to_string(*index);
+    require(*index >= 0 && *index < sizes[2 + dim], [&] {
+      return "index: expected 0 to " + std::to_string(sizes[2 + dim] - 1) + ", got " + std::to_string(*index);
     });
 }
 

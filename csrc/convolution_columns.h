@@ -20,13 +20,14 @@ inline std::vector<int64_t> sizes_of_columns(const ConvolutionProblem& problem) 
 // Of images (B, C, ...) like this one.
 inline ColumnsProblem columns_problem(const Tensor& image, const ConvolutionProblem& problem) {
   const int64_t axes = problem.geometry.axes();
+  const auto sizes = image.sizes(), strides = image.strides();
   ColumnsProblem columns{};
-  columns.samples = image.size(0), columns.channels = image.size(1), columns.dtype = problem.dtype;
-  columns.image_sample = image.stride(0), columns.image_channel = image.stride(1);
+  columns.samples = sizes[0], columns.channels = sizes[1], columns.dtype = problem.dtype;
+  columns.image_sample = strides[0], columns.image_channel = strides[1];
   columns.image = columns.kernel = columns.result = columns.stride = columns.dilation = {1, 1, 1};
   for (int64_t i = 0; i < axes; ++i) {
     const int64_t to = 3 - axes + i;
-    columns.image[to] = image.size(2 + i), columns.image_pixel[to] = image.stride(2 + i);
+    columns.image[to] = sizes[2 + i], columns.image_pixel[to] = strides[2 + i];
     columns.kernel[to] = problem.kernel[i], columns.result[to] = problem.result[2 + i];
     columns.stride[to] = problem.geometry.stride[i], columns.padding[to] = problem.geometry.padding[i];
     columns.dilation[to] = problem.geometry.dilation[i];

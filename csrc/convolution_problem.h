@@ -84,7 +84,7 @@ inline Method choose(const ConvolutionProblem& problem, bool backward) {
   constexpr int64_t kFewPixels = 100;       // the kernels outweigh the pixels: what counts is how often they are read
   constexpr int64_t kFewChannels = 16;      // grouped kernels waste their lanes
   constexpr int64_t kFewColumns = 1 << 17;  // less work than a convolution's preparations
-  constexpr int64_t kFewMultiplyAdds = 1 << 15;  // less work than making three tensors
+  constexpr int64_t kFewMultiplyAdds = 1 << 17;  // a library's preparations take as long
   constexpr int64_t kMostColumns = 1 << 26;      // elements, no more memory than this
   const bool can_be_small = !backward && !problem.on_gpu && size_of(problem.dtype) >= 4;
   if (forced_method() && !problem.on_gpu)
@@ -121,24 +121,27 @@ struct Place {
   std::optional<int64_t> index;  // none: with the whole weight, of volumes
 };
 
-// numbers: stride, padding and dilation along each axis, groups; of images then dim and index.
-inline Place checked_place(const std::vector<int64_t>& numbers) {
-  require(numbers.size() == 9 || numbers.size() == 10, [&] {
-    return "place: expected 9 ints of images (stride, padding and dilation along each axis, groups, dim, index) or 10 "
-           "of volumes (without dim and index), got " +
+// numbers: stride, padding and dilation, each once or along each axis; groups; of images dim and index of the slice, or
+// none for the middle one along the first axis.
+inline Place checked_place(const std::vector<int64_t>& numbers, int64_t axes, const Tensor& weight) {
+  const int64_t count = static_cast<int64_t>(numbers.size()), each = count >= 3 * axes + 1 ? axes : 1;
+  const int64_t groups_at = 3 * each, left = count - groups_at - 1;
+  require(left == 0 || (left == 2 && axes == 2), [&] {
+    return "place: expected stride, padding and dilation (once, or along each of " + std::to_string(axes) +
+           " axes), groups" + (axes == 2 ? ", and perhaps dim and index" : "") + ", got " +
            shape_text(numbers.data(), numbers.size());
   });
-  const int64_t axes = numbers.size() == 9 ? 2 : 3;
   const auto part = [&](const char* name, int64_t which, int64_t smallest) {
-    const auto first = numbers.begin() + which * axes;
-    require(*std::min_element(first, first + axes) >= smallest, [&] {
-      return std::string(name) + ": expected " + std::to_string(axes) + " ints, each at least " +
-             std::to_string(smallest) + ", got " + shape_text(&*first, axes);
+    const auto first = numbers.begin() + which * each;
+    require(*std::min_element(first, first + each) >= smallest, [&] {
+      return std::string(name) + ": expected ints, each at least " + std::to_string(smallest) + ", got " +
+             shape_text(&*first, each);
     });
-    return std::vector<int64_t>(first, first + axes);
+    return each == axes ? std::vector<int64_t>(first, first + axes) : std::vector<int64_t>(axes, *first);
   };
-  Place place{{part("stride", 0, 1), part("padding", 1, 0), part("dilation", 2, 1), numbers[3 * axes]}, 0, {}};
-  if (axes == 2) place.dim = numbers[7], place.index = numbers[8];
+  Place place{{part("stride", 0, 1), part("padding", 1, 0), part("dilation", 2, 1), numbers[groups_at]}, 0, {}};
+  if (axes == 2) place.index = left ? numbers[groups_at + 2] : weight.size(2) / 2;
+  if (left) place.dim = numbers[groups_at + 1];
   return place;
 }
 
@@ -149,43 +152,44 @@ inline void check_same_device(const char* name, const Tensor& tensor, const Tens
 
 inline ConvolutionProblem checked_convolution(const Tensor& input, const Tensor& weight, const Tensor& shift,
                                               const std::vector<int64_t>& numbers) {
-  auto [geometry, dim, index] = checked_place(numbers);
+  const auto sizes = input.sizes(), weight_sizes = weight.sizes();
+  require(sizes.size() == 4 || sizes.size() == 5,
+          [&] { return "input: expected (B, C, H, W) or (B, C, D, H, W), got " + shape_text(input); });
+  check_rank_of_weight(weight);
+  const int64_t axes = static_cast<int64_t>(sizes.size()) - 2, out_channels = weight_sizes[0];
+  auto [geometry, dim, index] = checked_place(numbers, axes, weight);
   const ScalarType compute_type = weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   const Dtype dtype = checked_dtype(input, "input");
   checked_dtype(shift, "shift");
   const Tensor compute_shift = shift.scalar_type() == compute_type ? shift : torch::stable::to(shift, compute_type);
   check_weight_and_shift(weight, compute_shift, dim, index);
   check_same_device("input", input, weight);
-  const int64_t axes = geometry.axes(), groups = geometry.groups;
-  require(input.dim() == 2 + axes, [&] {
-    return std::string("input: expected ") + (axes == 2 ? "(B, C, H, W)" : "(B, C, D, H, W)") + ", got " +
-           shape_text(input);
-  });
-  require(groups >= 1 && weight.size(0) % groups == 0, [&] {
-    return "groups: expected a divisor of " + std::to_string(weight.size(0)) + " output channels, got " +
+  const int64_t groups = geometry.groups, samples = shift.size(0), in_channels = weight_sizes[1] * groups;
+  require(groups >= 1 && out_channels % groups == 0, [&] {
+    return "groups: expected a divisor of " + std::to_string(out_channels) + " output channels, got " +
            std::to_string(groups);
   });
-  require(input.size(0) == shift.size(0) && input.size(1) == weight.size(1) * groups, [&] {
-    return "input: expected (" + std::to_string(shift.size(0)) + ", " + std::to_string(weight.size(1) * groups) +
-           ", ...), got " + shape_text(input);
+  require(sizes[0] == samples && sizes[1] == in_channels, [&] {
+    return "input: expected (" + std::to_string(samples) + ", " + std::to_string(in_channels) + ", ...), got " +
+           shape_text(input);
   });
   ConvolutionProblem problem{make_shape(weight, compute_shift, dim, index),
                              std::move(geometry),
                              {},
-                             {shift.size(0), weight.size(0)},
+                             {},
                              dense(compute_shift),
                              dtype,
                              weight.is_cuda()};
-  for (int i = index ? 1 : 0; i < 3; ++i) problem.kernel.push_back(problem.shape.kernel[i]);
+  problem.kernel.assign(problem.shape.kernel + (index ? 1 : 0), problem.shape.kernel + 3);
+  problem.result.assign(2 + axes, out_channels), problem.result[0] = samples;
   const auto& [stride, padding, dilation, _] = problem.geometry;
   for (int64_t i = 0; i < axes; ++i) {
-    const int64_t reach = dilation[i] * (problem.kernel[i] - 1) + 1;
-    const int64_t room = input.size(2 + i) + 2 * padding[i] - reach;
+    const int64_t reach = dilation[i] * (problem.kernel[i] - 1) + 1, room = sizes[2 + i] + 2 * padding[i] - reach;
     require(room >= 0, [&] {
       return "input: expected at least " + std::to_string(reach) + " pixels along each axis with padding, got " +
              shape_text(input);
     });
-    problem.result.push_back(room / stride[i] + 1);
+    problem.result[2 + i] = room / stride[i] + 1;
   }
   return problem;
 }

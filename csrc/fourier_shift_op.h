@@ -24,10 +24,11 @@ using torch::stable::Tensor;
 
 // Canonical order puts the sliced axis first, see shift_problem.h.
 inline ShiftShape make_shape(const Tensor& weight, const Tensor& shift, int64_t dim, std::optional<int64_t> index) {
+  const auto sizes = weight.sizes();
   ShiftShape shape;
-  shape.samples = shift.size(0), shape.out_channels = weight.size(0), shape.in_channels = weight.size(1);
+  shape.samples = shift.size(0), shape.out_channels = sizes[0], shape.in_channels = sizes[1];
   shape.axis[0] = static_cast<int32_t>(dim), shape.axis[1] = dim == 0, shape.axis[2] = dim == 2 ? 1 : 2;
-  for (int i = 0; i < 3; ++i) shape.kernel[i] = static_cast<int32_t>(weight.size(2 + shape.axis[i]));
+  for (int i = 0; i < 3; ++i) shape.kernel[i] = static_cast<int32_t>(sizes[2 + shape.axis[i]]);
   shape.first_slice = index ? static_cast<int32_t>(*index) : 0;
   shape.slices = index ? 1 : shape.kernel[0];
   return shape;
@@ -40,9 +41,8 @@ inline std::vector<int64_t> output_sizes(const ShiftShape& shape, bool whole) {
 }
 
 inline WeightStrides weight_strides(const Tensor& weight, const ShiftShape& shape) {
-  return {weight.stride(0),
-          weight.stride(1),
-          {weight.stride(2 + shape.axis[0]), weight.stride(2 + shape.axis[1]), weight.stride(2 + shape.axis[2])}};
+  const auto strides = weight.strides();
+  return {strides[0], strides[1], {strides[2 + shape.axis[0]], strides[2 + shape.axis[1]], strides[2 + shape.axis[2]]}};
 }
 
 inline ForwardProblem forward_problem(const Tensor& weight, const Tensor& shift, const ShiftShape& shape, void* out,

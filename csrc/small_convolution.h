@@ -20,7 +20,7 @@ Tensor small_convolution_of(const Tensor& input, const Tensor& weight, const std
                             const ConvolutionProblem& problem) {
   const int64_t groups = problem.geometry.groups, blocks = problem.samples() * groups, rows = problem.rows() / groups;
   const int64_t inner = problem.shape.in_channels * problem.kernel_elements(), pixels = problem.pixels();
-  const std::unique_ptr<T[]> memory(new T[blocks * inner * (rows + pixels)]);
+  const std::unique_ptr<T[]> memory(new T[blocks * inner * (rows + pixels) + cpu::kProductSlack]);
   T *const kernels = memory.get(), *const columns = kernels + blocks * rows * inner;
   cpu::fourier_shift_forward(forward_problem(weight, problem.shift, problem.shape, kernels, problem.dtype));
   cpu::image_to_columns(columns_problem(input, problem), input.const_data_ptr(), columns);
@@ -36,7 +36,7 @@ Tensor small_convolution_of(const Tensor& input, const Tensor& weight, const std
                                static_cast<T*>(output.mutable_data_ptr())};
   for (int64_t block = 0; block < blocks; ++block) {
     if (bias) product.bias = of_channels + block % groups * rows * product.bias_stride;
-    product.run();
+    cpu::multiply(product);
     product.w += rows * inner, product.x += inner * pixels, product.y += rows * pixels;
   }
   return output;

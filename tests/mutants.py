@@ -160,8 +160,8 @@ CPU_COLUMNS = [
     Mutant(COLUMNS, "channel % problem.channels", "channel"),
     Mutant(COLUMNS, "columns + first * of_channel", "columns", 1),
     Mutant(COLUMNS, "return of_types(c10::BFloat16{}, float{});", "return of_types(c10::BFloat16{}, c10::BFloat16{});"),
-    Mutant("cpu/small_product.h", "column + kTile <= columns", "column < columns"),
-    Mutant("cpu/small_product.h", "bias[row * bias_stride]", "bias[row]"),
+    Mutant("cpu/small_product_kernels.h", "left < 2 * kLanes<T> ? left : 2 * kLanes<T>", "2 * kLanes<T>"),
+    Mutant("cpu/small_product_kernels.h", "(row + r) * p.bias_stride", "row * p.bias_stride"),
 ]  # fmt: skip
 
 

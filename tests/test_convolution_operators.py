@@ -25,8 +25,7 @@ def placed(position: int, number: int) -> dict[str, list[int]]:
 
 VOLUMES = [1, 1, 1, 0, 0, 0, 1, 1, 1, 2]
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"input": torch.zeros(2, 4, 6)}, r"input: expected \(B, C, H, W\), got \(2, 4, 6\)"),
-    ({"input": torch.zeros(2, 4, 6, 5), "place": VOLUMES}, r"input: expected \(B, C, D, H, W\), got \(2, 4, 6, 5\)"),
+    ({"input": torch.zeros(2, 4, 6)}, r"input: expected \(B, C, H, W\) or \(B, C, D, H, W\), got \(2, 4, 6\)"),
     ({"input": torch.zeros(2, 5, 6, 5)}, r"input: expected \(2, 4, ...\), got \(2, 5, 6, 5\)"),
     ({"input": torch.zeros(3, 4, 6, 5)}, r"input: expected \(2, 4, ...\), got \(3, 4, 6, 5\)"),
     ({"input": torch.zeros(2, 4, 6, 2)}, r"input: expected at least 3 pixels along each axis with padding"),
@@ -39,13 +38,20 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"bias": torch.zeros(6).double()}, r"bias: expected \(6,\) of the dtype of input, got \(6,\)"),
     ({"bias": torch.zeros(6, 1)}, r"bias: expected \(6,\) of the dtype of input, got \(6, 1\)"),
     (
-        {"place": VOLUMES[:8]},
-        r"place: expected 9 ints of images .* or 10 of volumes .*, got \(1, 1, 1, 0, 0, 0, 1, 1\)",
+        {"place": VOLUMES},
+        r"place: .* along each of 2 axes\), groups, and perhaps dim and index, got \(1, 1, 1, 0, 0, 0, 1,",
     ),
-    ({"place": []}, r"place: expected 9 ints of images .* or 10 of volumes .*, got \(\)"),
-    (placed(1, 0), r"stride: expected 2 ints, each at least 1, got \(1, 0\)"),
-    (placed(2, -1), r"padding: expected 2 ints, each at least 0, got \(-1, 0\)"),
-    (placed(4, 0), r"dilation: expected 2 ints, each at least 1, got \(0, 1\)"),
+    ({"place": [1, 1, 1, 2, 0]}, r"place: .* \(once, or along each of 2 axes\), .*, got \(1, 1, 1, 2, 0\)"),
+    ({"place": [1, 1, 1]}, r"place: .*, got \(1, 1, 1\)"),
+    ({"place": []}, r"place: .*, got \(\)"),
+    (
+        {"input": torch.zeros(2, 4, 6, 5, 4), "place": [1, 1, 1, 2, 0, 1]},
+        r"place: .* 3 axes\), groups, got \(1, 1, 1, 2",
+    ),
+    (placed(1, 0), r"stride: expected ints, each at least 1, got \(1, 0\)"),
+    (placed(2, -1), r"padding: expected ints, each at least 0, got \(-1, 0\)"),
+    (placed(4, 0), r"dilation: expected ints, each at least 1, got \(0, 1\)"),
+    ({"place": [0, 0, 1, 2]}, r"stride: expected ints, each at least 1, got \(0,\)"),
     (placed(6, 0), "groups: expected a divisor of 6 output channels, got 0"),
     (placed(6, -2), "groups: expected a divisor of 6 output channels, got -2"),
     (placed(6, 4), "groups: expected a divisor of 6 output channels, got 4"),
@@ -83,6 +89,31 @@ def test_a_gradient_has_to_fit_the_output(grad: torch.Tensor, message: str) -> N
     arguments = {name: value for name, value in GOOD.items() if name != "bias"}
     with pytest.raises(ValueError, match=message):
         torch.ops.crossd_ops.convolution_backward(grad, **arguments, need_input=True, need_weight=True, need_shift=True)
+
+
+@pytest.mark.parametrize(
+    "short, whole",
+    [
+        ([2, 1, 1, 2], [2, 2, 1, 1, 1, 1, 2, 0, 1]),
+        ([2, 1, 1, 2, 2, 0], [2, 2, 1, 1, 1, 1, 2, 2, 0]),
+        ([2, 1, 1, 0, 1, 1, 2], [2, 1, 1, 0, 1, 1, 2, 0, 1]),
+        ([2, 1, 1, 2], [2, 2, 2, 1, 1, 1, 1, 1, 1, 2]),
+    ],
+    ids=str,
+)
+def test_what_a_place_leaves_out(short: list[int], whole: list[int]) -> None:
+    """One number for all axes, the middle slice along the first axis."""
+    axes = 3 if len(whole) == 10 else 2
+    input, weight, shift = torch.randn(2, 4, *(7, 6, 5)[:axes]), torch.randn(6, 2, 3, 3, 3), torch.randn(2, 3)
+    operators = torch.ops.crossd_ops
+    output = operators.convolution(input, weight, shift, None, whole)
+    torch.testing.assert_close(operators.convolution(input, weight, shift, None, short), output, rtol=0, atol=0)
+    arguments = torch.randn_like(output), input, weight, shift
+    found = operators.convolution_backward(*arguments, short, True, True, True)
+    torch.testing.assert_close(
+        found, operators.convolution_backward(*arguments, whole, True, True, True), rtol=0, atol=0
+    )
+    torch.library.opcheck(operators.convolution.default, (input, weight, shift, None, short))
 
 
 @pytest.mark.parametrize("empty", ["samples", "outputs", "inputs"])

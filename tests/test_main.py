@@ -133,9 +133,10 @@ def operators(compiled_library: None) -> Iterator[SimpleNamespace]:
 def test_self_test_finds_a_wrong_result(
     operators: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, convolution = operators.fourier_shift, _crossd_convolution._forward
+    forward, convolution = operators.fourier_shift, _crossd_convolution._eager_forward
     operators.fourier_shift = lambda *arguments: forward(*arguments) * (1 + 1e-4)
-    monkeypatch.setattr(_crossd_convolution, "_forward", lambda *arguments: convolution(*arguments) * (1 + 1e-4))
+    fault = lambda *arguments: convolution(*arguments) * (1 + 1e-4)  # noqa: E731
+    monkeypatch.setattr(_crossd_convolution, "_eager_forward", fault)
     report = crossd_ops.self_test("cpu")
     failed = {(check.operator, check.dtype, check.result) for check in report.checks if not check.passed}
     assert ("fourier_shift", "float32", "result") in failed and ("crossd_conv2d", "float64", "result") in failed

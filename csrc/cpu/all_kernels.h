@@ -10,3 +10,4 @@
 #include "cpu/head_tile.h"
 #include "cpu/head_kernels.h"
 #include "cpu/head_backward_kernels.h"
+#include "cpu/small_product_kernels.h"

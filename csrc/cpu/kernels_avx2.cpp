@@ -4,6 +4,7 @@
 #include "cpu/head_plan.h"
 #include "cpu/plan.h"
 #include "cpu/rotation_head_plan.h"
+#include "cpu/small_product.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -25,6 +26,7 @@ namespace {
 const Kernels* kernels_avx2() { return &avx2::kKernels; }
 const RotationHeadKernels* rotation_head_kernels_avx2() { return &avx2::kRotationHeadKernels; }
 const HeadKernels* head_kernels_avx2() { return &avx2::kHeadKernels; }
+const ProductKernels* product_kernels_avx2() { return &avx2::kProductKernels; }
 }  // namespace crossd_ops::cpu
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -34,5 +36,6 @@ namespace crossd_ops::cpu {
 const Kernels* kernels_avx2() { return nullptr; }
 const RotationHeadKernels* rotation_head_kernels_avx2() { return nullptr; }
 const HeadKernels* head_kernels_avx2() { return nullptr; }
+const ProductKernels* product_kernels_avx2() { return nullptr; }
 }  // namespace crossd_ops::cpu
 #endif

@@ -4,6 +4,7 @@
 #include "cpu/head_plan.h"
 #include "cpu/plan.h"
 #include "cpu/rotation_head_plan.h"
+#include "cpu/small_product.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -28,6 +29,7 @@ namespace {
 const Kernels* kernels_avx512() { return &avx512::kKernels; }
 const RotationHeadKernels* rotation_head_kernels_avx512() { return &avx512::kRotationHeadKernels; }
 const HeadKernels* head_kernels_avx512() { return &avx512::kHeadKernels; }
+const ProductKernels* product_kernels_avx512() { return &avx512::kProductKernels; }
 }  // namespace crossd_ops::cpu
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -37,5 +39,6 @@ namespace crossd_ops::cpu {
 const Kernels* kernels_avx512() { return nullptr; }
 const RotationHeadKernels* rotation_head_kernels_avx512() { return nullptr; }
 const HeadKernels* head_kernels_avx512() { return nullptr; }
+const ProductKernels* product_kernels_avx512() { return nullptr; }
 }  // namespace crossd_ops::cpu
 #endif

@@ -5,6 +5,7 @@
 #include "cpu/head_plan.h"
 #include "cpu/plan.h"
 #include "cpu/rotation_head_plan.h"
+#include "cpu/small_product.h"
 
 #define CROSSD_VECTOR_BYTES 16
 namespace crossd_ops::cpu {
@@ -16,4 +17,5 @@ namespace {
 const Kernels* kernels_baseline() { return &baseline::kKernels; }
 const RotationHeadKernels* rotation_head_kernels_baseline() { return &baseline::kRotationHeadKernels; }
 const HeadKernels* head_kernels_baseline() { return &baseline::kHeadKernels; }
+const ProductKernels* product_kernels_baseline() { return &baseline::kProductKernels; }
 }  // namespace crossd_ops::cpu

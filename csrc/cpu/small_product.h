@@ -1,37 +1,31 @@
-// A product of small matrices on one core. Of a few thousand multiply-adds a library's preparations outweigh the work.
+// A product of small matrices on one core. Of few multiply-adds a library's preparations outweigh the work.
 #pragma once
-#include <algorithm>
 #include <cstdint>
 
 namespace crossd_ops::cpu {
 
 // y = w x + bias, all dense but the bias: y [rows, columns], w [rows, inner], x [inner, columns]; bias [rows] or null.
+// What comes after x, as many elements as kProductSlack, is read too, and must not trap.
 template <typename T>
 struct SmallProduct {
   int64_t rows, inner, columns;
   const T *w, *x, *bias;
   int64_t bias_stride;
   T* y;
-
-  void run() const {
-    int64_t column = 0;
-    for (; column + kTile <= columns; column += kTile) multiply(column, kTile);
-    if (column < columns) multiply(column, columns - column);
-  }
-
- private:
-  static constexpr int64_t kTile = 64 / sizeof(T);  // sums that stay in registers
-
-  // Columns first .. first + count - 1. Inlined, so that the compiler knows `count` of whole tiles.
-  __attribute__((always_inline)) void multiply(int64_t first, int64_t count) const {
-    for (int64_t row = 0; row < rows; ++row) {
-      T sums[kTile];
-      std::fill_n(sums, kTile, bias ? bias[row * bias_stride] : T(0));
-      for (int64_t i = 0; i < inner; ++i)
-        for (int64_t c = 0; c < count; ++c) sums[c] += w[row * inner + i] * x[i * columns + first + c];
-      std::copy_n(sums, count, y + row * columns + first);
-    }
-  }
 };
+
+constexpr int64_t kProductSlack = 32;
+
+void multiply(const SmallProduct<float>& product);
+void multiply(const SmallProduct<double>& product);
+
+// One instruction set's.
+struct ProductKernels {
+  void (*multiply_float32)(const SmallProduct<float>&);
+  void (*multiply_float64)(const SmallProduct<double>&);
+};
+const ProductKernels* product_kernels_baseline();
+const ProductKernels* product_kernels_avx2();  // null where this is not x86-64
+const ProductKernels* product_kernels_avx512();
 
 }  // namespace crossd_ops::cpu

@@ -15,6 +15,12 @@
 #include "cpu/columns.h"
 #include "cpu/small_product.h"
 
+#define CROSSD_VECTOR_BYTES 16
+namespace crossd_ops::cpu {
+#include "cpu/simd.h"
+#include "cpu/small_product_kernels.h"
+}  // namespace crossd_ops::cpu
+
 namespace check {
 
 using namespace crossd_ops;
@@ -190,9 +196,10 @@ std::string fault_of_product(int64_t rows, int64_t inner, int64_t columns, int64
   const std::vector<T> w = filled(rows * inner), x = filled(inner * columns);
   const std::vector<T> bias = filled(bias_stride ? (rows - 1) * bias_stride + 1 : 0);
   std::vector<T> y(rows * columns, T(NAN));
-  cpu::SmallProduct<T>{rows,        inner,   columns, w.data(), x.data(), bias.empty() ? nullptr : bias.data(),
-                       bias_stride, y.data()}
-      .run();
+  std::vector<T> x_and_more = x;
+  x_and_more.resize(x.size() + cpu::kProductSlack, T(NAN));
+  const T* given = bias.empty() ? nullptr : bias.data();
+  cpu::multiply_any<T>({rows, inner, columns, w.data(), x_and_more.data(), given, bias_stride, y.data()});
   for (int64_t i = 0; i < rows * columns; ++i) {
     double sum = bias.empty() ? 0 : bias[i / columns * bias_stride];
     for (int64_t k = 0; k < inner; ++k) sum += double(w[i / columns * inner + k]) * x[k * columns + i % columns];
@@ -204,7 +211,7 @@ std::string fault_of_product(int64_t rows, int64_t inner, int64_t columns, int64
 
 std::string fault_of_products() {
   std::string fault;
-  for (const int64_t rows : {1, 3})
+  for (const int64_t rows : {1, 4, 6})
     for (const int64_t inner : {1, 9})
       for (const int64_t columns : {1, 7, 8, 9, 15, 16, 17, 40})
         for (const int64_t bias_stride : {0, 1, 2}) {
