@@ -33,7 +33,14 @@ LAYERS: list[Layer] = [
     (256, 256, 3, 1, 14),
     (512, 512, 3, 1, 7),
 ]
-SMALL: list[Layer] = [(3, 16, 3, 1, 28), (16, 16, 3, 1, 12), (16, 16, 3, 1, 28), (64, 64, 3, 1, 14)]
+SMALL: list[Layer] = [
+    (4, 4, 3, 1, 8),
+    (8, 8, 3, 1, 8),
+    (3, 16, 3, 1, 28),
+    (16, 16, 3, 1, 12),
+    (16, 16, 3, 1, 28),
+    (64, 64, 3, 1, 14),
+]
 METHODS = ("plain", "grouped", "loop", "matrix", "small", "chosen")
 _VARIABLE = "CROSSD_CONVOLUTION_METHOD"
 _SECONDS = 0.1  # of one measurement

@@ -2,18 +2,20 @@
 //
 // `choose` goes by what `python -m benchmarks.convolution_methods` prints for ResNet-18's layers and small ones (ms on
 // two cores of an Intel Xeon (Cascade Lake), float32, B = 4, forward and backward). "plain" has one kernel for all
-// samples; the others include building the kernels.
+// samples; the others include building the kernels; "small" has no backward of its own.
 //
-//   C -> O, kernel, input size        plain        grouped           loop         matrix
-//   3 -> 64, 7x7, 224            19.9  9.11     17.9  24.9     11.1  10.3     13.6  24.6
-//   64 -> 64, 3x3, 56            7.84  16.0     7.89  16.6     9.10  19.0     9.20  24.9
-//   128 -> 128, 3x3, 28          7.13  14.4     7.95  16.9     9.18  19.0     8.47  17.8
-//   256 -> 256, 3x3, 14          6.53  14.4     9.57  21.4     11.2  26.2     11.3  23.1
-//   512 -> 512, 3x3, 7           8.13  18.3     19.6  63.6     24.1  60.2     20.1  47.3
-//   3 -> 16, 3x3, 28             .132  .328     .376  .735     .263  .491     .134  .427
-//   16 -> 16, 3x3, 12            .152  .434     .261  .586     .225  .703     .163  .481
-//   16 -> 16, 3x3, 28            .312  .647     .364  1.00     .594  1.51     .384  1.45
-//   64 -> 64, 3x3, 14            .513  1.46     .969  2.32     1.51  3.18     .965  2.40
+//   C -> O, kernel, input size        plain        grouped           loop         matrix          small
+//   3 -> 64, 7x7, 224            20.6  9.28     19.3  26.1     11.5  10.5     18.6  27.4     82.6
+//   64 -> 64, 3x3, 56            7.85  16.2     8.05  16.9     8.97  19.0     9.85  25.4     47.6
+//   128 -> 128, 3x3, 28          6.87  14.6     8.02  17.0     8.84  18.6     9.15  18.2     48.0
+//   256 -> 256, 3x3, 14          7.10  15.5     9.97  22.2     10.9  24.7     11.1  21.6     47.4
+//   512 -> 512, 3x3, 7           8.28  18.6     21.0  70.4     24.0  74.8     18.5  45.0     66.9
+//   4 -> 4, 3x3, 8               .179  .595     .332  .691     .199  .487     .086  .318     .072
+//   8 -> 8, 3x3, 8               .206  .641     .379  .801     .232  .554     .126  .394     .106
+//   3 -> 16, 3x3, 28             .237  .394     .427  .842     .338  .568     .163  .443     .255
+//   16 -> 16, 3x3, 12            .257  .702     .433  .898     .385  .901     .209  .540     .271
+//   16 -> 16, 3x3, 28            .374  .905     .537  1.16     .748  1.83     .460  1.59     1.12
+//   64 -> 64, 3x3, 14            .654  1.54     .967  2.23     1.53  3.34     1.03  2.51     3.35
 //
 // No GPU has been measured. There the images of few pixels are multiplied because that is a few launches for the whole
 // batch, where the loop has one or more for each sample; volumes have no way back from their columns there.
@@ -84,7 +86,7 @@ inline Method choose(const ConvolutionProblem& problem, bool backward) {
   constexpr int64_t kFewPixels = 100;       // the kernels outweigh the pixels: what counts is how often they are read
   constexpr int64_t kFewChannels = 16;      // grouped kernels waste their lanes
   constexpr int64_t kFewColumns = 1 << 17;  // less work than a convolution's preparations
-  constexpr int64_t kFewMultiplyAdds = 1 << 17;  // a library's preparations take as long
+  constexpr int64_t kFewMultiplyAdds = 1 << 18;  // a library's preparations take as long
   constexpr int64_t kMostColumns = 1 << 26;      // elements, no more memory than this
   const bool can_be_small = !backward && !problem.on_gpu && size_of(problem.dtype) >= 4;
   if (forced_method() && !problem.on_gpu)
