@@ -101,6 +101,8 @@ class _CrossDConvolution(torch.autograd.Function):
 
 
 class _EagerConvolution(_CrossDConvolution):
+    """The same for callers that torch.compile does not trace."""
+
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place) -> Tensor:
         ctx.save_for_backward(input, weight, shift)

@@ -11,12 +11,6 @@
 
 namespace crossd_ops {
 
-inline std::vector<int64_t> dense_strides(const std::vector<int64_t>& sizes) {
-  std::vector<int64_t> strides(sizes.size(), 1);
-  for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * sizes[i];
-  return strides;
-}
-
 // Of kernels (B, O, C, ...), those of sample b: (O, C, ...).
 inline Tensor kernels_of_sample(const Tensor& kernels, int64_t b) {
   std::vector<int64_t> sizes = sizes_of(kernels), strides = strides_of(kernels);

@@ -1,5 +1,5 @@
-// A convolution of a few thousand multiply-adds on the CPU, where what is left to spare are tensors: each takes one to
-// two microseconds to make, as long as all of its arithmetic.
+// A convolution of few multiply-adds on the CPU (`choose` in convolution_problem.h says how few), where what is left to
+// spare are tensors and a library's preparations: each takes a microsecond or more, as much as all of the arithmetic.
 #pragma once
 #include <memory>
 #include <optional>

@@ -207,8 +207,7 @@ class Suite:
 
 
 BRIEF = (("--one-order", "brief"),)
-SHIFT_STAGES = (("--one-order", "brief", "special"), ("brief", "sizes"))
-HEAD_STAGES = (*BRIEF, ())
+SHIFT_STAGES, HEAD_STAGES = (("--one-order", "brief", "special"), ("brief", "sizes")), (*BRIEF, ())
 SUITES = [
     Suite("cuda_shift", CUDA_SHIFT, "check_kernels.cpp", SHIFT_STAGES),
     Suite("cuda_head", CUDA_HEAD, "rotation_head_check.cpp", HEAD_STAGES),
@@ -234,6 +233,7 @@ CPU_KERNELS = """
 #include "cpu/head_plan.h"
 #include "cpu/plan.h"
 #include "cpu/rotation_head_plan.h"
+#include "cpu/small_product.h"
 #define CROSSD_VECTOR_BYTES 16
 namespace crossd_ops::cpu {
 namespace baseline {

@@ -118,7 +118,8 @@ def test_kernels_under_sanitizers(variant: str) -> None:
     if reason:
         pytest.skip(reason)
     program = cpu_program(EMULATOR / "head_check.cpp", variant)
-    for capability in CAPABILITIES:
+    # Who writes where does not depend on the instruction set, and ThreadSanitizer takes its time.
+    for capability in CAPABILITIES if variant == "address" else CAPABILITIES[-1:]:
         environment = {**os.environ, **SANITIZER_ENVIRONMENT, "CROSSD_CPU_CAPABILITY": capability}
         process = subprocess.run([str(program)], env=environment, capture_output=True, text=True)
         assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]

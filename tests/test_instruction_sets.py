@@ -10,19 +10,10 @@ from other_process import assert_tests_pass
 
 from crossd_ops import _library
 
-FILES = (
-    "autograd",
-    "convolution",
-    "functional",
-    "fused_head",
-    "head_operators",
-    "rotation_head",
-    "rotation_head_operators",
-)
+FILES = ("autograd", "functional", "fused_head", "head_operators", "rotation_head", "rotation_head_operators")
 # Nothing that starts programs of its own.
 CHOSEN = (
-    "(compiled or equals_the_layers or layout or far_from_zero or finite or needs or beside or contract or exponential"
-    " or each_sample)"
+    "(compiled or equals_the_layers or layout or far_from_zero or finite or needs or beside or contract or exponential)"
     " and not sanitizers and not emulated"
 )
 
