@@ -187,7 +187,7 @@ def _plain_convolution(
 
 
 def _checked_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-    """The per-sample convolution on any backend, of arguments that may be wrong, need a conversion, or carry other derivatives."""
+    """The convolution on any backend, of arguments that may be wrong, need a conversion, or carry other derivatives."""
     *numbers, whole = rest
     plan = plan_of(input, weight, shift, bias, *numbers, whole=whole)
     geometry, dtype = plan.geometry, plan.dtype
