@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -116,7 +117,15 @@ def test_after_a_fork() -> None:
     assert process.stdout.split() == ["1", "0", "True"], process.stderr[-2000:]
 
 
-def test_an_interrupt_leaves_nothing_broken() -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where whoever started the tests had it ignored (nohup, `&` in a script)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_leaves_nothing_broken(interruptible: None) -> None:
     """Ctrl-C at many moments, in Python and inside operators; a backend that was forced is put back."""
     weight, shift = torch.randn(48, 48, 3, 3, 3, requires_grad=True), torch.randn(8, 3, requires_grad=True)
 
