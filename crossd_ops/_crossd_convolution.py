@@ -48,24 +48,15 @@ def crossd_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tenso
     Input and bias have the type of the result, weight and shift any. Raises what the operator does, for arguments that
     do not fit: its checks come before any work. Not for torch.func and forward mode.
     """
-    if not torch.compiler.is_compiling():
-        return eager_convolution(input, weight, shift, bias, place)
-    apply = _CrossDConvolution.apply if _needs_gradient(input, weight, shift, bias) else _forward
-    output: Tensor = apply(input, weight, shift, bias, place)
-    return output
-
-
-def eager_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place) -> Tensor:
-    """The same where torch.compile does not trace it, with as few calls of Python as there can be."""
-    apply = _apply_eagerly if _needs_gradient(input, weight, shift, bias) else _eager_forward
-    output: Tensor = apply(input, weight, shift, bias, place)
-    return output
-
-
-def _needs_gradient(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and (
+    compiling = torch.compiler.is_compiling()
+    if torch.is_grad_enabled() and (
         input.requires_grad or weight.requires_grad or shift.requires_grad or (bias is not None and bias.requires_grad)
-    )
+    ):
+        apply = _CrossDConvolution.apply if compiling else _apply
+    else:
+        apply = _forward if compiling else _eager_forward
+    output: Tensor = apply(input, weight, shift, bias, place)
+    return output
 
 
 def two_steps(
@@ -88,7 +79,8 @@ class _CrossDConvolution(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place) -> Tensor:
         ctx.save_for_backward(input, weight, shift)
         ctx.place = place
-        output: Tensor = _forward(input, weight, shift, bias, place)
+        forward = _forward if torch.compiler.is_compiling() else _eager_forward
+        output: Tensor = forward(input, weight, shift, bias, place)
         return output
 
     @staticmethod
@@ -100,18 +92,7 @@ class _CrossDConvolution(torch.autograd.Function):
         return *found, of_bias, None
 
 
-class _EagerConvolution(_CrossDConvolution):
-    """The same for callers that torch.compile does not trace."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place) -> Tensor:
-        ctx.save_for_backward(input, weight, shift)
-        ctx.place = place
-        output: Tensor = _eager_forward(input, weight, shift, bias, place)
-        return output
-
-
-_apply_eagerly = apply_of(_EagerConvolution)
+_apply = apply_of(_CrossDConvolution)
 
 
 def _gradients(grad: Tensor, tensors: Sequence[Tensor], place: Place, needs: Sequence[bool]) -> Sequence[Tensor | None]:

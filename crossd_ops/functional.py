@@ -13,7 +13,7 @@ from . import _backend, _checks, _export
 from ._autograd import shift_forward, shift_reference
 from ._backend import is_direct
 from ._convolution import grouped_convolution, library_convolution
-from ._crossd_convolution import Place, crossd_convolution, eager_convolution, place_of, two_steps
+from ._crossd_convolution import Place, crossd_convolution, place_of, two_steps
 from ._plan import autocast_dtype, plan_of
 from ._transforms import transformed
 
@@ -183,7 +183,7 @@ def _plain_convolution(
         bias = None if bias is None else bias.to(dtype)
     elif input.dtype is not weight.dtype:
         raise TypeError
-    return eager_convolution(input, weight, shift, bias, place)
+    return crossd_convolution(input, weight, shift, bias, place)
 
 
 def _checked_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:

@@ -65,7 +65,7 @@ struct ConvolutionProblem {
 };
 
 // CROSSD_CONVOLUTION_METHOD=grouped|loop|matrix|small in the environment: one for every problem on the CPU, to measure
-// and to test it.
+// and to test it. What cannot be small is a matrix: backward, and half types.
 inline std::optional<Method> forced_method() {
   static const std::optional<Method> forced = [] {
     const char* wanted = std::getenv("CROSSD_CONVOLUTION_METHOD");
@@ -166,11 +166,12 @@ inline ConvolutionProblem checked_convolution(const Tensor& input, const Tensor&
   const Tensor compute_shift = shift.scalar_type() == compute_type ? shift : torch::stable::to(shift, compute_type);
   check_weight_and_shift(weight, compute_shift, dim, index);
   check_same_device("input", input, weight);
-  const int64_t groups = geometry.groups, samples = shift.size(0), in_channels = weight_sizes[1] * groups;
+  const int64_t groups = geometry.groups, samples = shift.size(0);
   require(groups >= 1 && out_channels % groups == 0, [&] {
     return "groups: expected a divisor of " + std::to_string(out_channels) + " output channels, got " +
            std::to_string(groups);
   });
+  const int64_t in_channels = weight_sizes[1] * groups;
   require(sizes[0] == samples && sizes[1] == in_channels, [&] {
     return "input: expected (" + std::to_string(samples) + ", " + std::to_string(in_channels) + ", ...), got " +
            shape_text(input);

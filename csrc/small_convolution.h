@@ -9,7 +9,6 @@
 #include "cpu/columns.h"
 #include "cpu/fourier_shift.h"
 #include "cpu/small_product.h"
-#include "sample_kernels.h"
 #include "tensors.h"
 
 namespace crossd_ops {

@@ -20,7 +20,7 @@ inline void multiply_rows(const SmallProduct<T>& p, int64_t row, int64_t column)
   const int64_t left = p.columns - column, count = left < 2 * kLanes<T> ? left : 2 * kLanes<T>;
   for (int r = 0; r < kRows; ++r) {
     T* y = p.y + (row + r) * p.columns + column;
-    if (count == 2 * kLanes<T>)
+    if (count == 2 * kLanes<T>)  // a length that the compiler knows
       __builtin_memcpy(y, sums[r], sizeof sums[r]);
     else
       __builtin_memcpy(y, sums[r], count * sizeof(T));
