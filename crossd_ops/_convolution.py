@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 _ZEROS = [[0] * axes for axes in range(4)]  # output padding, which only transposed convolutions have
+_LARGEST = (
+    2**31 - 1
+)  # of stride, padding and dilation: torch's libraries compute sizes from larger ones that wrap around
 
 
 class Geometry(NamedTuple):
@@ -61,8 +64,6 @@ def fit(
 
 
 def _each(name: str, value: int | tuple[int, ...], axes: int, smallest: int) -> tuple[int, ...]:
-    if isinstance(value, int) and value >= smallest:
-        return (value,) * axes
     values = (value,) * axes if isinstance(value, int) else value
     if (
         not isinstance(values, (tuple, list))
@@ -70,6 +71,8 @@ def _each(name: str, value: int | tuple[int, ...], axes: int, smallest: int) -> 
         or any(not isinstance(item, int) or item < smallest for item in values)
     ):
         raise ValueError(f"{name}: expected one int or {axes}, each at least {smallest}, got {value!r}")
+    if max(values) > _LARGEST:
+        raise ValueError(f"{name}: expected ints below 2**31, got {value!r}")
     return tuple(values)
 
 

@@ -38,7 +38,7 @@ def predict_shift(input: Tensor, layers: nn.Sequential, rotation: str) -> Tensor
     if plain is None:
         return _shift_of_layers(input, layers, rotation)
     norm, parameters = plain
-    fused = is_fusible(input, layers, norm, parameters)
+    fused = is_fusible(input, norm, parameters)
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (input, *parameters))
     if not (fused or wanted):
         return _shift_of_layers(input, layers, rotation)

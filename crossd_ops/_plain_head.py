@@ -34,7 +34,7 @@ def plain_parts(layers: nn.Sequential) -> tuple[Any, Sequence[Tensor]] | None:
     if tuple(map(type, modules)) not in _KINDS:
         return None
     for module in modules:
-        if module._forward_pre_hooks or module._forward_hooks:
+        if module._forward_pre_hooks or module._forward_hooks or module._backward_pre_hooks or module._backward_hooks:
             return None
     _, first, norm, _, last = modules
     # By name, as their order may change. None for one that is not there, or became a plain attribute of the module.
@@ -43,7 +43,7 @@ def plain_parts(layers: nn.Sequential) -> tuple[Any, Sequence[Tensor]] | None:
         len({id(tensor) for tensor in parameters if tensor is not None}) == 6  # a tensor in two places has one gradient
         and _is_pointwise(first)
         and _is_pointwise(last)
-        and not (_module._global_forward_pre_hooks or _module._global_forward_hooks)
+        and not _module._has_any_global_hook()
     )
     return (norm, parameters) if plain else None
 
@@ -57,7 +57,7 @@ def _is_pointwise(layer: Any) -> bool:
     )
 
 
-def is_fusible(input: Tensor, layers: nn.Sequential, norm: Any, parameters: Sequence[Tensor]) -> bool:
+def is_fusible(input: Tensor, norm: Any, parameters: Sequence[Tensor]) -> bool:
     """Whether the operator may do the work of plain layers here and now, and takes these tensors."""
     buffers = norm._buffers
     if not HAS_OPERATOR or input.dtype is not torch.float32 or not all(map(buffers.__contains__, STATISTICS)):
@@ -68,10 +68,6 @@ def is_fusible(input: Tensor, layers: nn.Sequential, norm: Any, parameters: Sequ
     for tensor in tensors:
         if type(tensor) not in _TENSORS or tensor.dtype is not torch.float32 or not tensor.is_cpu:
             return False
-    modules: Any = (layers, *layers._modules.values())
-    for module in modules:
-        if module._backward_pre_hooks or module._backward_hooks:
-            return False
     return bool(
         input.layout is torch.strided
         and input.numel() > 0
@@ -79,6 +75,5 @@ def is_fusible(input: Tensor, layers: nn.Sequential, norm: Any, parameters: Sequ
         and parameters[4].shape[:2] == (4, HIDDEN_CHANNELS)
         and norm.num_features == HIDDEN_CHANNELS
         and not torch.is_autocast_enabled("cpu")
-        and not _module._has_any_global_hook()
         and _backend.select("cpu") == _backend.COMPILED
     )

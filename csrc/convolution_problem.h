@@ -22,6 +22,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdlib>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -128,6 +129,7 @@ struct Place {
 inline Place checked_place(const std::vector<int64_t>& numbers, int64_t axes, const Tensor& weight) {
   const int64_t count = static_cast<int64_t>(numbers.size()), each = count >= 3 * axes + 1 ? axes : 1;
   const int64_t groups_at = 3 * each, left = count - groups_at - 1;
+  constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
   require(left == 0 || (left == 2 && axes == 2), [&] {
     return "place: expected stride, padding and dilation (once, or along each of " + std::to_string(axes) +
            " axes), groups" + (axes == 2 ? ", and perhaps dim and index" : "") + ", got " +
@@ -135,9 +137,13 @@ inline Place checked_place(const std::vector<int64_t>& numbers, int64_t axes, co
   });
   const auto part = [&](const char* name, int64_t which, int64_t smallest) {
     const auto first = numbers.begin() + which * each;
-    require(*std::min_element(first, first + each) >= smallest, [&] {
+    const auto [least, most] = std::minmax_element(first, first + each);
+    require(*least >= smallest, [&] {
       return std::string(name) + ": expected ints, each at least " + std::to_string(smallest) + ", got " +
              shape_text(&*first, each);
+    });
+    require(*most <= kLargest, [&] {  // sizes that follow from it stay within their type
+      return std::string(name) + ": expected ints below 2^31, got " + shape_text(&*first, each);
     });
     return each == axes ? std::vector<int64_t>(first, first + axes) : std::vector<int64_t>(axes, *first);
   };

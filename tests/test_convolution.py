@@ -207,6 +207,15 @@ def test_bad_arguments_are_named() -> None:
         crossd_conv2d(input, weight, shift, bias, 2, "same")
 
 
+@pytest.mark.parametrize("value", [2**31, 2**62, 2**63 - 1, 2**64])
+@pytest.mark.parametrize("name", ["stride", "padding", "dilation"])
+def test_sizes_beyond_any_memory_are_refused(backend: str, name: str, value: int) -> None:
+    """torch's own convolution computes sizes that wrap around from such numbers, and may crash."""
+    input, weight, shift, bias = tensors(2)
+    with pytest.raises(ValueError, match=rf"{name}: expected ints below 2\*\*31, got {value}"):
+        crossd_conv2d(input, weight, shift, bias, **{name: value})
+
+
 def test_the_reference_backend_convolves_as_published() -> None:
     arguments = tensors(2)
     with use_backend("reference"):
