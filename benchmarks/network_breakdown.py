@@ -2,8 +2,9 @@
 
 Ranges are put around the layers, and within a Cross-D layer around the convolution that follows its head. An operator
 counts for the part whose range it runs in; in the backward pass for the part that created its autograd node, which
-the node's sequence number tells; and the operators of crossd_ops count for their own part wherever they run, so weights
-that are built anew in the backward pass count as build. The time of an operator is its own: without the operators that
+the node's sequence number tells, unless another node runs it, as the recomputed head's does, and counts for both; and
+the operators of crossd_ops count for their own part wherever they run, so weights that are built anew in the backward
+pass count as build. The time of an operator is its own: without the operators that
 it calls, on a GPU that of the kernels it launched. The profiler makes a step longer, small operators most.
 """
 
@@ -109,7 +110,7 @@ class _Account:
             if event.name == FORWARD_RANGE:
                 self._find_nodes(event, "rest")
         for event in roots:
-            self._add(event, "rest", "backward", dispatched=False)
+            self._add(event, "rest", "backward", dispatched=False, in_node=False)
 
     def _find_nodes(self, event: Any, part: str) -> None:
         """Events that create no node bear the number of the next one too: the last event to start has created it."""
@@ -121,12 +122,13 @@ class _Account:
         for child in event.cpu_children:
             self._find_nodes(child, part)
 
-    def _add(self, event: Any, part: str, phase: str, *, dispatched: bool) -> None:
+    def _add(self, event: Any, part: str, phase: str, *, dispatched: bool, in_node: bool) -> None:
         if event.name == FORWARD_RANGE:
             phase = "forward"
         elif event.name == OPTIMIZER_RANGE:
             phase = "optimizer"
-        if event.name.startswith(_NODE):
+        is_node = event.name.startswith(_NODE)
+        if is_node and not in_node:
             part = self._part_of_node.get(event.sequence_nr, (0.0, "rest"))[1]
         part = self._part(event, part)
         title = "optimizer" if phase == "optimizer" else f"{part} {phase}"
@@ -137,7 +139,7 @@ class _Account:
         is_operator = event.name.startswith(_DISPATCHED)
         self.launches += len(_kernels(event)) if self._on_gpu else is_operator and not dispatched
         for child in event.cpu_children:
-            self._add(child, part, phase, dispatched=dispatched or is_operator)
+            self._add(child, part, phase, dispatched=dispatched or is_operator, in_node=in_node or is_node)
 
     def _own_time(self, event: Any) -> float:
         if self._on_gpu:

@@ -29,9 +29,9 @@ def network_sections(networks: list[dict[str, Any]]) -> list[str]:
         "## Networks: a training step\n\n"
         "Forward, loss, backward and optimizer (AdamW, fused) of a network whose every convolution is a Cross-D layer "
         "(fused, or by the torch.fft expansion through the same modules), against the network of `nn.Conv2d`. Median "
-        "of single steps, in turns within one run. Peak memory: beyond parameters, state of the optimizer and images. "
-        "Kept: by autograd between forward and backward, parameters apart. Launches: calls of operators (CPU) or "
-        "kernels (CUDA)."
+        "of single steps, in turns within one run. Peak memory: beyond parameters, state of the optimizer and images; "
+        "with the gradients, K times as large for a 3D weight of depth K. Kept: by autograd between forward and "
+        "backward, parameters apart. Launches: calls of operators (CPU) or kernels (CUDA)."
     )
     return [
         f"{introduction}\n\n{_time_table(networks)}",
@@ -98,7 +98,7 @@ def _broken_down(networks: list[dict[str, Any]]) -> list[tuple[str, str, dict[st
 
 
 def plot_networks(networks: list[dict[str, Any]]) -> Any:
-    """Left: times against nn.Conv2d, on a logarithmic axis. Right: where the time goes."""
+    """Left: times against nn.Conv2d, on a logarithmic axis. Right: where the time goes, in steps with nn.Conv2d."""
     from matplotlib import pyplot as plt
 
     rows = len(networks)
@@ -120,16 +120,24 @@ def plot_networks(networks: list[dict[str, Any]]) -> Any:
     ratios.legend(fontsize=8)
 
     broken_down = _broken_down(networks)
+    plain_sums = {
+        network: sum(variant["breakdown"]["milliseconds"].values())
+        for network, name, variant in broken_down
+        if name == "plain"
+    }
     left = [0.0] * len(broken_down)
     for column in _COLUMNS:
         part, _, phase = column.partition(" ")
-        widths = [variant["breakdown"]["milliseconds"].get(column, 0.0) for _, _, variant in broken_down]
+        widths = [
+            variant["breakdown"]["milliseconds"].get(column, 0.0) / plain_sums[network]
+            for network, _, variant in broken_down
+        ]
         style = {"color": _COLORS[part], "alpha": 0.5 if phase == "backward" else 1.0, "label": column}
         parts.barh(range(len(broken_down)), widths, 0.7, left=left, **style)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     labels = [f"{network}\n{_TITLES[name]}" for network, name, _ in broken_down]
     parts.set_yticks(range(len(broken_down)), labels, fontsize=8)
-    parts.set(xlabel="milliseconds (profiler)", title="Where the time goes")
+    parts.set(xlabel="times a step with nn.Conv2d, by the profiler", title="Where the time goes")
     parts.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for axes in (ratios, parts):
         axes.invert_yaxis()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,19 @@ def test_breakdown_follows_the_backward_pass(monkeypatch: pytest.MonkeyPatch) ->
     # that of the first layer, whose images need no gradient, never runs
     assert parts["convolution backward"] >= 16 * 50
     assert parts["head backward"] + parts["rest backward"] < 16 * 50
+
+
+def test_breakdown_counts_a_recomputed_head_as_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    rotation_head = crossd_ops._head.rotation_head
+
+    def slow_rotation_head(scores: torch.Tensor, rotation: str) -> torch.Tensor:
+        return rotation_head(SlowBackward.apply(scores), rotation)
+
+    monkeypatch.setattr(crossd_ops._head, "rotation_head", slow_rotation_head)
+    case = replace(SMALL, autocast=True)  # under autocast the layers of the head run, and run again
+    parts = breakdown(TrainingStep(case, "fused", CPU, seed=0), steps=1)["milliseconds"]
+    assert parts["head backward"] >= 17 * 50
+    assert parts["convolution backward"] + parts["rest backward"] < 17 * 50
 
 
 def test_breakdown_of_plain_and_fused() -> None:
