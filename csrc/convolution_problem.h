@@ -57,6 +57,13 @@ struct ConvolutionProblem {
     return samples() * shape.in_channels * geometry.groups * kernel_elements() * pixels();
   }
   int64_t multiply_adds() const { return columns() * (rows() / geometry.groups); }
+  double elements_between_borders() const {  // of a channel: what cpu/columns.cpp copies its columns from
+    double elements = 1;
+    for (size_t i = 0; i < kernel.size(); ++i)
+      elements *=
+          static_cast<double>((result[2 + i] - 1) * geometry.stride[i] + geometry.dilation[i] * (kernel[i] - 1) + 1);
+    return elements;
+  }
 
   static int64_t product(const std::vector<int64_t>& sizes) {
     int64_t result = 1;
@@ -89,16 +96,19 @@ inline Method choose(const ConvolutionProblem& problem, bool backward) {
   constexpr int64_t kFewColumns = 1 << 17;  // less work than a convolution's preparations
   constexpr int64_t kFewMultiplyAdds = 1 << 18;  // a library's preparations take as long
   constexpr int64_t kMostColumns = 1 << 26;      // elements, no more memory than this
+  constexpr int64_t kFewBorders = 1 << 15;       // elements, or four times the columns that are copied from there
   const bool can_be_small = !backward && !problem.on_gpu && size_of(problem.dtype) >= 4;
   if (forced_method() && !problem.on_gpu)
     return *forced_method() == Method::small && !can_be_small ? Method::matrix : *forced_method();
-  if (can_be_small && problem.multiply_adds() <= kFewMultiplyAdds) return Method::small;
+  const double most_elements = std::max(kFewBorders, 4 * problem.kernel_elements() * problem.pixels());
+  const bool can_have_columns = problem.on_gpu || problem.elements_between_borders() <= most_elements;
+  if (can_be_small && can_have_columns && problem.multiply_adds() <= kFewMultiplyAdds) return Method::small;
   const int64_t columns = problem.columns();
   const bool few_pixels = problem.pixels() <= kFewPixels;
   const bool few_channels = problem.shape.in_channels < kFewChannels && problem.geometry.groups == 1;
   const bool few_columns = columns <= kFewColumns * (backward ? 1 : 2) * (few_channels ? 4 : 1);
   const bool multiply = problem.on_gpu ? few_pixels && problem.geometry.axes() == 2 : few_pixels || few_columns;
-  if (multiply && columns <= kMostColumns) return Method::matrix;
+  if (multiply && can_have_columns && columns <= kMostColumns) return Method::matrix;
   return few_pixels || few_channels ? Method::loop : Method::grouped;
 }
 

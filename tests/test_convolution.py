@@ -65,6 +65,11 @@ def test_each_method_equals_one_convolution_for_each_sample(
     assert_equal_to_one_convolution_for_each_sample(arguments, (*numbers, groups))
 
 
+@pytest.mark.parametrize("stride", [1, 2**20])
+def test_borders_may_be_larger_than_any_memory(stride: int) -> None:
+    assert_equal_to_one_convolution_for_each_sample(tensors(2), (stride, 2**20, (2**20, 2**21)))
+
+
 @pytest.mark.parametrize("channels, sizes", [(4, (6, 7, 5)), (4, (27, 28, 26)), (16, (13, 14, 12))])
 @pytest.mark.parametrize("numbers", [(1, 1, 1, 1), ((2, 1, 1), "valid", (1, 1, 1), 2), (1, "same", 1, 1)])
 def test_volumes(channels: int, sizes: tuple[int, ...], numbers: tuple[object, ...]) -> None:
