@@ -1,48 +1,57 @@
-"""A training step captured as a CUDA graph: its replays equal steps that are launched one by one."""
+"""A training step captured as a CUDA graph: its replays equal steps that are launched one by one.
+
+Without a GPU: that a step does nothing which a capture forbids, wait for the device above all.
+"""
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 
 import pytest
 import torch
+from emulator.build import CSRC
+from heads import operator_calls
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 from crossd_ops import CrossDConv2d
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+of_each_type = pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
 
+DEVICE = "cuda"
 WARM_UP_STEPS = 3  # before the capture: libraries choose algorithms and allocate, which a capture must not see
 REPLAYS = 4
 
 
-def network() -> nn.Sequential:
+def network(device: str = DEVICE) -> nn.Sequential:
     torch.manual_seed(1)
-    layers = (
-        CrossDConv2d(3, 16, 3, padding=1, bias=False),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        CrossDConv2d(16, 8, 3, stride=2, padding=1, rotation="exact"),
-        CrossDConv2d(8, 4, 1),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-    )
-    return nn.Sequential(*layers).cuda()
+    with torch.device(device):
+        return nn.Sequential(
+            CrossDConv2d(3, 16, 3, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            CrossDConv2d(16, 8, 3, stride=2, padding=1, rotation="exact"),
+            CrossDConv2d(8, 4, 1),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
 
 
-def batches(count: int) -> list[tuple[Tensor, Tensor]]:
-    return [(torch.randn(4, 3, 18, 17, device="cuda"), torch.randint(4, (4,), device="cuda")) for _ in range(count)]
+def batches(count: int, device: str = DEVICE) -> list[tuple[Tensor, Tensor]]:
+    return [(torch.randn(4, 3, 18, 17, device=device), torch.randint(4, (4,), device=device)) for _ in range(count)]
 
 
 class Step:
     """Forward, backward and a step of SGD on inputs that stay where they are."""
 
-    def __init__(self, model: nn.Module, autocast: bool) -> None:
-        self.model, self.autocast = model, autocast
-        self.images, self.labels = (tensor.clone() for tensor in batches(1)[0])
+    def __init__(self, model: nn.Module, autocast: bool, device: str = DEVICE) -> None:
+        self.model, self.autocast, self.device = model, autocast, device
+        self.images, self.labels = batches(1, device)[0]
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-        self.loss = torch.zeros((), device="cuda")
+        self.loss = torch.zeros((), device=device)
 
     def load(self, images: Tensor, labels: Tensor) -> None:
         self.images.copy_(images)
@@ -50,7 +59,7 @@ class Step:
 
     def run(self) -> None:
         # A cache of cast weights from outside of the graph would be read by it, and never be renewed.
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.autocast, cache_enabled=False):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast, cache_enabled=False):
             scores = self.model(self.images)
         loss = nn.functional.cross_entropy(scores.float(), self.labels)
         loss.backward()
@@ -69,8 +78,8 @@ def _warm_up(step: Step, data: list[tuple[Tensor, Tensor]]) -> None:
     torch.cuda.current_stream().wait_stream(stream)
 
 
-@pytest.fixture(autouse=True)
-def _exact_libraries() -> Iterator[None]:
+@pytest.fixture
+def exact_libraries() -> Iterator[None]:
     """No TF32, and the same algorithms in both runs."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32
@@ -79,7 +88,30 @@ def _exact_libraries() -> Iterator[None]:
     cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
-@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
+@pytest.mark.usefixtures("compiled_library")
+@of_each_type
+def test_no_step_asks_a_tensor_for_its_values(autocast: bool) -> None:
+    """Fake tensors have none, so what asks raises. Nor has the operator of the CPU's whole head: as on a GPU, its
+    layers run and are recomputed."""
+    with FakeTensorMode():
+        step = Step(network("cpu"), autocast, "cpu")
+        with operator_calls() as names:
+            step.run()
+        assert step.model[0].weights_3d.grad.shape == (16, 3, 3, 3, 3)
+    ours = {name.removeprefix("crossd_ops::") for name in names if name.startswith("crossd_ops::")}
+    assert ours == {"rotation_head", "rotation_head_backward", "convolution", "convolution_backward"}
+
+
+def test_the_library_calls_nothing_that_a_capture_forbids() -> None:
+    """No allocation, copy or synchronisation of its own beside the launches: memory comes from torch."""
+    sources = [path.read_text() for path in sorted(CSRC.rglob("*")) if path.suffix in (".h", ".cpp", ".cu", ".cuh")]
+    calls = {call for text in sources for call in re.findall(r"\bcu(?:da)?[A-Z]\w+(?=\()", text)}
+    assert calls == {"cudaFuncSetAttribute", "cudaGetLastError", "cudaGetErrorString"}
+
+
+@needs_gpu
+@pytest.mark.usefixtures("exact_libraries")
+@of_each_type
 def test_replayed_training_steps_equal_eager_ones(autocast: bool) -> None:
     model = network()
     eager = Step(copy.deepcopy(model), autocast)
@@ -112,6 +144,8 @@ def test_replayed_training_steps_equal_eager_ones(autocast: bool) -> None:
         torch.testing.assert_close(mine, wanted, **tolerance)
 
 
+@needs_gpu
+@pytest.mark.usefixtures("exact_libraries")
 def test_replayed_inference_follows_its_input() -> None:
     model = network().eval()
     images = batches(1)[0][0]
