@@ -19,7 +19,7 @@ from torch import nn
 
 import crossd_ops
 from benchmarks.models import CONVOLUTIONS, MODELS, build_model, use_channels_last
-from benchmarks.network_benchmark import NetworkRun, benchmark_networks, network_runs
+from benchmarks.network_benchmark import NetworkRun, _breakdowns, benchmark_networks, network_runs
 from benchmarks.network_breakdown import breakdown
 from benchmarks.network_memory import _KeptBytes, step_memory
 from benchmarks.network_report import network_sections
@@ -179,6 +179,19 @@ def test_breakdown_of_plain_and_fused() -> None:
     for part in (plain, fused):
         listed = sum(row["milliseconds"] for row in part["largest_operators"])
         assert 0 < listed <= sum(part["milliseconds"].values())
+
+
+def test_breakdowns_take_turns_and_the_median_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    sums, turns = iter([5.0, 1.0, 3.0, 2.0, 4.0, 9.0]), []
+
+    def measured(step: str, steps: int) -> dict[str, dict[str, float]]:
+        turns.append(step)
+        return {"milliseconds": {"rest forward": 0.5, "rest backward": next(sums) - 0.5}}
+
+    monkeypatch.setattr("benchmarks.network_benchmark.breakdown", measured)
+    found = _breakdowns({"plain": "first", "fused": "second"}, rounds=3)
+    assert turns == ["first", "second"] * 3
+    assert {name: sum(each["milliseconds"].values()) for name, each in found.items()} == {"plain": 4.0, "fused": 2.0}
 
 
 def test_kept_bytes_count_each_storage_once_and_no_parameter() -> None:
