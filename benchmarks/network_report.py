@@ -117,7 +117,7 @@ def plot_networks(networks: list[dict[str, Any]]) -> Any:
     ratios.set_xlim(0.5, 1.6 * largest)
     ratios.xaxis.set_major_formatter("{x:g}")
     ratios.xaxis.set_minor_formatter("")
-    ratios.legend(fontsize=8)
+    ratios.legend(fontsize=8, ncols=len(variants), loc="lower center", bbox_to_anchor=(0.5, 1.05))  # beside no bar
 
     broken_down = _broken_down(networks)
     plain_sums = {
