@@ -38,8 +38,8 @@ def test_bad_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_method_convolves_every_problem(compiled_library: None, method: str, instruction_set: str) -> None:
     """The tests of values again, in a process where the method is forced, with no more than this instruction set."""
     files = ("convolution", "convolution_operators", "convolution_properties")
-    # The sizes that lead to the last two methods take others long.
-    chosen = "not loop and not grouped and not compile and not opcheck and not transforms"
+    # The sizes that lead to the last two methods take others long, and borders beyond memory are for these two alone.
+    chosen = "not loop and not grouped and not borders and not compile and not opcheck and not transforms"
     environment = {"CROSSD_CONVOLUTION_METHOD": method, "CROSSD_CPU_CAPABILITY": instruction_set}
     assert_tests_pass(files, chosen, more_than=60, **environment)
 
