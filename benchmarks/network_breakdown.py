@@ -4,8 +4,8 @@ Ranges are put around the layers, and within a Cross-D layer around the convolut
 counts for the part whose range it runs in; in the backward pass for the part that created its autograd node, which
 the node's sequence number tells, unless another node runs it, as the recomputed head's does, and counts for both; and
 the operators of crossd_ops count for their own part wherever they run, so weights that are built anew in the backward
-pass count as build. The time of an operator is its own: without the operators that
-it calls, on a GPU that of the kernels it launched. The profiler makes a step longer, small operators most.
+pass count as build. The time of an operator is its own: without the operators that it calls, on a GPU that of the
+kernels it launched. The profiler makes a step longer, small operators most.
 """
 
 from __future__ import annotations

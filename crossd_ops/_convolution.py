@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 _ZEROS = [[0] * axes for axes in range(4)]  # output padding, which only transposed convolutions have
-_LARGEST = (
-    2**31 - 1
-)  # of stride, padding and dilation: torch's libraries compute sizes from larger ones that wrap around
+_LARGEST = 2**31 - 1  # of stride, padding and dilation: sizes that torch's libraries compute from more wrap around
 
 
 class Geometry(NamedTuple):

@@ -210,10 +210,10 @@ inline ConvolutionProblem checked_convolution(const Tensor& input, const Tensor&
     });
     problem.result[2 + i] = room / stride[i] + 1;
   }
-  double work = static_cast<double>(std::max<int64_t>(in_channels, 1) * problem.kernel_elements());
+  double work = static_cast<double>(std::max<int64_t>(weight_sizes[1], 1) * problem.kernel_elements());
   for (const int64_t size : problem.result) work *= static_cast<double>(std::max<int64_t>(size, 1));
-  require(work < 0x1p62, [&] {  // so nothing that is computed from these sizes wraps around
-    return "input: expected a convolution of fewer than 2^62 multiply-adds, got sizes " +
+  require(work < 0x1p58, [&] {  // so nothing that is computed from these sizes, bytes included, wraps around
+    return "input: expected a convolution of fewer than 2^58 multiply-adds, got sizes " +
            shape_text(problem.result.data(), problem.result.size()) + " of the result";
   });
   return problem;
