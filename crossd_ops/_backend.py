@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -40,13 +41,43 @@ class Operators(Protocol):
     def rotation_head_backward(self, grad_shift: Tensor, map: Tensor, statistics: Tensor, exact: bool) -> Tensor: ...
 
 
+def run(operator: Callable[..., Any], *arguments: Any) -> Any:
+    """What a compiled operator returns; where a GPU's memory is full, torch.OutOfMemoryError, as of torch's own.
+
+    The stable ABI lets no type of exception through, see csrc/errors.h.
+    """
+    try:
+        return operator(*arguments)
+    except RuntimeError as error:
+        if type(error) is RuntimeError and _is_of_gpu_memory(str(error)):
+            raise torch.OutOfMemoryError(str(error)) from None
+        raise
+
+
+_times_out_of_memory = 0
+
+
+def _is_of_gpu_memory(text: str) -> bool:
+    global _times_out_of_memory
+    before = _times_out_of_memory
+    cuda: Any = torch.cuda
+    if cuda.is_initialized():
+        devices = range(cuda.device_count())
+        _times_out_of_memory = sum(cuda.memory_stats(device).get("num_ooms", 0) for device in devices)
+    if text.startswith("CUDA out of memory"):
+        return True
+    # Before torch 2.13 reasons are lost, but the allocator counts how often it had no memory to give.
+    return text.startswith("torch failed inside of crossd_ops") and _times_out_of_memory > before
+
+
 class _CompiledOperators:
     def __init__(self) -> None:
         # The overloads, not the packets: a packet would resolve the overload anew at every call.
-        self.fourier_shift = torch.ops.crossd_ops.fourier_shift.default
-        self.fourier_shift_backward = torch.ops.crossd_ops.fourier_shift_backward.default
-        self.rotation_head = torch.ops.crossd_ops.rotation_head.default
-        self.rotation_head_backward = torch.ops.crossd_ops.rotation_head_backward.default
+        operators = torch.ops.crossd_ops
+        self.fourier_shift = functools.partial(run, operators.fourier_shift.default)
+        self.fourier_shift_backward = functools.partial(run, operators.fourier_shift_backward.default)
+        self.rotation_head = functools.partial(run, operators.rotation_head.default)
+        self.rotation_head_backward = functools.partial(run, operators.rotation_head_backward.default)
 
 
 _registry: dict[str, Operators] = {}
@@ -118,7 +149,7 @@ def select(device_type: str) -> str:
         warnings.warn(
             _library.missing_kernels(device_type) + "; the torch.fft reference, many times slower, is used instead",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return REFERENCE
 

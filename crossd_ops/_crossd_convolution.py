@@ -7,6 +7,7 @@ anew in the backward pass, which costs one read of the weight and spares their m
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,17 +30,28 @@ _operators: Any = torch.ops.crossd_ops
 _forward: Any = None if _library.load_error else _operators.convolution.default
 _backward: Any = None if _library.load_error else _operators.convolution_backward.default
 # What the overload calls, which spares a call of Python; torch.compile traces nothing but overloads.
-_eager_forward: Any = getattr(_forward, "_op", _forward)
+_eager_forward: Any = functools.partial(_backend.run, getattr(_forward, "_op", _forward))
+_eager_backward: Any = functools.partial(_backend.run, _backward)
 
 
-def place_of(stride: Any, padding: Any, dilation: Any, groups: int, axes: int) -> Place:
-    """The place of a volume, or of an image and the middle slice along axis 0. Raises ValueError or TypeError."""
+class NotPlain(Exception):
+    """Arguments that the operators do not take as they are, for those who know what else they could mean."""
+
+
+def place_of(stride: Any, padding: Any, dilation: Any, groups: Any, axes: int) -> Place:
+    """The place of a volume, or of an image and the middle slice along axis 0; or NotPlain."""
+    if type(groups) is not int:
+        raise NotPlain
     if type(stride) is type(padding) is type(dilation) is int:
         return stride, padding, dilation, groups
-    values = [(value,) * axes if isinstance(value, int) else tuple(value) for value in (stride, padding, dilation)]
-    if any(len(value) != axes for value in values):
-        raise ValueError
-    return *values[0], *values[1], *values[2], groups
+    place: Place = ()
+    for value in (stride, padding, dilation):
+        if type(value) is int:
+            value = (value,) * axes
+        elif type(value) is not tuple or len(value) != axes or {*map(type, value)} != {int}:
+            raise NotPlain
+        place += value
+    return *place, groups
 
 
 def crossd_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place) -> Tensor:
@@ -99,8 +111,10 @@ def _gradients(grad: Tensor, tensors: Sequence[Tensor], place: Place, needs: Seq
     """Gradients of input, weight and shift; None for one that is not needed."""
     if not any(needs):
         return None, None, None
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        found = _backward(grad, *tensors, place, *needs)
+    compiling = torch.compiler.is_compiling()
+    if compiling or not torch.is_grad_enabled():
+        backward = _backward if compiling else _eager_backward
+        found = backward(grad, *tensors, place, *needs)
         return [gradient if need else None for gradient, need in zip(found, needs, strict=True)]
     # These gradients will be differentiated (create_graph): their graph is that of the two steps' gradients.
     input, weight, shift = tensors
@@ -152,6 +166,5 @@ def _convolution_backward_shape(
     return of_input, of_weight, of_shift
 
 
-if _library.load_error is None:
-    torch.library.register_fake("crossd_ops::convolution", _convolution_shape)
-    torch.library.register_fake("crossd_ops::convolution_backward", _convolution_backward_shape)
+_library.register_fake("convolution", _convolution_shape)
+_library.register_fake("convolution_backward", _convolution_backward_shape)

@@ -1,4 +1,8 @@
-"""The operators in plain operations of torch, for torch.onnx.export: ONNX knows neither ours nor complex numbers.
+"""The operators in plain operations of torch, for tracers that follow no others.
+
+torch.onnx.export: ONNX knows neither our operators nor complex numbers. torch.jit.trace: it records a Python autograd
+Function as a call of Python, which cannot be saved, and one whose tensors come from outside ends the process; what it
+records here computes, differentiates and loads anywhere, without this package.
 
 Nothing here depends on the number of samples: an ONNX convolution has a fixed number of groups, so the convolution of
 each sample with its own kernels, which elsewhere makes a group of each sample, is a matrix product here, over columns
@@ -17,12 +21,14 @@ from torch import Tensor
 
 from ._checks import accumulate_dtype
 from ._convolution import Geometry, library_convolution
+from ._transforms import with_plain_sizes
 
 
-def exporting_to_onnx() -> bool:
-    """Whether torch.onnx.export is tracing, in its present form (dynamo=True)."""
-    # In this order: the first question is cheap, and nearly always answers.
-    return torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()
+def wants_plain_operations() -> bool:
+    """Whether torch.jit.trace is tracing, or torch.onnx.export in its present form (dynamo=True)."""
+    if torch.compiler.is_compiling():  # cheap, and false nearly always; Dynamo does not follow the other question
+        return torch.onnx.is_in_onnx_export()
+    return torch._C._is_tracing()
 
 
 def shift(weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: torch.dtype) -> Tensor:
@@ -32,7 +38,7 @@ def shift(weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: tor
     over the N frequencies f in fftfreq(Kd) x fftfreq(Kh) x fftfreq(Kw)
     """
     compute_dtype = accumulate_dtype(weight.dtype)
-    out_channels, channels, *sizes = weight.shape
+    out_channels, channels, *sizes = with_plain_sizes(weight.size)
     # Counted from the middle: smaller numbers, whose cosines are rounded less. Lists become constants of the graph.
     axes = [[element - size // 2 for element in range(size)] for size in sizes]
     elements = [*itertools.product(*axes)]
@@ -54,8 +60,8 @@ def shift(weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: tor
 
 def convolve(input: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """y_b = conv(x_b, kernels_b) + bias: (B, C * groups, ...), (B, O, C, ...), (O,) -> (B, O, ...)."""
-    out_channels, group_channels, *sizes = kernels.shape[1:]
-    groups, elements = geometry.groups, kernels[0, 0, 0].numel()
+    _, out_channels, group_channels, *sizes = with_plain_sizes(kernels.size)
+    groups, elements = geometry.groups, math.prod(sizes)
     # One kernel for each of its elements, 1 there and 0 elsewhere: its result is the element's column.
     single_ones = torch.eye(elements, dtype=input.dtype, device=input.device).reshape(elements, 1, *sizes)
     columns = library_convolution(input.flatten(0, 1).unsqueeze(1), single_ones, None, geometry, groups=1)

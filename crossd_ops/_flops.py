@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from . import _library
 from ._crossd_convolution import parts_of
@@ -53,8 +53,13 @@ def _multiply_adds(output: Sequence[int], weight: Sequence[int], place: Sequence
 
 
 def register() -> None:
-    """Makes the counts known to torch; a library that did not load has no operators."""
+    """Makes the counts known to torch; a library that did not load has no operators.
+
+    Torch refuses a second count of an operator, which a reload of this package brings.
+    """
     if _library.load_error is None:
         operators: Any = torch.ops.crossd_ops
+        for operator in (operators.convolution, operators.convolution_backward):
+            flop_registry.pop(operator, None)
         register_flop_formula(operators.convolution)(_convolution)
         register_flop_formula(operators.convolution_backward)(_convolution_backward)

@@ -10,6 +10,7 @@ else, and wherever a layer of the head is not the plain one, the layers themselv
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,14 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._plain_head import HAS_OPERATOR, HIDDEN_CHANNELS, STATISTICS, is_fusible, plain_parts
+from . import _backend, _library
+from ._plain_head import HAS_OPERATOR, STATISTICS, is_fusible, plain_parts
 from ._rotation_head import rotation_head
 from ._transforms import apply_of, transformed
 
 _operators: Any = torch.ops.crossd_ops
 # The overloads, not the packets, which would resolve the overload anew at every call.
-_forward: Any = _operators.predict_shift.default if HAS_OPERATOR else None
-_backward: Any = _operators.predict_shift_backward.default if HAS_OPERATOR else None
+_forward: Any = functools.partial(_backend.run, _operators.predict_shift.default) if HAS_OPERATOR else None
+_backward: Any = functools.partial(_backend.run, _operators.predict_shift_backward.default) if HAS_OPERATOR else None
 
 
 def predict_shift(input: Tensor, layers: nn.Sequential, rotation: str) -> Tensor:
@@ -32,7 +34,7 @@ def predict_shift(input: Tensor, layers: nn.Sequential, rotation: str) -> Tensor
 
     Or of volumes (B, C, D, H, W): to the pooling over pixels a volume is an image that is D times as high.
     """
-    if torch.compiler.is_compiling() or transformed() or input.is_meta:  # meta tensors have no memory to spare
+    if _is_followed() or input.is_meta:  # meta tensors have no memory to spare
         return _shift_of_layers(input, layers, rotation)
     plain = plain_parts(layers)
     if plain is None:
@@ -56,8 +58,35 @@ def predict_shift(input: Tensor, layers: nn.Sequential, rotation: str) -> Tensor
     return shift
 
 
+def _is_followed() -> bool:
+    """Whether someone follows what is done who could not follow an autograd Function of ours."""
+    return torch.compiler.is_compiling() or transformed() or torch._C._is_tracing()
+
+
 def _shift_of_layers(input: Tensor, layers: nn.Sequential, rotation: str) -> Tensor:
-    return rotation_head(layers(input).flatten(2, -2), rotation)
+    return rotation_head(scores(input, layers).flatten(2, -2), rotation)
+
+
+def scores(input: Tensor, layers: nn.Sequential) -> Tensor:
+    """The map that the layers of a head make. Raises ValueError where a norm of the batch has one value a channel."""
+    try:
+        map: Tensor = layers(input)
+    except ValueError as error:
+        if _ONE_VALUE not in str(error):
+            raise
+        raise _one_value(input) from error
+    return map
+
+
+_ONE_VALUE = "more than 1 value per channel when training"  # torch's words
+
+
+def _one_value(input: Tensor) -> ValueError:
+    return ValueError(
+        f"input: expected {_ONE_VALUE}, by whose deviation the BatchNorm of this layer's head divides, got 1 sample of "
+        f"1 pixel with {input.shape[1]} channels; give larger batches or images, or put the head into evaluation: "
+        "layer.rotation_params.eval()"
+    )
 
 
 def _fused(
@@ -71,8 +100,7 @@ def _fused(
     samples, _, rows, columns = image.shape
     pixels = samples * rows * columns
     if mean is None and pixels == 1:
-        size = torch.Size((samples, HIDDEN_CHANNELS, rows, columns))
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
+        raise _one_value(image)
     results: tuple[Tensor, Tensor, Tensor, Tensor] = _forward(
         image, weight1, bias1, gain, offset, mean, variance, norm.eps, weight2, bias2, rotation == "exact"
     )
@@ -187,7 +215,8 @@ def unused(weight: Tensor, layers: nn.Sequential) -> Tensor:
     Without, DistributedDataParallel would wait for them, and optimizers would treat them otherwise than published.
     """
     parameters = [*layers.parameters()]
-    if transformed() or not any(parameter.requires_grad for parameter in parameters):
+    wanted = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
+    if transformed() or torch._C._is_tracing() or not wanted:
         return weight
     function: Any = _Unused
     result: Tensor = function.apply(weight, *parameters)
@@ -249,5 +278,5 @@ def _predict_shift_backward_shape(
 
 
 if HAS_OPERATOR:
-    torch.library.register_fake("crossd_ops::predict_shift", _predict_shift_shape)
-    torch.library.register_fake("crossd_ops::predict_shift_backward", _predict_shift_backward_shape)
+    _library.register_fake("predict_shift", _predict_shift_shape)
+    _library.register_fake("predict_shift_backward", _predict_shift_backward_shape)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +115,19 @@ if "cuda" in devices:
 
 
 def cpu_capability() -> str | None:
-    """The instruction set of the CPU kernels in use: "baseline", "avx2" or "avx512"; None without the library."""
+    """The instruction set of the CPU kernels in use: "baseline", "avx2" or "avx512"; None without the library.
+
+    Raises:
+        ValueError: CROSSD_CPU_CAPABILITY has a value that is none of these.
+    """
     if load_error:
         return None
     function = ctypes.CDLL(str(LIBRARY_PATH)).crossd_ops_cpu_capability
     function.restype = ctypes.c_char_p
-    name: bytes = function()
-    return name.decode()
+    name: str = function().decode()
+    if name.startswith("!"):
+        raise ValueError(name[1:])
+    return name
 
 
 def missing_kernels(device_type: str) -> str:
@@ -163,6 +170,11 @@ def _fourier_shift_backward_shape(
     )
 
 
-if load_error is None:
-    torch.library.register_fake("crossd_ops::fourier_shift", _fourier_shift_shape)
-    torch.library.register_fake("crossd_ops::fourier_shift_backward", _fourier_shift_backward_shape)
+def register_fake(name: str, function: Callable[..., Any]) -> None:
+    """Tells torch the sizes of an operator's results; again where the package is imported again in a process."""
+    if load_error is None:
+        torch.library.register_fake(f"crossd_ops::{name}", function, allow_override=True)
+
+
+register_fake("fourier_shift", _fourier_shift_shape)
+register_fake("fourier_shift_backward", _fourier_shift_backward_shape)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _backend, _checks, _export, _library
-from ._transforms import apply_of, transformed
+from ._transforms import apply_of, transformed, with_plain_sizes
 from .functional import rotation_shift
 
 _NORM_EPSILON = 1e-8
@@ -38,10 +38,10 @@ def rotation_head(map: Tensor, rotation: str = "linear") -> Tensor:
     Raises:
         TypeError, ValueError: before any work, with what was expected and what came.
     """
-    _check_map(map, rotation)
+    with_plain_sizes(_check_map, map, rotation)
     backend = _backend.select(map.device.type)
     compiling = torch.compiler.is_compiling()
-    if backend == _backend.REFERENCE or (not compiling and transformed()) or _export.exporting_to_onnx():
+    if backend == _backend.REFERENCE or (not compiling and transformed()) or _export.wants_plain_operations():
         return composite(map, rotation)
     if not compiling and not (torch.is_grad_enabled() and map.requires_grad):
         return _backend.operators(backend).rotation_head(map, rotation == "exact")[0]
@@ -108,6 +108,5 @@ def _rotation_head_backward_shape(grad_shift: Tensor, map: Tensor, statistics: T
     return torch.empty_like(map)
 
 
-if _library.load_error is None:
-    torch.library.register_fake("crossd_ops::rotation_head", _rotation_head_shape)
-    torch.library.register_fake("crossd_ops::rotation_head_backward", _rotation_head_backward_shape)
+_library.register_fake("rotation_head", _rotation_head_shape)
+_library.register_fake("rotation_head_backward", _rotation_head_backward_shape)

@@ -1,12 +1,15 @@
-"""Which of torch's function transforms are active; torch has no public way to ask."""
+"""Which of torch's function transforms and tracers are active; torch has no public way to ask."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
+
+Result = TypeVar("Result")
 
 
 def transformed() -> bool:
@@ -27,3 +30,19 @@ def nested_forward_mode() -> bool:
     """Whether torch.func's forward mode is on twice: there, torch makes derivatives of a Function silently zero."""
     stack = get_interpreter_stack() or ()
     return sum(level.key() == TransformType.Jvp for level in stack) > 1
+
+
+def with_plain_sizes(function: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
+    """What `function` returns, to which sizes are plain numbers also while torch.jit.trace records what they decide.
+
+    For checks, and for sizes that never vary.
+    """
+    if torch.compiler.is_compiling() or not torch._C._is_tracing():
+        return function(*arguments, **options)
+    tracing: Any = torch._C
+    state = tracing._get_tracing_state()
+    tracing._set_tracing_state(None)
+    try:
+        return function(*arguments, **options)
+    finally:
+        tracing._set_tracing_state(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,11 +14,15 @@ from . import _backend, _checks, _export
 from ._autograd import shift_forward, shift_reference
 from ._backend import is_direct
 from ._convolution import grouped_convolution, library_convolution
-from ._crossd_convolution import Place, crossd_convolution, place_of, two_steps
+from ._crossd_convolution import NotPlain, Place, crossd_convolution, place_of, two_steps
+from ._fx import one_node
 from ._plan import autocast_dtype, plan_of
-from ._transforms import transformed
+from ._transforms import transformed, with_plain_sizes
+
+_is_tracing: Callable[[], bool] = torch._C._is_tracing
 
 
+@one_node
 def rotation_shift(axis: Tensor, angle: Tensor, *, rotation: str = "linear") -> Tensor:
     """The shift of a rotation: s = R^T 1, for which sum_d (R f)_d = s . f (the phase of arXiv 2411.02441).
 
@@ -37,7 +42,7 @@ def rotation_shift(axis: Tensor, angle: Tensor, *, rotation: str = "linear") -> 
     Raises:
         TypeError, ValueError: an argument is not a tensor, or not of the type or shape above.
     """
-    _checks.check_rotation(axis, angle, rotation)
+    with_plain_sizes(_checks.check_rotation, axis, angle, rotation)
     dtype = torch.promote_types(torch.promote_types(axis.dtype, angle.dtype), torch.float32)
     axis, angle = axis.to(dtype), angle.to(dtype).reshape(-1, 1)
     cross_one = axis.roll(-1, -1) - axis.roll(1, -1)
@@ -48,6 +53,7 @@ def rotation_shift(axis: Tensor, angle: Tensor, *, rotation: str = "linear") -> 
     return 1 - angle.sin() * cross_one + 2 * (angle / 2).sin().square() * cross_twice
 
 
+@one_node
 def fourier_shift(weight: Tensor, shift: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
     """Translates a 3D weight by each sample's fractional shift, circularly.
 
@@ -67,6 +73,7 @@ def fourier_shift(weight: Tensor, shift: Tensor, *, dtype: torch.dtype | None = 
     return _shift(weight, shift, 0, None, dtype, whole=True)
 
 
+@one_node
 def fourier_shift_slice(
     weight: Tensor, shift: Tensor, *, dim: int = 0, index: int | None = None, dtype: torch.dtype | None = None
 ) -> Tensor:
@@ -86,6 +93,7 @@ def fourier_shift_slice(
     return _shift(weight, shift, dim, index, dtype, whole=False)
 
 
+@one_node
 def crossd_conv2d(
     input: Tensor,
     weight: Tensor,
@@ -121,13 +129,18 @@ def crossd_conv2d(
         try:
             place = place_of(stride, padding, dilation, groups, 2)
             if index is not None or type(dim) is not int or dim:
-                place = *place, dim, weight.shape[2 + dim] // 2 if index is None else index
+                place = *place, dim, _position(weight, dim, index)
             return _plain_convolution(input, weight, shift, bias, place, 2)
-        except _REFUSED:
+        except NotPlain:
             pass
+        except Exception:
+            numbers = stride, padding, dilation, groups, dim, index
+            if _is_no_fault_of(weight, plan_of, input, weight, shift, bias, *numbers, whole=False):
+                raise
     return _checked_convolution(input, weight, shift, bias, stride, padding, dilation, groups, dim, index, False)
 
 
+@one_node
 def crossd_conv3d(
     input: Tensor,
     weight: Tensor,
@@ -154,12 +167,13 @@ def crossd_conv3d(
     if _is_plain():
         try:
             return _plain_convolution(input, weight, shift, bias, place_of(stride, padding, dilation, groups, 3), 3)
-        except _REFUSED:
+        except NotPlain:
             pass
+        except Exception:
+            numbers = stride, padding, dilation, groups, 0, None
+            if _is_no_fault_of(weight, plan_of, input, weight, shift, bias, *numbers, whole=True):
+                raise
     return _checked_convolution(input, weight, shift, bias, stride, padding, dilation, groups, 0, None, True)
-
-
-_REFUSED = (AttributeError, IndexError, TypeError, ValueError, RuntimeError)
 
 
 def _is_plain() -> bool:
@@ -168,28 +182,51 @@ def _is_plain() -> bool:
     What an operator does not take, its caller looks at again, and names where it is an error: looking at everything
     first takes Python as long as the operators themselves on a small problem.
     """
-    return is_direct() and not (is_compiling() or transformed())
+    return is_direct() and not (is_compiling() or transformed() or _is_tracing())
+
+
+def _is_no_fault_of(weight: Tensor, check: Callable[..., Any], *arguments: Any, **options: Any) -> bool:
+    """Whether an operator failed although `check` has nothing to say about its arguments, and `weight` is served here.
+
+    Full memory, or a hook of the user's: another try would do the work twice, and hide that something is wrong.
+    """
+    try:
+        check(*arguments, **options)
+    except Exception:
+        return False
+    return _backend.select(weight.device.type) == _backend.COMPILED
+
+
+def _position(weight: Tensor, dim: Any, index: Any) -> int:
+    """Of the slice along `dim`, as operators take it; or NotPlain."""
+    if type(dim) is not int or not 0 <= dim <= 2:
+        raise NotPlain
+    if index is None:
+        return weight.shape[2 + dim] // 2
+    if type(index) is not int or index < 0:
+        raise NotPlain
+    return index
 
 
 def _plain_convolution(
     input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place, axes: int
 ) -> Tensor:
-    """The per-sample convolution where `_is_plain`, or one of `_REFUSED`."""
+    """The per-sample convolution where `_is_plain`; or NotPlain, or what the operator raises."""
     if input.dim() != 2 + axes:
-        raise ValueError
+        raise NotPlain
     dtype = autocast_dtype(weight)
     if dtype is not None:
         input = input.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     elif input.dtype is not weight.dtype:
-        raise TypeError
+        raise NotPlain
     return crossd_convolution(input, weight, shift, bias, place)
 
 
 def _checked_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
     """The convolution on any backend, of arguments that may be wrong, need a conversion, or carry other derivatives."""
     *numbers, whole = rest
-    plan = plan_of(input, weight, shift, bias, *numbers, whole=whole)
+    plan = with_plain_sizes(plan_of, input, weight, shift, bias, *numbers, whole=whole)
     geometry, dtype = plan.geometry, plan.dtype
     if input.dtype is not dtype:
         input = input.to(dtype)
@@ -201,7 +238,7 @@ def _checked_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Ten
         # No sample has kernels. Any give the sizes of the result; the shift takes part, or its gradient were missing.
         kernels = weight if plan.position is None else weight.select(2 + plan.dim, plan.position)
         return library_convolution(input, kernels.to(dtype), bias, geometry) + shift.sum().to(dtype)
-    if _export.exporting_to_onnx():
+    if _export.wants_plain_operations():
         kernels = _export.shift(weight, shift, plan.dim, plan.position, dtype)
         return _export.convolve(input, kernels, bias, geometry)
     backend = _backend.select(weight.device.type)
@@ -210,7 +247,7 @@ def _checked_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Ten
         return grouped_convolution(input, kernels, bias, geometry)
     shift = shift.to(_checks.accumulate_dtype(weight.dtype))
     if backend == _backend.COMPILED and not transformed():
-        place = place_of(geometry.stride, geometry.padding, geometry.dilation, geometry.groups, input.dim() - 2)
+        place = *geometry.stride, *geometry.padding, *geometry.dilation, geometry.groups
         place += () if plan.position is None else (plan.dim, plan.position)
         return crossd_convolution(input, weight, shift, bias, place)
     return two_steps(input, weight, shift, bias, geometry, plan.dim, plan.position, backend)
@@ -222,11 +259,15 @@ def _shift(
     """fourier_shift or its slice."""
     if _is_plain():
         try:
-            position = None if whole else weight.shape[2 + dim] // 2 if index is None else index
+            position = None if whole else _position(weight, dim, index)
             result_dtype = dtype or autocast_dtype(weight) or weight.dtype
-            return shift_forward(weight, shift, dim, position, result_dtype, _backend.COMPILED)
-        except _REFUSED:
+            compute_shift = shift.to(_checks.accumulate_dtype(weight.dtype))
+            return shift_forward(weight, compute_shift, dim, position, result_dtype, _backend.COMPILED)
+        except NotPlain:
             pass
+        except Exception:
+            if _is_no_fault_of(weight, _checks_of_shift, weight, shift, dim, index, dtype, whole):
+                raise
     return _checked_shift(weight, shift, dim, index, dtype, whole)
 
 
@@ -234,13 +275,20 @@ def _checked_shift(
     weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: torch.dtype | None, whole: bool
 ) -> Tensor:
     """The same on any backend, of arguments that may be wrong or need a conversion."""
-    _checks.check_weight_and_shift(weight, shift, dtype)
-    dim, index = (0, None) if whole else _checks.check_slice(weight, dim, index)
+    dim, index = with_plain_sizes(_checks_of_shift, weight, shift, dim, index, dtype, whole)
     if dtype is None:
         dtype = autocast_dtype(weight) or weight.dtype
-    if _export.exporting_to_onnx():
+    if _export.wants_plain_operations():
         return _export.shift(weight, shift, dim, index, dtype)
     backend = _backend.select(weight.device.type)
     if backend == _backend.REFERENCE:
         return shift_reference(weight, shift, dim, index, dtype)
     return shift_forward(weight, shift.to(_checks.accumulate_dtype(weight.dtype)), dim, index, dtype, backend)
+
+
+def _checks_of_shift(
+    weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: torch.dtype | None, whole: bool
+) -> tuple[int, int | None]:
+    """`dim` and `index` as operators take them, of arguments that fit each other."""
+    _checks.check_weight_and_shift(weight, shift, dtype)
+    return (0, None) if whole else _checks.check_slice(weight, dim, index)

@@ -37,7 +37,7 @@ inline ColumnsProblem columns_problem(const Tensor& image, const ConvolutionProb
 
 // The input pixels that each output pixel sees, with the sizes above, dense.
 inline Tensor image_to_columns(const Tensor& input, const ConvolutionProblem& problem) {
-  if (input.is_cuda()) {
+  if (goes_by_dispatcher(input)) {
     const std::vector<int64_t> pixels(problem.result.begin() + 2, problem.result.end());
     const std::vector<int64_t> sizes = sizes_of_columns(problem);
     return alias(dispatched_image_to_columns(input, problem.kernel, pixels, problem.geometry), sizes,
@@ -50,7 +50,7 @@ inline Tensor image_to_columns(const Tensor& input, const ConvolutionProblem& pr
 
 // Its adjoint, of dense columns: each pixel's copies added up, with the sizes of `like`. On a GPU of images alone.
 inline Tensor columns_to_image(const Tensor& columns, const Tensor& like, const ConvolutionProblem& problem) {
-  if (columns.is_cuda()) {
+  if (goes_by_dispatcher(columns)) {
     const int64_t groups = problem.geometry.groups;
     const std::vector<int64_t> sizes = {problem.samples(), groups * columns.size(1), columns.size(2)};
     return dispatched_columns_to_image(alias(columns, sizes, dense_strides(sizes)), {like.size(2), like.size(3)},

@@ -21,23 +21,23 @@
 // batch, where the loop has one or more for each sample; volumes have no way back from their columns there.
 #pragma once
 #include <algorithm>
-#include <cstdlib>
 #include <limits>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "checks.h"
+#include "environment.h"
 #include "fourier_shift_op.h"
 #include "library_calls.h"
 
 namespace crossd_ops {
 
-enum class Method {
-  grouped,  // one convolution with B * groups groups, as the published layer has it
-  loop,     // one convolution for each sample
-  matrix,   // image to columns and a batched matrix product
-  small,    // the same without a tensor in between, by products of our own: forward, on the CPU, small_convolution.h
+enum class Method {  // in the order of forced_method
+  grouped,           // one convolution with B * groups groups, as the published layer has it
+  loop,              // one convolution for each sample
+  matrix,            // image to columns and a batched matrix product
+  small,  // the same without a tensor in between, by products of our own: forward, on the CPU, small_convolution.h
 };
 
 struct ConvolutionProblem {
@@ -47,7 +47,7 @@ struct ConvolutionProblem {
   std::vector<int64_t> result;  // sizes of the output: (B, O, ...)
   Tensor shift;                 // dense, of the type that the kernels compute in
   Dtype dtype;                  // of input, kernels and output
-  bool on_gpu;
+  bool on_gpu;                  // or treated as if it were, see goes_by_dispatcher
 
   int64_t samples() const { return shape.samples; }
   int64_t rows() const { return shape.out_channels; }
@@ -57,7 +57,7 @@ struct ConvolutionProblem {
     return samples() * shape.in_channels * geometry.groups * kernel_elements() * pixels();
   }
   int64_t multiply_adds() const { return columns() * (rows() / geometry.groups); }
-  double elements_between_borders() const {  // of a channel: what cpu/columns.cpp copies its columns from
+  double elements_between_borders() const {  // of a channel: what columns are copied from
     double elements = 1;
     for (size_t i = 0; i < kernel.size(); ++i)
       elements *=
@@ -75,19 +75,9 @@ struct ConvolutionProblem {
 // CROSSD_CONVOLUTION_METHOD=grouped|loop|matrix|small in the environment: one for every problem on the CPU, to measure
 // and to test it. What cannot be small is a matrix: backward, and half types.
 inline std::optional<Method> forced_method() {
-  static const std::optional<Method> forced = [] {
-    const char* wanted = std::getenv("CROSSD_CONVOLUTION_METHOD");
-    const std::string name = wanted ? wanted : "";
-    if (name == "grouped") return std::optional(Method::grouped);
-    if (name == "loop") return std::optional(Method::loop);
-    if (name == "matrix") return std::optional(Method::matrix);
-    if (name == "small") return std::optional(Method::small);
-    require(name.empty(), [&] {
-      return "CROSSD_CONVOLUTION_METHOD: expected grouped, loop, matrix or small in the environment, got " + name;
-    });
-    return std::optional<Method>();
-  }();
-  return forced;
+  static const std::optional<int> forced =
+      chosen_in_environment("CROSSD_CONVOLUTION_METHOD", {"grouped", "loop", "matrix", "small"});
+  return forced ? std::optional(static_cast<Method>(*forced)) : std::nullopt;
 }
 
 inline Method choose(const ConvolutionProblem& problem, bool backward) {
@@ -101,7 +91,7 @@ inline Method choose(const ConvolutionProblem& problem, bool backward) {
   if (forced_method() && !problem.on_gpu)
     return *forced_method() == Method::small && !can_be_small ? Method::matrix : *forced_method();
   const double most_elements = std::max(kFewBorders, 4 * problem.kernel_elements() * problem.pixels());
-  const bool can_have_columns = problem.on_gpu || problem.elements_between_borders() <= most_elements;
+  const bool can_have_columns = problem.elements_between_borders() <= most_elements;
   if (can_be_small && can_have_columns && problem.multiply_adds() <= kFewMultiplyAdds) return Method::small;
   const int64_t columns = problem.columns();
   const bool few_pixels = problem.pixels() <= kFewPixels;
@@ -121,7 +111,7 @@ inline int64_t rows_of_block(const ConvolutionProblem& problem, const Tensor& in
   constexpr int64_t kBlockBytes = 16 << 20, kFewestRows = 32;  // a thinner matrix product is a slow one
   const int64_t elements = problem.samples() * problem.rows() * problem.shape.in_channels * problem.kernel_elements();
   const int64_t bytes = elements * size_of(problem.dtype);
-  if (bytes <= kBlockBytes || problem.geometry.groups > 1 || input.is_cuda()) return problem.rows();
+  if (bytes <= kBlockBytes || problem.geometry.groups > 1 || goes_by_dispatcher(input)) return problem.rows();
   const int64_t blocks = (bytes + kBlockBytes - 1) / kBlockBytes;
   return std::max(kFewestRows, (problem.rows() + blocks - 1) / blocks);
 }
@@ -198,7 +188,7 @@ inline ConvolutionProblem checked_convolution(const Tensor& input, const Tensor&
                              {},
                              dense(compute_shift),
                              dtype,
-                             weight.is_cuda()};
+                             goes_by_dispatcher(weight)};
   problem.kernel.assign(problem.shape.kernel + (index ? 1 : 0), problem.shape.kernel + 3);
   problem.result.assign(2 + axes, out_channels), problem.result[0] = samples;
   const auto& [stride, padding, dilation, _] = problem.geometry;

@@ -13,6 +13,8 @@
 #include <optional>
 #include <vector>
 
+#include "environment.h"
+
 namespace crossd_ops {
 
 using torch::stable::Tensor;
@@ -93,6 +95,13 @@ inline Tensor stack_samples(const Tensor& tensor) {
   return alias(source, sizes, strides);
 }
 
+// Whether a tensor goes the way that every device has, by torch's dispatcher: those of GPUs do. With
+// CROSSD_CONVOLUTION_BRANCH=gpu in the environment those of the CPU too, which tests that way without a GPU.
+inline bool goes_by_dispatcher(const Tensor& tensor) {
+  static const bool forced = chosen_in_environment("CROSSD_CONVOLUTION_BRANCH", {"cpu", "gpu"}) == 1;
+  return forced || tensor.is_cuda();
+}
+
 struct LibraryGradients {
   Tensor input, kernels;  // undefined where not needed
 };
@@ -123,7 +132,7 @@ inline LibraryGradients dispatched_convolution_backward(const Tensor& grad, cons
 // 8 us of a small problem's 40. The interface for CUDA is in a library that CPU-only torch does not have.
 inline Tensor library_convolution(const Tensor& input, const Tensor& kernels, const std::optional<Tensor>& bias,
                                   const Geometry& geometry, int64_t groups) {
-  if (input.is_cuda()) return dispatched_convolution(input, kernels, bias, geometry, groups);
+  if (goes_by_dispatcher(input)) return dispatched_convolution(input, kernels, bias, geometry, groups);
   const auto& [stride, padding, dilation, _] = geometry;
   const std::vector<int64_t> output_padding(stride.size(), 0);
   const int64_t axes = geometry.axes();
@@ -136,7 +145,7 @@ inline Tensor library_convolution(const Tensor& input, const Tensor& kernels, co
 inline LibraryGradients library_convolution_backward(const Tensor& grad, const Tensor& input, const Tensor& kernels,
                                                      const Geometry& geometry, int64_t groups, bool need_input,
                                                      bool need_kernels) {
-  if (input.is_cuda())
+  if (goes_by_dispatcher(input))
     return dispatched_convolution_backward(grad, input, kernels, geometry, groups, need_input, need_kernels);
   const auto& [stride, padding, dilation, _] = geometry;
   const std::vector<int64_t> output_padding(stride.size(), 0);
@@ -156,16 +165,25 @@ inline Tensor join_samples(const std::vector<Tensor>& samples) {
   return torch::stable::detail::to<Tensor>(call_operator<1>("aten::cat", "", samples, int64_t{0})[0]);
 }
 
-// The input between borders of zeros; itself where there are none.
-inline Tensor padded(const Tensor& input, const Geometry& geometry) {
-  std::vector<int64_t> sizes = sizes_of(input);
-  for (int64_t i = 0; i < geometry.axes(); ++i) sizes[2 + i] += 2 * geometry.padding[i];
-  if (sizes == sizes_of(input)) return input;
+// What `pixels` of the output see of an image that stands between borders of zeros; the image itself where there are
+// no borders. Only so much: where strides are long, most of a border, and of the image, may be seen by none.
+inline Tensor seen_between_borders(const Tensor& input, const std::vector<int64_t>& kernel,
+                                   const std::vector<int64_t>& pixels, const Geometry& geometry) {
+  const auto& [stride, padding, dilation, _] = geometry;
+  if (*std::max_element(padding.begin(), padding.end()) == 0) return input;
+  std::vector<int64_t> sizes = sizes_of(input), inside_sizes = sizes;
+  int64_t elements = 1;
+  for (int64_t i = 0; i < geometry.axes(); ++i) {
+    sizes[2 + i] = (pixels[i] - 1) * stride[i] + dilation[i] * (kernel[i] - 1) + 1;
+    inside_sizes[2 + i] = std::clamp<int64_t>(sizes[2 + i] - padding[i], 0, input.size(2 + i));
+    elements *= inside_sizes[2 + i];
+  }
   const Tensor result = torch::stable::new_zeros(input, sizes);
+  if (elements == 0) return result;
   int64_t offset = 0;
-  for (int64_t i = 0; i < geometry.axes(); ++i) offset += geometry.padding[i] * result.stride(2 + i);
-  Tensor inside = alias(result, sizes_of(input), strides_of(result), offset);
-  torch::stable::copy_(inside, input);
+  for (int64_t i = 0; i < geometry.axes(); ++i) offset += padding[i] * result.stride(2 + i);
+  Tensor inside = alias(result, inside_sizes, strides_of(result), offset);
+  torch::stable::copy_(inside, alias(input, inside_sizes, strides_of(input)));
   return result;
 }
 
@@ -173,7 +191,7 @@ inline Tensor padded(const Tensor& input, const Geometry& geometry) {
 // dense. A copy of a view that takes each of them several times; torch's im2col launches a kernel for every sample.
 inline Tensor dispatched_image_to_columns(const Tensor& input, const std::vector<int64_t>& kernel,
                                           const std::vector<int64_t>& pixels, const Geometry& geometry) {
-  const Tensor source = padded(input, geometry);
+  const Tensor source = seen_between_borders(input, kernel, pixels, geometry);
   std::vector<int64_t> sizes = {source.size(0), source.size(1)}, strides = {source.stride(0), source.stride(1)};
   for (int64_t i = 0; i < geometry.axes(); ++i)
     sizes.push_back(kernel[i]), strides.push_back(geometry.dilation[i] * source.stride(2 + i));
@@ -194,7 +212,7 @@ inline void dispatched_product(Tensor& out, const Tensor& a, const Tensor& b) {
   (void)torch::stable::detail::to<Tensor>(call_operator<1>("aten::bmm", "out", a, b, out)[0]);
 }
 inline void multiply_matrices(Tensor& out, const Tensor& a, const Tensor& b) {
-  if (out.is_cuda()) return dispatched_product(out, a, b);
+  if (goes_by_dispatcher(out)) return dispatched_product(out, a, b);
   TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_bmm_out(out.get(), a.get(), b.get()));
 }
 

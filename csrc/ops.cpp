@@ -4,9 +4,12 @@
 #include <torch/csrc/stable/library.h>
 
 #include "convolution_op.h"
+#include "errors.h"
 #include "fourier_shift_op.h"
 #include "head_op.h"
 #include "rotation_head_op.h"
+
+#define CROSSD_BOX(...) TORCH_BOX((&InWordsOfTorch<&__VA_ARGS__>::call))
 
 namespace crossd_ops {
 
@@ -34,24 +37,24 @@ STABLE_TORCH_LIBRARY(crossd_ops, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CPU, m) {
-  m.impl("fourier_shift", TORCH_BOX(&fourier_shift<FourierShiftCpu>));
-  m.impl("fourier_shift_backward", TORCH_BOX(&fourier_shift_backward<FourierShiftCpu>));
-  m.impl("convolution", TORCH_BOX(&convolution<FourierShiftCpu>));
-  m.impl("convolution_backward", TORCH_BOX(&convolution_backward<FourierShiftCpu>));
-  m.impl("rotation_head", TORCH_BOX(&rotation_head<RotationHeadCpu>));
-  m.impl("rotation_head_backward", TORCH_BOX(&rotation_head_backward<RotationHeadCpu>));
-  m.impl("predict_shift", TORCH_BOX(&predict_shift));
-  m.impl("predict_shift_backward", TORCH_BOX(&predict_shift_backward));
+  m.impl("fourier_shift", CROSSD_BOX(fourier_shift<FourierShiftCpu>));
+  m.impl("fourier_shift_backward", CROSSD_BOX(fourier_shift_backward<FourierShiftCpu>));
+  m.impl("convolution", CROSSD_BOX(convolution<FourierShiftCpu>));
+  m.impl("convolution_backward", CROSSD_BOX(convolution_backward<FourierShiftCpu>));
+  m.impl("rotation_head", CROSSD_BOX(rotation_head<RotationHeadCpu>));
+  m.impl("rotation_head_backward", CROSSD_BOX(rotation_head_backward<RotationHeadCpu>));
+  m.impl("predict_shift", CROSSD_BOX(predict_shift));
+  m.impl("predict_shift_backward", CROSSD_BOX(predict_shift_backward));
 }
 
 #if defined(CROSSD_WITH_CUDA)
 STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CUDA, m) {
-  m.impl("fourier_shift", TORCH_BOX(&fourier_shift<FourierShiftCuda>));
-  m.impl("fourier_shift_backward", TORCH_BOX(&fourier_shift_backward<FourierShiftCuda>));
-  m.impl("convolution", TORCH_BOX(&convolution<FourierShiftCuda>));
-  m.impl("convolution_backward", TORCH_BOX(&convolution_backward<FourierShiftCuda>));
-  m.impl("rotation_head", TORCH_BOX(&rotation_head<RotationHeadCuda>));
-  m.impl("rotation_head_backward", TORCH_BOX(&rotation_head_backward<RotationHeadCuda>));
+  m.impl("fourier_shift", CROSSD_BOX(fourier_shift<FourierShiftCuda>));
+  m.impl("fourier_shift_backward", CROSSD_BOX(fourier_shift_backward<FourierShiftCuda>));
+  m.impl("convolution", CROSSD_BOX(convolution<FourierShiftCuda>));
+  m.impl("convolution_backward", CROSSD_BOX(convolution_backward<FourierShiftCuda>));
+  m.impl("rotation_head", CROSSD_BOX(rotation_head<RotationHeadCuda>));
+  m.impl("rotation_head_backward", CROSSD_BOX(rotation_head_backward<RotationHeadCuda>));
 }
 #endif
 

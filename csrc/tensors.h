@@ -6,7 +6,11 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <cstdint>
+#include <functional>
+#include <numeric>
 #include <vector>
+
+#include "errors.h"
 
 namespace crossd_ops {
 
@@ -25,8 +29,12 @@ inline torch::stable::Tensor new_tensor(const torch::stable::Tensor& like, const
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   const auto dtype_code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-                                                  dtype_code, device_type, like.get_device_index(), &handle));
+  const int64_t axes = static_cast<int64_t>(sizes.size());
+  if (aoti_torch_empty_strided(axes, sizes.data(), strides.data(), dtype_code, device_type, like.get_device_index(),
+                               &handle) != AOTI_TORCH_SUCCESS)
+    throw_out_of_memory(like.is_cuda(), std::accumulate(sizes.begin(), sizes.end(),
+                                                        static_cast<int64_t>(aoti_torch_dtype_element_size(dtype_code)),
+                                                        std::multiplies<int64_t>()));
   return torch::stable::Tensor(handle);
 }
 

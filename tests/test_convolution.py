@@ -151,8 +151,8 @@ def test_gradients_that_nobody_needs_are_not_computed(
     channels: int, pixels: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[bool, ...]] = []
-    original = _crossd_convolution._backward
-    monkeypatch.setattr(_crossd_convolution, "_backward", lambda *a: asked.append(a[-3:]) or original(*a))
+    original = _crossd_convolution._eager_backward
+    monkeypatch.setattr(_crossd_convolution, "_eager_backward", lambda *a: asked.append(a[-3:]) or original(*a))
     every = tensors(2, channels=channels, sizes=pixels)
     wanted = torch.autograd.grad(crossd_conv2d(*every).sum(), every)
     for needs in itertools.product([True, False], repeat=4):

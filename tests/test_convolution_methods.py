@@ -7,9 +7,6 @@ import subprocess
 import sys
 
 import pytest
-
-pytest.importorskip("tqdm")
-
 from other_process import assert_tests_pass
 
 from benchmarks import convolution_methods
@@ -44,11 +41,20 @@ def test_every_method_convolves_every_problem(compiled_library: None, method: st
     assert_tests_pass(files, chosen, more_than=60, **environment)
 
 
-def test_a_method_that_is_none_is_refused(compiled_library: None) -> None:
+def test_the_way_of_gpus_convolves_every_problem(compiled_library: None) -> None:
+    """The tests of values again, where tensors of the CPU go by torch's dispatcher as those of GPUs do."""
+    chosen = "not compile and not opcheck and not transforms and not second_order"
+    assert_tests_pass(("convolution", "convolution_operators"), chosen, more_than=90, CROSSD_CONVOLUTION_BRANCH="gpu")
+
+
+@pytest.mark.parametrize("name, value, expected", [
+    ("METHOD", "matrices", "grouped, loop, matrix or small"), ("BRANCH", "GPU", "cpu or gpu"),
+])  # fmt: skip
+def test_a_choice_that_is_none_is_refused(compiled_library: None, name: str, value: str, expected: str) -> None:
     script = (
         "import torch, crossd_ops; crossd_ops.crossd_conv2d(*map(torch.ones, ((2, 1, 4, 4), (1, 1, 3, 3, 3), (2, 3))))"
     )
-    environment = {**os.environ, "CROSSD_CONVOLUTION_METHOD": "matrices"}
+    environment = {**os.environ, f"CROSSD_CONVOLUTION_{name}": value}
     process = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-    expected = "expected grouped, loop, matrix or small in the environment, got matrices"
-    assert f"ValueError: CROSSD_CONVOLUTION_METHOD: {expected}" in process.stderr
+    text = f"CROSSD_CONVOLUTION_{name}: expected {expected} in the environment, got {value}"
+    assert process.stderr.endswith(f"ValueError: {text}\n")

@@ -5,7 +5,8 @@ namespace crossd_ops::cpu {
 
 enum class Capability : int { baseline = 0, avx2 = 1, avx512 = 2 };
 
-// The best of this processor; CROSSD_CPU_CAPABILITY=baseline|avx2|avx512 in the environment can lower it.
+// The best of this processor; CROSSD_CPU_CAPABILITY=baseline|avx2|avx512 in the environment can lower it; any
+// other value throws std::invalid_argument.
 Capability capability();
 
 const char* cpu_capability();  // its name
