@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
+import cmake_torch
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,7 @@ from crossd_ops import CrossDConv2d, _cmake
 
 CONSUMER = Path(__file__).resolve().parent / "cpp"
 
-pytestmark = [
-    pytest.mark.usefixtures("compiled_library"),
-    pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake"),
-]
+pytestmark = pytest.mark.usefixtures("compiled_library")
 
 
 def output(*command: str | Path) -> str:
@@ -29,6 +26,7 @@ def output(*command: str | Path) -> str:
 @pytest.fixture(scope="module")
 def run_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program that loads a package and runs it."""
+    cmake_torch.require()
     build = tmp_path_factory.mktemp("run_package")
     prefixes = f"{_cmake.cmake_prefix_path};{torch.utils.cmake_prefix_path}"
     output("cmake", "-S", CONSUMER, "-B", build, f"-DCMAKE_PREFIX_PATH={prefixes}")

@@ -102,16 +102,16 @@ def test_build_info() -> None:
 @pytest.mark.parametrize("library", ["missing", "broken"])
 def test_package_works_without_the_library(tmp_path: Path, library: str) -> None:
     package = tmp_path / "crossd_ops"
-    package.mkdir()
-    for source in PACKAGE.glob("*.py"):
-        shutil.copy(source, package)
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("lib", "*.so", "__pycache__"))
     if library == "broken":
         (package / "lib").mkdir()
         (package / "lib" / "libcrossd_ops.so").write_text("not a library")
     program = f"""
 import sys; sys.path.insert(0, {str(tmp_path)!r})
 import torch, crossd_ops
-assert crossd_ops.__file__.startswith({str(tmp_path)!r})
+loaded = [module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "crossd_ops"]
+assert "crossd_ops.conversion" in sys.modules
+assert all(file.startswith({str(tmp_path)!r}) for file in loaded), loaded
 assert crossd_ops.backend() == "reference"
 info = crossd_ops.build_info()
 assert info["library"] is None and {"exist" if library == "missing" else "load"!r} in info["library_error"], info

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cmake_torch
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,7 @@ def output(*command: str | Path) -> str:
 
 
 def configure(build: Path, *options: str) -> None:
+    cmake_torch.require()
     prefixes = f"{_cmake.cmake_prefix_path};{torch.utils.cmake_prefix_path}"
     output("cmake", "-S", CONSUMER, "-B", build, f"-DCMAKE_PREFIX_PATH={prefixes}", *options)
 

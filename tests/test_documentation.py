@@ -14,7 +14,6 @@ import os
 import re
 import runpy
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import cmake_torch
 import model_zoo
 import pytest
 
@@ -164,9 +164,9 @@ def test_shell_commands(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         check_command(words, monkeypatch)
 
 
-@pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake")
 @pytest.mark.usefixtures("compiled_library")
 def test_cpp_program(tmp_path: Path) -> None:
+    cmake_torch.require()
     found = blocks(CPP_PAGE)
     for block in found:
         if block.language in ("cpp", "cmake"):
