@@ -5,7 +5,7 @@
 #   PYTHON=python3.12        the interpreter that .venv is made with
 #   PYTEST_ARGS, BENCH_ARGS  arguments for pytest and for the benchmark (BENCH_ARGS=--help lists them); files of tests run
 #                            two at a time, PYTEST_ARGS=-n0 runs them one after the other
-#   GPU_ARGS                 for the GPU run, which uses PYTHON, its torch and nvcc, and no network (GPU_ARGS=--help)
+#   GPU_ARGS                 for the GPU run, check or measure (GPU_ARGS=--help), on PYTHON, its torch and nvcc, without network
 #   WHEEL_TORCHES, WHEEL_PYTHONS   what wheel-check installs the wheel with, in a fresh environment for every pair
 #   CROSSD_CUDA, TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, MAX_JOBS   see setup.py
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch  # noqa: F401  imported once, for all parts: see run.py
 
 from benchmarks import gpu
-from benchmarks.gpu.parts import PARTS
+from benchmarks.gpu.parts import CALL_SECONDS, CALLS, PARTS
 from benchmarks.gpu.run import read_results, run_parts
 
 _DEFAULT_OUT = Path(__file__).resolve().parents[1] / "out" / "gpu.json"
@@ -23,24 +23,32 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "report":
             from benchmarks.gpu.report import write_report  # needs matplotlib, which a run does not
 
-            for path in write_report(read_results(options.results), options.out or options.results.parent):
+            results = read_results(options.results[0])
+            for other in map(read_results, options.results[1:]):
+                results["parts"] |= other["parts"]
+                results["dry_run"] |= other["dry_run"]
+            for path in write_report(results, options.out or options.results[0].parent):
                 print(f"wrote {path}")
             return 0
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        results = run_parts(
-            options.parts,
+        calls = [options.call] if options.call else list(CALLS)
+        outcomes = run_parts(
+            options.parts or [name for call in calls for name in CALLS[call]],
             options.out,
             device="cpu" if options.dry_run else "cuda",
             dry_run=options.dry_run,
-            seconds=options.seconds,
+            seconds=options.seconds or CALL_SECONDS * (1 if options.parts else len(calls)),
             commit=options.commit,
+            again=options.parts is not None,
         )
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    for name, outcome in results["parts"].items():
+    for name, outcome in outcomes.items():
         print(f"{name:14} {outcome['seconds']:7.1f} s  {outcome['status']}")
+        for fault in (outcome.get("result") or {}).get("faults", []):
+            print(f"  {fault}")
     print(f"wrote {options.out}")
-    return int(any(outcome["status"] != "done" for outcome in results["parts"].values()))
+    return int(any(outcome["status"] != "done" for outcome in outcomes.values()))
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -48,23 +56,23 @@ def _make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run the parts", formatter_class=argparse.RawDescriptionHelpFormatter)
     run.epilog = "parts:\n" + "\n".join(f"  {name:14} {part.about}" for name, part in PARTS.items())
+    run.epilog += "\n\ncalls:\n" + "\n".join(f"  {name:14} {', '.join(parts)}" for name, parts in CALLS.items())
+    wanted = run.add_mutually_exclusive_group()
+    wanted.add_argument(
+        "call", nargs="?", choices=list(CALLS), help="the parts of one call that FILE does not hold; default: of both"
+    )
     run.add_argument(
         "--out", type=Path, default=_DEFAULT_OUT, metavar="FILE", help=f"JSON (default: {_DEFAULT_OUT.name})"
     )
-    run.add_argument(
-        "--parts",
-        type=_parts,
-        metavar="A,B",
-        help="run these, also where FILE holds them already; default: all that FILE does not hold as done",
-    )
-    run.add_argument("--seconds", type=float, default=530.0, help="for the whole run (default: 530)")
+    wanted.add_argument("--parts", type=_parts, metavar="A,B", help="these, also where FILE holds them already")
+    run.add_argument("--seconds", type=float, help=f"for the whole run (default: {CALL_SECONDS:.0f} for each call)")
     run.add_argument("--commit", help="what is measured, where the tree is no git checkout")
     run.add_argument(
         "--dry-run", action="store_true", help="every part on the CPU in tiny sizes: does the script work?"
     )
     report = commands.add_parser("report", help="tables, plots and a roofline from the JSON of a run; needs no GPU")
-    report.add_argument("results", type=Path)
-    report.add_argument("--out", type=Path, metavar="FOLDER", help="default: that of the results")
+    report.add_argument("results", type=Path, nargs="+", help="of one run, or of several calls: the last has the say")
+    report.add_argument("--out", type=Path, metavar="FOLDER", help="default: that of the first results")
     return parser
 
 

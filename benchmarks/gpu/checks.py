@@ -1,72 +1,26 @@
-"""Parts that build and check: each returns JSON values, with `passed` where it can find a fault."""
+"""Parts that check: each returns JSON values, with `passed` where it can find a fault."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from importlib import metadata
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.gpu.parts import Settings
+from benchmarks.gpu.programs import ROOT, find, is_installed, run
 
-ROOT = Path(__file__).resolve().parents[2]
 _TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 _CUDA_TESTS = ("tests/test_cuda_device.py", "tests/test_cuda_layers.py", "tests/test_graph_capture.py")
-_PACKAGES = ("numpy", "matplotlib", "pytest", "pytest-xdist", "hypothesis", "setuptools", "ninja", "pybind11", "triton")
-_WORKERS = 12  # of the suite, each with its own CUDA context
 _KEPT_LINES = 60
-
-
-def build(settings: Settings) -> dict[str, Any]:
-    """Compiles in place for this GPU alone; a dry run, which must not touch the installed library, only looks."""
-    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    result: dict[str, Any] = {"command": " ".join(["python", *command[1:]]), "tools": _tools()}
-    if settings.dry_run:
-        return result
-    major, minor = torch.cuda.get_device_capability()
-    environment = {"CROSSD_CUDA": "1", "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}"}
-    start = time.monotonic()
-    status, lines = _run(command, **environment)
-    return {
-        **result,
-        "environment": environment,
-        "build_seconds": round(time.monotonic() - start, 1),
-        "warnings": sum("warning" in line for line in lines),
-        "output": lines[-_KEPT_LINES:] if status else lines[-3:],
-        "passed": status == 0,
-    }
-
-
-def environment(settings: Settings) -> dict[str, Any]:
-    """Commit, GPU, driver and versions."""
-    import crossd_ops
-    from benchmarks.environment import describe_environment
-
-    device = torch.device(settings.device)
-    facts = describe_environment(device)
-    if settings.commit:
-        facts["git_commit"] = settings.commit
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    facts |= {"packages": versions, "tools": _tools()}
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        facts["multiprocessors"] = properties.multi_processor_count
-        facts["l2_bytes"] = getattr(properties, "L2_cache_size", None)
-        facts["gpus"] = torch.cuda.device_count()
-        facts["cudnn"] = torch.backends.cudnn.version()
-    return {**facts, "passed": crossd_ops.backend(device) == "compiled"}
+_SECONDS_BETWEEN_SAVES = 1.0
 
 
 def self_test(settings: Settings) -> dict[str, Any]:
@@ -80,127 +34,99 @@ def self_test(settings: Settings) -> dict[str, Any]:
 def cuda_tests(settings: Settings) -> dict[str, Any]:
     """Tests of the operators on the GPU; a dry run has the CPU stand in, for a few of them."""
     few = ["-k", "nothing_to_do or nan_stays or rotation_shift"] if settings.dry_run else []
-    return _pytest([*_CUDA_TESTS, *few], settings, workers=1)
+    return _pytest([*_CUDA_TESTS, *few], settings, workers=1 if settings.dry_run else len(_CUDA_TESTS))
 
 
 def suite(settings: Settings) -> dict[str, Any]:
-    """Every test of the package; a dry run has one file."""
-    arguments = ["tests/test_reference.py"] if settings.dry_run else ["tests"]
-    return _pytest(arguments, settings, workers=1 if settings.dry_run else _WORKERS)
+    """Every other test of the package; a dry run has one file."""
+    if settings.dry_run:
+        return _pytest(["tests/test_reference.py"], settings, workers=1)
+    others = [f"--ignore={path}" for path in _CUDA_TESTS]
+    return _pytest(["tests", *others], settings, workers=len(os.sched_getaffinity(0)))
 
 
 def sanitizer(settings: Settings) -> dict[str, Any]:
-    """Each tool over benchmarks.gpu.kernel_calls, at the same time; and which kernels these calls launch."""
-    from benchmarks.gpu.kernel_calls import kernel_names
-
+    """Each tool over benchmarks.gpu.kernel_calls, at the same time; what a tool found is kept when it ends."""
     calls = [sys.executable, "-m", "benchmarks.gpu.kernel_calls", "--device", settings.device]
-    result: dict[str, Any] = {"kernels": sorted(kernel_names()), "tools": {}}
     if settings.dry_run:
-        status, lines = _run([*calls, "--few"])
-        return {**result, "output": lines[-3:], "passed": status == 0}
-    result |= _launched_kernels(settings)
-    tool = _find("compute-sanitizer")
-    if tool is None:
-        return {**result, "output": ["compute-sanitizer: not found"], "passed": False}
+        status, lines = run([*calls, "--few"])
+        return {"tools": {}, "output": lines[-3:], "passed": status == 0}
+    program = find("compute-sanitizer")
+    if program is None:
+        return {"tools": {}, "faults": ["compute-sanitizer: not found"], "passed": False}
+    tools: dict[str, dict[str, Any]] = {}
+    faults: list[str] = []
+    with ThreadPoolExecutor(len(_TOOLS)) as pool:
+        running = {pool.submit(_sanitize, program, name, calls): name for name in _TOOLS}
+        settings.save({"tools": tools, "unfinished": list(_TOOLS)})
+        for future in as_completed(running):
+            name = running[future]
+            tools[name] = future.result()
+            if tools[name]["output"]:
+                faults.append(f"{name}: exit status {tools[name]['exit_status']}: {tools[name]['output'][-1]}")
+            unfinished = [other for other in _TOOLS if other not in tools]
+            settings.save({"tools": tools, "faults": faults, "unfinished": unfinished})
+    return {"tools": tools, "faults": faults, "passed": not faults}
+
+
+def _sanitize(program: str, tool: str, calls: list[str]) -> dict[str, Any]:
+    """Exit status and summary of one tool; its output where it is not clean."""
+    start = time.monotonic()
     # Every allocation its own: a caching allocator would hide what lies beside a tensor.
-    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    running = {
-        name: subprocess.Popen(
-            [tool, "--tool", name, "--error-exitcode", "86", *calls],
-            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        )
-        for name in _TOOLS
-    }  # fmt: skip
-    for name, process in running.items():
-        output = process.communicate()[0].splitlines()
-        summary = [line for line in output if "SUMMARY" in line]
-        clean = process.returncode == 0 and any(line.endswith("calls") for line in output)
-        result["tools"][name] = {
-            "exit_status": process.returncode,
-            "summary": summary,
-            "output": [] if clean else output[:_KEPT_LINES],
-        }
-        settings.save(result)
-    passed = all(found["exit_status"] == 0 and not found["output"] for found in result["tools"].values())
-    return {**result, "passed": passed and not result["not_launched"]}
+    status, lines = run([program, "--tool", tool, "--error-exitcode", "86", *calls], PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+    clean = status == 0 and any(line.endswith("calls") for line in lines)
+    return {
+        "exit_status": status,
+        "seconds": round(time.monotonic() - start, 1),
+        "summary": [line for line in lines if "SUMMARY" in line],
+        "output": [] if clean else ([*lines[:_KEPT_LINES], *lines[_KEPT_LINES:][-_KEPT_LINES:]] or ["no output"]),
+    }
 
 
-def _launched_kernels(settings: Settings) -> dict[str, Any]:
-    """The kernels of the list by torch's profiler, each instantiation, and those of the sources that were not."""
+def kernels(settings: Settings) -> dict[str, Any]:
+    """The kernels that the calls under the sanitizer launch, by torch's profiler, and those of the sources they do not.
+
+    A part of its own: a profiler that fails takes nothing along.
+    """
     from torch.profiler import ProfilerActivity, profile
 
     from benchmarks.gpu.kernel_calls import all_calls, kernel_names
 
+    names = kernel_names()
+    if settings.dry_run:
+        return {"kernels": sorted(names)}
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _, call in all_calls(torch.ops.crossd_ops, torch.device(settings.device), few=False):
             call()
         torch.cuda.synchronize()
     seen = {event.name for event in profiler.events()}
-    launched = {name for name in kernel_names() if any(re.search(rf"\b{name}\b", event) for event in seen)}
+    if not seen:
+        return {"kernels": sorted(names), "faults": ["the profiler saw no kernel at all"], "passed": False}
+    launched = {name for name in names if any(re.search(rf"\b{name}\b", event) for event in seen)}
     instantiations = sorted(event for event in seen if any(re.search(rf"\b{name}\b", event) for name in launched))
-    return {"instantiations": instantiations, "not_launched": sorted(kernel_names() - launched)}
+    missing = sorted(names - launched)
+    found = {"kernels": sorted(names), "instantiations": instantiations, "not_launched": missing}
+    return {**found, "passed": not missing}
 
 
 def _pytest(arguments: list[str], settings: Settings, *, workers: int) -> dict[str, Any]:
-    if not _installed("pytest"):
-        return {"output": ["pytest: not installed; the part self_test needs none"], "passed": False}
-    parallel = ["-n", str(workers), "--dist", "loadfile"] if workers > 1 and _installed("xdist") else []
-    environment = {"CROSSD_TEST_DEVICE": settings.device, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-rfEs", "-p", "no:cacheprovider", *parallel, *arguments]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    lines: list[str] = []
-    kept = time.monotonic()
-    for line in process.stdout:
-        lines.append(line.rstrip())
-        if time.monotonic() > kept + 5:  # what a run that is cut off had come to
-            kept = time.monotonic()
-            settings.save({"output": lines[-_KEPT_LINES:]})
-    status = process.wait()
-    counts = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped|errors?)", lines[-1])}
-    faults = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    skipped = [line for line in lines if line.startswith("SKIPPED")]
-    output = lines[-_KEPT_LINES:] if status else lines[-1:]
-    return {"counts": counts, "faults": faults, "skipped": skipped, "output": output, "passed": status == 0}
+    """Counts, faults and skipped tests, saved as they come; what pytest prints goes into the log."""
+    if not is_installed("pytest"):
+        return {"faults": ["pytest: not installed; the part self_test needs none"], "passed": False}
+    from benchmarks.gpu.pytest_record import summarize
 
-
-def _installed(module: str) -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec(module) is not None
-
-
-def _find(program: str) -> str | None:
-    """A program of the CUDA toolkit: on PATH, or where CUDA_HOME says."""
-    folders = [Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / folder for folder in ("bin", "compute-sanitizer")]
-    return shutil.which(program) or next((str(path) for folder in folders if (path := folder / program).exists()), None)
-
-
-def _tools() -> dict[str, str | None]:
-    """Version of each program that the run uses, None where it is not there."""
-    versions: dict[str, str | None] = {}
-    for program in ("c++", "nvcc", "compute-sanitizer", "ninja"):
-        path = _find(program)
-        lines = _run([path, "--version"])[1] if path else []
-        numbered = [line.strip() for line in lines if re.search(r"\d+\.\d+", line)]
-        versions[program] = numbered[0] if numbered else None
-    return versions
-
-
-def _run(command: list[str], **environment: str) -> tuple[int, list[str]]:
-    process = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return process.returncode, process.stdout.splitlines()
+    parallel = ["-n", str(workers), "--dist", "loadfile"] if workers > 1 and is_installed("xdist") else []
+    # A file whose imports are missing here is one fault among others.
+    options = ["-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", *parallel]
+    environment = {**os.environ, "CROSSD_TEST_DEVICE": settings.device, "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder, "record")
+        command = [sys.executable, "-m", "benchmarks.gpu.pytest_record", str(record), *options, *arguments]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment)
+        while process.poll() is None:
+            time.sleep(_SECONDS_BETWEEN_SAVES)
+            settings.save({"parallel": parallel, **summarize(record)})
+        found = summarize(record)
+    if process.returncode != 0 and not found["faults"]:
+        found["faults"] = [f"pytest: exit status {process.returncode}; the log says why"]
+    return {"parallel": parallel, **found, "passed": process.returncode == 0}

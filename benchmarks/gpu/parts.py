@@ -1,4 +1,4 @@
-"""The parts of the run: what each is called, what it does and how long it may take."""
+"""The parts of the run: what each is called, what it does, how long it may take, and which call runs it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 SaveRows = Callable[[dict[str, Any]], None]
+
+CALL_SECONDS = 530.0  # of one call: a machine may be lent for ten minutes, and an interpreter has to start
+BUILD = "build"  # nothing is measured or tested without it
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Part:
     function: str
     seconds: float
     about: str
+    of_machine: bool = False  # begins every call, whatever an older file says: the machine may be another, and bare
+    takes_rest: bool = False  # may take, beyond its seconds, what others leave over
 
     def load(self) -> Callable[[Settings], dict[str, Any]]:
         """The function."""
@@ -36,17 +41,26 @@ class Part:
         return function
 
 
-# In this order: what is measured has been built and checked. The limits are ceilings; a usual run is well below them,
-# and what is left of the whole run's time goes to the suite.
+# What is essential comes first: a call may be cut off.
 PARTS: dict[str, Part] = {
-    "build": Part("benchmarks.gpu.checks:build", 150, "compile the package in place, for this GPU's architecture"),
-    "environment": Part("benchmarks.gpu.checks:environment", 30, "commit, GPU, driver, versions"),
-    "self_test": Part("benchmarks.gpu.checks:self_test", 40, "crossd_ops.self_test() on the GPU"),
-    "cuda_tests": Part("benchmarks.gpu.checks:cuda_tests", 120, "tests that need a GPU"),
-    "sanitizer": Part("benchmarks.gpu.checks:sanitizer", 120, "compute-sanitizer's four tools over every kernel"),
-    "bandwidth": Part("benchmarks.gpu.ceilings:bandwidth", 30, "the measured ceilings: copy, multiply-add"),
-    "operators": Part("benchmarks.gpu.operators:operators", 120, "each operator against its alternatives"),
-    "networks": Part("benchmarks.gpu.networks:networks", 90, "training steps of whole networks"),
-    "convolutions": Part("benchmarks.gpu.convolutions:convolutions", 40, "methods of the per-sample convolution"),
-    "suite": Part("benchmarks.gpu.checks:suite", 400, "the whole test suite"),
+    BUILD: Part("benchmarks.gpu.build:build", 120, "install for this GPU's architecture", of_machine=True),
+    "environment": Part("benchmarks.gpu.build:environment", 15, "commit, GPU, driver, versions", of_machine=True),
+    "self_test": Part("benchmarks.gpu.checks:self_test", 30, "crossd_ops.self_test() on the GPU"),
+    "cuda_tests": Part("benchmarks.gpu.checks:cuda_tests", 70, "tests that need a GPU"),
+    "sanitizer": Part("benchmarks.gpu.checks:sanitizer", 80, "compute-sanitizer's four tools over every kernel"),
+    "kernels": Part("benchmarks.gpu.checks:kernels", 15, "which kernels the calls under the sanitizer launch"),
+    "suite": Part("benchmarks.gpu.checks:suite", 200, "all other tests", takes_rest=True),
+    "bandwidth": Part("benchmarks.gpu.ceilings:bandwidth", 20, "the measured ceilings: copy, multiply-add"),
+    "operators": Part(
+        "benchmarks.gpu.operators:operators", 170, "each operator against its alternatives", takes_rest=True
+    ),
+    "networks": Part("benchmarks.gpu.networks:networks", 100, "training steps of whole networks"),
+    "convolutions": Part("benchmarks.gpu.convolutions:convolutions", 50, "methods of the per-sample convolution"),
+    "compiled": Part("benchmarks.gpu.operators:compiled_operators", 55, "operators against torch.compile's"),
+}
+
+# Each is one command, which needs nothing of the other: it begins with the parts of the machine, then runs these.
+CALLS: dict[str, tuple[str, ...]] = {
+    "check": ("self_test", "cuda_tests", "sanitizer", "kernels", "suite"),
+    "measure": ("bandwidth", "operators", "networks", "convolutions", "compiled"),
 }
