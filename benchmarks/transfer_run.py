@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.progress import progress_bar
 from benchmarks.train_state import load_checkpoint, save_checkpoint, write_whole
 from benchmarks.transfer_data import PLANES, TransferData
 from benchmarks.transfer_models import build_network
@@ -109,10 +110,8 @@ def run_cells(
     label: str,
 ) -> None:
     """Run the cells that are not finished, with a progress bar."""
-    from tqdm import tqdm
-
     waiting = [cell for cell in cells if workplaces[cell.task].result(cell) is None]
-    with tqdm(total=len(cells), initial=len(cells) - len(waiting), desc=label, unit="run") as progress:
+    with progress_bar(total=len(cells), initial=len(cells) - len(waiting), desc=label, unit="run") as progress:
         running = [pool.submit(run_cell, workplaces[cell.task], cell, schedules[cell.task]) for cell in waiting]
         for finished in concurrent.futures.as_completed(running):
             finished.result()

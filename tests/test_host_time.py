@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("tqdm")
-
 from benchmarks import host_time
 
 
