@@ -7,10 +7,9 @@ and torch.compile.
 
 from __future__ import annotations
 
-import contextlib
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from benchmarks.network_breakdown import breakdown
 from benchmarks.network_memory import step_memory
 from benchmarks.network_step import NetworkCase, TrainingStep
-from benchmarks.timing import Timing, measure_in_turns, summarize
+from benchmarks.timing import Timing, cudnn_benchmark, measure_in_turns, summarize
 
 _BROKEN_DOWN = ("plain", "fused")
 _WARM_UP_BATCH = 2
@@ -76,11 +75,18 @@ def _benchmark_network(
     run: NetworkRun, device: torch.device, rounds: int, seed: int, begin: Callable[[str], None]
 ) -> dict[str, Any]:
     label = run.case.label
-    with _tuned_convolutions():
+    with cudnn_benchmark(True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="torch._inductor")  # torch.compile's
         begin(f"{label}: {', '.join(run.variants)}")
         steps = {variant: TrainingStep(run.case, variant, device, seed) for variant in run.variants}
         timings = measure_in_turns(
-            steps, device, rounds=rounds, seconds_per_turn=0.5, seconds_budget=120.0, maximum_calls_per_turn=5
+            steps,
+            device,
+            rounds=rounds,
+            seconds_per_turn=0.5,
+            seconds_budget=120.0,
+            maximum_calls_per_turn=5,
+            consecutive=True,
         )
         begin(f"{label}: breakdown")
         breakdowns = _breakdowns({variant: steps[variant] for variant in _BROKEN_DOWN}, rounds)
@@ -132,11 +138,3 @@ def _time_once(case: NetworkCase, variant: str, device: torch.device, seed: int)
     start = time.perf_counter()
     step()
     return summarize([time.perf_counter() - start])
-
-
-@contextlib.contextmanager
-def _tuned_convolutions() -> Iterator[None]:
-    """cuDNN may choose its convolutions by measurement, as training scripts let it; torch.compile may not warn."""
-    with torch.backends.cudnn.flags(benchmark=True), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="torch._inductor")
-        yield

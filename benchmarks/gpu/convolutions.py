@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,55 +14,67 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.convolution_methods import LAYERS
+from benchmarks.gpu.measure import in_layout_of, network_layout
 from benchmarks.gpu.parts import Settings
-from benchmarks.timing import measure_in_turns
+from benchmarks.timing import cudnn_benchmark, measure_in_turns
 
 METHODS = ("plain", "grouped", "loop", "matrix")
 _BATCHES = (4, 32)
 _DRY_RUN_LAYERS = [(3, 4, 3, 2, 9), (4, 6, 3, 1, 5)]
+_RESERVE = 0.1  # of the part's time, which the last row needs to come to its end
 
 
 def convolutions(settings: Settings) -> dict[str, Any]:
-    """One row for each layer, type and batch: forward and backward seconds of every method."""
-    device = torch.device(settings.device)
+    """One row for each layer, type and batch, with and without cuDNN's choice by measurement: seconds of every method.
+
+    The rows for which there was no time are named.
+    """
+    deadline = time.monotonic() + settings.seconds * (1 - _RESERVE)
     rows: list[dict[str, Any]] = []
+    left_out: list[str] = []
+    layers = _DRY_RUN_LAYERS if settings.dry_run else LAYERS
     batches = (2,) if settings.dry_run else _BATCHES
-    for layer in _DRY_RUN_LAYERS if settings.dry_run else LAYERS:
-        for dtype in (torch.float32, torch.bfloat16):
-            for batch in batches:
-                rows.append(_measure_layer(layer, batch, dtype, device, settings.dry_run))
-                settings.save({"rows": rows})
-    return {"rows": rows}
+    for benchmark, *problem in itertools.product((False, True), layers, (torch.float32, torch.bfloat16), batches):
+        if time.monotonic() > deadline:
+            left_out.append(" ".join(map(str, [*problem, *(["cudnn.benchmark"] if benchmark else [])])))
+            continue
+        with cudnn_benchmark(benchmark):
+            rows.append({**_measure_layer(*problem, settings), "cudnn_benchmark": benchmark})
+        settings.save({"rows": rows, "left_out": left_out})
+    return {"rows": rows, "left_out": left_out}
 
 
 def _measure_layer(
-    layer: tuple[int, int, int, int, int], batch: int, dtype: torch.dtype, device: torch.device, dry_run: bool
+    layer: tuple[int, int, int, int, int], dtype: torch.dtype, batch: int, settings: Settings
 ) -> dict[str, Any]:
+    device = torch.device(settings.device)
     in_channels, out_channels, size, _, pixels = layer
     problem = make_problem(layer, batch, dtype, device)
-    if dtype is not torch.float32:
-        problem = replace(problem, input=problem.input.contiguous(memory_format=torch.channels_last))
-    grad = torch.randn_like(problem.forward("plain"))
+    values = torch.randn_like(problem.forward("plain"))
     candidates: dict[str, Callable[[], object]] = {}
     for method in METHODS:
         candidates[f"{method} forward"] = partial(problem.forward, method)
-        candidates[f"{method} backward"] = partial(problem.backward, method, grad)
-    rounds, seconds = (1, 0.0) if dry_run else (3, 0.5)
+        candidates[f"{method} backward"] = partial(
+            problem.backward, method, in_layout_of(problem.forward(method), values)
+        )
+    rounds, seconds = (1, 0.0) if settings.dry_run else (3, 0.5)
     timings = measure_in_turns(candidates, device, rounds=rounds, seconds_budget=seconds, seconds_per_turn=0.01)
     return {
         "layer": f"{in_channels}->{out_channels} {size}x{size} @{pixels}",
         "batch": batch,
         "dtype": str(dtype).removeprefix("torch."),
         "seconds": {name: timing.median for name, timing in timings.items()},
+        "host_bound": [name for name, timing in timings.items() if timing.host_bound],
     }
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One layer: kernels (B, O, C, K, K) of each sample; "plain" uses those of the first for all."""
+    """One layer: kernels (B, O, C, K, K) of each sample, and (O, C, K, K) for all of them, which "plain" uses."""
 
     input: Tensor
     kernels: Tensor
+    plain_kernels: Tensor
     stride: int
     need_input: bool = True  # images have no gradient
 
@@ -72,7 +86,7 @@ class Problem:
         """(B, O, H', W')"""
         samples, out_channels, _, size, _ = self.kernels.shape
         if method == "plain":
-            return F.conv2d(self.input, self.kernels[0], None, self.stride, self.padding)
+            return F.conv2d(self.input, self.plain_kernels, None, self.stride, self.padding)
         if method == "loop":
             rows = zip(self.input.split(1), self.kernels, strict=True)
             return torch.cat([F.conv2d(row, kernel, None, self.stride, self.padding) for row, kernel in rows])
@@ -88,7 +102,7 @@ class Problem:
         """Gradients of input and kernels."""
         samples = len(self.kernels)
         if method == "plain":
-            return self._library(grad, self.input, self.kernels[0], 1)
+            return self._library(grad, self.input, self.plain_kernels, 1)
         if method == "loop":
             rows = zip(grad.split(1), self.input.split(1), self.kernels, strict=True)
             inputs, kernels = zip(*(self._library(*row, 1)[:2] for row in rows), strict=True)
@@ -122,6 +136,8 @@ def make_problem(
 ) -> Problem:
     """Random numbers for one of `LAYERS`."""
     in_channels, out_channels, size, stride, pixels = layer
-    input = torch.randn(batch, in_channels, pixels, pixels, device=device).to(dtype)
+    layout = network_layout(dtype)
+    input = torch.randn(batch, in_channels, pixels, pixels, device=device).to(dtype, memory_format=layout)
     kernels = torch.randn(batch, out_channels, in_channels, size, size, device=device).to(dtype)
-    return Problem(input, kernels, stride, need_input=in_channels > 3)
+    plain_kernels = kernels[0].clone(memory_format=layout)
+    return Problem(input, kernels, plain_kernels, stride, need_input=in_channels > 3)

@@ -17,7 +17,8 @@ _COLORS["plain"] = "tab:gray"
 def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
     """Writes the plots that the results allow; returns their files."""
     parts = {name: outcome.get("result") or {} for name, outcome in results["parts"].items()}
-    rows, ceilings = parts.get("operators", {}).get("rows", []), parts.get("bandwidth", {})
+    rows = parts.get("operators", {}).get("rows", []) + parts.get("compiled", {}).get("rows", [])
+    ceilings = parts.get("bandwidth", {})
     moved = [row for row in rows if row["floor_bytes"]]
     figures = {}
     if moved:
@@ -92,8 +93,11 @@ def _plot_networks(rows: list[dict[str, Any]]) -> plt.Figure:
     figure, axes = plt.subplots(figsize=(max(5.0, 2.5 * len(rows)), 4.2))
     variants = list(rows[0]["variants"])
     for place, name in enumerate(variants):
-        positions = [index + (place - (len(variants) - 1) / 2) * 0.25 for index in range(len(rows))]
-        values = [row["variants"][name]["seconds"] * 1e3 for row in rows]
+        found = [(index, row["variants"][name].get("seconds")) for index, row in enumerate(rows)]
+        measured = [(index + (place - (len(variants) - 1) / 2) * 0.25, value * 1e3) for index, value in found if value]
+        if not measured:
+            continue
+        positions, values = zip(*measured, strict=True)
         bars = axes.bar(positions, values, 0.24, color=_COLORS.get(name), label=name)
         axes.bar_label(bars, fmt="{:.1f}", fontsize=8)
     axes.set_xticks(range(len(rows)), [row["network"].replace(" B=", "\nB=") for row in rows], fontsize=8)

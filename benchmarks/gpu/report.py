@@ -28,7 +28,7 @@ def format_report(results: dict[str, Any]) -> str:
     if results["dry_run"]:
         sections.append("**A dry run on the CPU in tiny sizes: its figures mean nothing.**")
     sections += [_environment(result_of(results, "environment")), _parts(results["parts"])]
-    rows = rows_of(results, "operators")
+    rows = rows_of(results, "operators") + rows_of(results, "compiled")
     if rows:
         sections += [*_operators(rows, copy_bandwidth(results)), _losing(rows, copy_bandwidth(results))]
     if rows_of(results, "networks"):
@@ -57,7 +57,7 @@ def copy_bandwidth(results: dict[str, Any]) -> float | None:
 
 
 def kernel_seconds(candidate: dict[str, Any]) -> float | None:
-    """Time in kernels, where the profiler told it; otherwise that between events, which holds the gaps too."""
+    """Time in kernels, where the profiler told it; otherwise that between events, which holds the gaps between them."""
     value: float | None = candidate.get("kernel_seconds") or candidate.get("seconds")
     return value
 
@@ -95,6 +95,7 @@ def _parts(parts: dict[str, Any]) -> str:
         if name == "sanitizer":
             tools = result.get("tools", {})
             found = "; ".join(f"{tool}: exit status {value['exit_status']}" for tool, value in tools.items())
+            found += "".join(f"; {tool}: unfinished" for tool in result.get("unfinished", []))
         if result.get("left_out"):
             found = "left out: " + ", ".join(result["left_out"])
         body.append([name, outcome["status"], f"{outcome['seconds']:.1f}", found])
@@ -115,33 +116,40 @@ def _faults(outcome: dict[str, Any]) -> list[str]:
 def _operators(rows: list[dict[str, Any]], bandwidth: float | None) -> list[str]:
     introduction = (
         "## Operators\n\nTimes in microseconds, medians of single calls with the L2 cache overwritten before each: "
-        "`events` from the first launch's start to the last one's end, `kernels` the sum of the kernels alone. GB/s: "
-        "the bytes that must move (inputs, results and gradients, each once) over the time in kernels; `of copy`: that "
-        "over the bandwidth of a large copy"
+        "`kernels` the sum of the kernels alone, `events` with the gaps between them, of a GPU that does not wait for "
+        "the host (`*`: it did), `host` what the host takes to queue the call. GB/s: the bytes that must move (inputs, "
+        "results and gradients, each once) over the time in kernels; `of copy`: that over the bandwidth of a large copy"
     )
     introduction += f" ({bandwidth / 1e9:.0f} GB/s here)." if bandwidth else " (not measured here)."
-    header = ["operator", "pass", "events", "kernels", "launches", "peak MB", "GB/s", "of copy", "times faster than"]
+    header = ["operator", "pass", "kernels", "events", "host", "launches", "peak MB", "GB/s", "of copy"]
+    header.append("times faster than, by kernels")
     body = []
     for row in rows:
         fused = row["candidates"]["fused"]
         seconds, share = kernel_seconds(fused), share_of_copy(row, bandwidth)
         rate = f"{row['floor_bytes'] / seconds / 1e9:.0f}" if row["floor_bytes"] and seconds else ""
         against = ", ".join(f"{name} {value:.1f}" for name, value in _ratios(row).items())
-        body.append([_title(row), row["pass"].replace("_", " + "), _micro(fused.get("seconds"))])
-        body[-1] += [
-            _micro(fused.get("kernel_seconds")),
-            str(fused.get("launches", "")),
-            _mega(fused.get("peak_bytes")),
-        ]
+        events = _micro(fused.get("seconds")) + ("*" if fused.get("host_bound") else "")
+        body.append([_title(row), row["pass"].replace("_", " + "), _micro(fused.get("kernel_seconds")), events])
+        body[-1] += [_micro(fused.get("host_seconds")), str(fused.get("launches", "")), _mega(fused.get("peak_bytes"))]
         body[-1] += [rate, f"{share:.0%}" if share else "", against]
     return [f"{introduction}\n\n{format_table(header, body)}"]
 
 
 def _ratios(row: dict[str, Any]) -> dict[str, float]:
-    """How many times faster the fused operator is than each candidate that ran, by events."""
-    fused = row["candidates"]["fused"].get("seconds")
-    others = {name: found.get("seconds") for name, found in row["candidates"].items() if name != "fused"}
-    return {name: seconds / fused for name, seconds in others.items() if fused and seconds}
+    """How many times faster the fused operator is than each candidate that ran, by kernels.
+
+    By events where the profiler did not tell the kernels of both, unless they hold the host's time: a sum of kernels is
+    never compared with events.
+    """
+    fused = row["candidates"]["fused"]
+    ratios = {}
+    for name, other in row["candidates"].items():
+        by = "kernel_seconds" if fused.get("kernel_seconds") and other.get("kernel_seconds") else "seconds"
+        of_host = by == "seconds" and (fused.get("host_bound") or other.get("host_bound"))
+        if name != "fused" and fused.get(by) and other.get(by) and not of_host:
+            ratios[name] = other[by] / fused[by]
+    return ratios
 
 
 def _losing(rows: list[dict[str, Any]], bandwidth: float | None) -> str:
@@ -161,31 +169,52 @@ def _losing(rows: list[dict[str, Any]], bandwidth: float | None) -> str:
 
 
 def _networks(rows: list[dict[str, Any]]) -> str:
-    header = ["network", "variant", "step ms", "times plain", "launches", "peak MB", "kept MB"]
+    introduction = (
+        "Milliseconds: `step` of steps one after the other, the host's time where it is longer than the GPU's; `host` "
+        "what it takes to queue a step, `kernels` the sum of the kernels."
+    )
+    header = ["network", "variant", "step", "times plain", "kernels", "times plain", "host"]
+    header += ["launches", "peak MB", "kept MB"]
     body = []
     for row in rows:
-        plain = row["variants"]["plain"]["seconds"]
+        plain = row["variants"]["plain"]
         for name, found in row["variants"].items():
+            body.append([row["network"], name])
+            if "error" in found:
+                body[-1] += [found["error"], *[""] * (len(header) - 3)]
+                continue
+            for by in ("seconds", "kernel_seconds"):
+                seconds, of_plain = found.get(by), plain.get(by)
+                body[-1] += [_milli(seconds), f"{seconds / of_plain:.2f}" if seconds and of_plain else ""]
             launches = str(found["breakdown"]["launches"]) if found["breakdown"] else ""
-            body.append([row["network"], name, f"{found['seconds'] * 1e3:.2f}", f"{found['seconds'] / plain:.2f}"])
-            body[-1] += [launches, _mega(found["peak_bytes"]), _mega(found["kept_bytes"])]
-    return f"## Training steps\n\n{format_table(header, body)}"
+            body[-1] += [_milli(found.get("host_seconds")), launches]
+            body[-1] += [_mega(found["peak_bytes"]), _mega(found["kept_bytes"])]
+    return f"## Training steps\n\n{introduction}\n\n{format_table(header, body)}"
 
 
 def _convolutions(rows: list[dict[str, Any]]) -> str:
-    header = ["layer", "batch", "dtype", "pass", "plain us", "grouped", "loop", "matrix", "fastest"]
+    header = ["layer", "batch", "dtype", "cudnn.benchmark", "pass", "plain us", "grouped", "loop", "matrix", "fastest"]
     body = []
     for row in rows:
         for direction in ("forward", "backward"):
             seconds = {name: row["seconds"][f"{name} {direction}"] for name in ("plain", "grouped", "loop", "matrix")}
             fastest = min((value, name) for name, value in seconds.items() if name != "plain")[1]
-            cells = [row["layer"], str(row["batch"]), row["dtype"], direction, *map(_micro, seconds.values())]
+            benchmark = "yes" if row["cudnn_benchmark"] else "no"
+            cells = [row["layer"], str(row["batch"]), row["dtype"], benchmark, direction]
+            for name, value in seconds.items():
+                cells.append(_micro(value) + ("*" if f"{name} {direction}" in row["host_bound"] else ""))
             body.append([*cells, fastest])
-    return f"## Methods of the per-sample convolution\n\n{format_table(header, body)}"
+    introduction = "Microseconds of the GPU; `*`: with the host's, for which it waited."
+    return f"## Methods of the per-sample convolution\n\n{introduction}\n\n{format_table(header, body)}"
 
 
 def _title(row: dict[str, Any]) -> str:
-    return f"{row['operator']} {row['shape']} {row['dtype']}"
+    benchmark = " cudnn.benchmark" if row.get("cudnn_benchmark") else ""
+    return f"{row['operator']} {row['shape']} {row['dtype']}{benchmark}"
+
+
+def _milli(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1e3:.2f}"
 
 
 def _micro(seconds: float | None) -> str:
