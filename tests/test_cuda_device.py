@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from cuda_device import (  # noqa: F401
@@ -20,6 +22,7 @@ from cuda_device import (  # noqa: F401
 from torch import Tensor
 
 import crossd_ops
+from benchmarks.gpu.kernel_calls import CHANNELS
 from crossd_ops import reference
 from crossd_ops._rotation_head import rotation_head
 
@@ -35,9 +38,12 @@ def test_slice_of_every_size(size: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=named)
 @pytest.mark.parametrize("sizes", [(3, 3, 3), (5, 5, 5), (7, 7, 7), (2, 3, 5), (4, 6, 3)], ids=str)
+@pytest.mark.parametrize("channels", CHANNELS, ids=str)
 @pytest.mark.parametrize(("dim", "index"), [(0, None), (1, 0), (2, -1)])
-def test_slices_of_every_type(dtype: torch.dtype, sizes: tuple[int, int, int], dim: int, index: int | None) -> None:
-    weight, shift = weight_and_shift(33, 3, *sizes, dtype=dtype)
+def test_slices_of_every_type(
+    dtype: torch.dtype, sizes: tuple[int, int, int], channels: tuple[int, int], dim: int, index: int | None
+) -> None:
+    weight, shift = weight_and_shift(*channels, *sizes, dtype=dtype)
 
     def function(weight: Tensor, shift: Tensor) -> Tensor:
         return crossd_ops.fourier_shift_slice(weight, shift, dim=dim, index=index)
@@ -50,40 +56,61 @@ def test_slices_of_every_type(dtype: torch.dtype, sizes: tuple[int, int, int], d
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=named)
 @pytest.mark.parametrize("sizes", [(3, 3, 3), (5, 5, 5), (7, 7, 7), (4, 4, 3)], ids=str)
-def test_whole_weights(dtype: torch.dtype, sizes: tuple[int, int, int]) -> None:
-    weight, shift = weight_and_shift(5, 7, *sizes, dtype=dtype)
+@pytest.mark.parametrize("channels", CHANNELS, ids=str)
+def test_whole_weights(dtype: torch.dtype, sizes: tuple[int, int, int], channels: tuple[int, int]) -> None:
+    weight, shift = weight_and_shift(*channels, *sizes, dtype=dtype)
     compare(crossd_ops.fourier_shift, reference.fourier_shift, weight, shift, dtype=dtype)
 
 
 @pytest.mark.parametrize("out", [torch.bfloat16, torch.float16, torch.float64], ids=named)
-def test_result_of_another_type(out: torch.dtype) -> None:
-    weight, shift = weight_and_shift(64, 3, 3, 3, 3)
-    result = crossd_ops.fourier_shift_slice(weight.to(DEVICE), shift.to(DEVICE), dtype=out)
-    assert result.dtype is out
-    assert_near(result, reference.fourier_shift_slice(weight.double(), shift.double()), TOLERANCES[out] + 2e-5)
+@pytest.mark.parametrize("size", [3, 5, 7, 4])
+@pytest.mark.parametrize("channels", CHANNELS, ids=str)
+def test_result_and_gradient_of_another_type(out: torch.dtype, size: int, channels: tuple[int, int]) -> None:
+    weight, shift = weight_and_shift(*channels, size, size, size)
+
+    def function(weight: Tensor, shift: Tensor) -> Tensor:
+        result = crossd_ops.fourier_shift_slice(weight, shift, dtype=out)
+        assert result.dtype is out
+        return result
+
+    tolerance_of = torch.float32 if out is torch.float64 else out  # the sums are those of the weight's type
+    compare(function, reference.fourier_shift_slice, weight, shift, dtype=tolerance_of)
+
+
+def misaligned(values: Tensor) -> Tensor:
+    beside = torch.empty(values.numel() + 1, device=values.device, dtype=values.dtype)
+    return beside[1:].view(values.shape).copy_(values)
 
 
 def layouts(weight: Tensor) -> dict[str, Tensor]:
     """The same values in other orders of the memory."""
     spread = torch.zeros(*weight.shape[:-1], 2 * weight.shape[-1], device=weight.device, dtype=weight.dtype)
     spread[..., ::2] = weight
-    beside = torch.empty(weight.numel() + 1, device=weight.device, dtype=weight.dtype)[1:].view(weight.shape)
     return {
         "contiguous": weight,
         "channels_last": weight.contiguous(memory_format=torch.channels_last_3d),
         "transposed": weight.transpose(0, 1).contiguous().transpose(0, 1),
         "every second": spread[..., ::2],
-        "misaligned": beside.copy_(weight),
+        "misaligned": misaligned(weight),
     }
 
 
+GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "dense": lambda values: values,
+    "of one sample": lambda values: values[:1].expand_as(values),
+    "misaligned": misaligned,
+    "of no usual order": lambda values: values.permute(2, 1, 0, 4, 3).contiguous().permute(2, 1, 0, 4, 3),
+}
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed", "every second", "misaligned"])
+@pytest.mark.parametrize("gradient", GRADIENTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=named)
-@pytest.mark.parametrize("size", [3, 5, 4])
-def test_layouts_of_weight_and_gradient(layout: str, dtype: torch.dtype, size: int) -> None:
-    weight, shift = weight_and_shift(34, 6, size, size, size, dtype=dtype)
+@pytest.mark.parametrize("size", [3, 5, 7, 4])
+def test_layouts_of_weight_and_gradient(layout: str, gradient: str, dtype: torch.dtype, size: int) -> None:
+    weight, shift = weight_and_shift(40, 4, size, size, size, dtype=dtype)
     placed = layouts(weight.to(DEVICE))[layout]
-    grad = torch.randn(6, 34, 5, size, size).permute(2, 1, 0, 4, 3)  # of no usual order either
+    grad = GRADIENTS[gradient](torch.randn(5, 40, 4, size, size).to(DEVICE, dtype))
     results = values_and_gradients(crossd_ops.fourier_shift_slice, placed, shift.to(DEVICE), grad=grad)
     expected = values_and_gradients(reference.fourier_shift_slice, weight.double(), shift.double(), grad=grad)
     for result, wanted in zip(results, expected, strict=True):

@@ -39,7 +39,7 @@ def test_second_derivatives_of_a_convolution() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=named)
 @pytest.mark.parametrize("rotation", ["linear", "exact"])
 @pytest.mark.parametrize("pixels", [(1, 1), (7, 5), (60, 61)], ids=str)
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "every second"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "every second", "misaligned"])
 def test_rotation_head(dtype: torch.dtype, rotation: str, pixels: tuple[int, int], layout: str) -> None:
     scores = torch.randn(3, 4, *pixels).to(dtype)
 
@@ -48,6 +48,8 @@ def test_rotation_head(dtype: torch.dtype, rotation: str, pixels: tuple[int, int
             scores = scores.contiguous(memory_format=torch.channels_last)
         elif layout == "every second":
             scores = torch.stack([scores, scores], -1).flatten(-2)[..., ::2]
+        elif layout == "misaligned":
+            scores = torch.cat([scores.flatten()[:1], scores.flatten()])[1:].view(scores.shape)
         return rotation_head(scores, rotation)
 
     compare(function, lambda scores: composite(scores, rotation), scores, dtype=dtype)

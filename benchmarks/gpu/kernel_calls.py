@@ -8,6 +8,7 @@ each would cost the sanitizer's time, and none is the matter here.
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,9 +23,15 @@ _CSRC = Path(__file__).resolve().parents[2] / "csrc" / "cuda"
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Sizes with kernels of their own, an odd and an even general one (of two even sizes: complex taps), and a single voxel.
 _SIZES = ((3, 3, 3), (5, 5, 5), (7, 7, 7), (2, 3, 5), (4, 4, 3), (1, 1, 1))
-# Blocks of 32 pairs, of which the last is not full; of the map one part of a sample, and several.
-_SAMPLES, _OUT_CHANNELS, _IN_CHANNELS = 9, 7, 11
-_MAPS = ((5, 7), (40, 61))
+# O x C pairs, in blocks of 32: of 77, each sample's slices begin where no vector of 16 bytes does, and move element by
+# element; of 104 and 160 in vectors, but for the last block of 104, which is not full.
+CHANNELS = ((7, 11), (8, 13), (40, 4))
+# Samples whose pairs have one, two and four of a block's warps, and more than are worked on at a time; the axis of the
+# slices.
+_SAMPLES_AND_AXES = ((35, 0), (9, 1), (5, 2))
+_HEAD_SAMPLES = 9
+_MAPS = ((5, 7), (40, 61))  # one part of a sample, and several
+_LAYOUTS = ("contiguous", "channels_last", "strided", "misaligned", "misaligned channels_last")
 
 
 def kernel_names() -> set[str]:
@@ -41,13 +48,15 @@ def all_calls(operators: Any, device: torch.device, *, few: bool) -> Iterator[tu
     dtypes = (torch.float32,) if few else _DTYPES
     for dtype in dtypes:
         outs = {dtype} if few or dtype is not torch.float32 else {torch.float32, torch.bfloat16, torch.float16}
-        for size in _SIZES:
-            for index in (None, min(1, size[0] - 1)):
-                for out in sorted(outs, key=str):
-                    name = f"fourier_shift {_short(dtype)} {size} {index} {_short(out)}"
-                    yield name, _shift_call(operators, device, dtype, size, index, out)
+        problems = zip(CHANNELS, _SAMPLES_AND_AXES, strict=True)
+        for (channels, (samples, axis)), size, out in itertools.product(problems, _SIZES, sorted(outs, key=str)):
+            for sliced, strided in ((None, False), (axis, False), (axis, True)):
+                yield (
+                    f"fourier_shift {_short(dtype)} {channels} {size} {sliced} {_short(out)} strided={strided}",
+                    _shift_call(operators, device, dtype, (*channels, *size), samples, sliced, out, strided),
+                )
         for pixels in _MAPS:
-            for layout in ("contiguous", "channels_last", "strided"):
+            for layout in _LAYOUTS:
                 yield (
                     f"rotation_head {_short(dtype)} {pixels} {layout}",
                     _head_call(operators, device, dtype, pixels, layout),
@@ -58,20 +67,33 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _random(*size: int, dtype: torch.dtype) -> Tensor:
-    return torch.randn(*size, generator=torch.Generator().manual_seed(len(size))).to(dtype)
+def _random(*size: int, dtype: torch.dtype, strided: bool = False) -> Tensor:
+    """Contiguous, or with its axes in the reverse order in memory."""
+    values = torch.randn(*size, generator=torch.Generator().manual_seed(len(size))).to(dtype)
+    axes = range(len(size) - 1, -1, -1)
+    return values.permute(*axes).contiguous().permute(*axes) if strided else values
 
 
 def _shift_call(
-    operators: Any, device: torch.device, dtype: torch.dtype, size: tuple[int, ...], index: int | None, out: torch.dtype
+    operators: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    size: tuple[int, ...],
+    samples: int,
+    sliced: int | None,
+    out: torch.dtype,
+    strided: bool,
 ) -> Callable[[], object]:
+    """The slice at 1, or at 0 where there is no other, along the axis `sliced`; the whole weight where it is None."""
+
     def call() -> object:
         of_shift = torch.float64 if dtype is torch.float64 else torch.float32
-        weight = _random(_OUT_CHANNELS, _IN_CHANNELS, *size, dtype=dtype).to(device)
-        shift = _random(_SAMPLES, 3, dtype=of_shift).to(device)
-        result = operators.fourier_shift(weight, shift, 0, index, out)
-        grad = _random(*result.shape, dtype=out).to(device)
-        return operators.fourier_shift_backward(grad, weight, shift, 0, index, True, True)
+        weight = _random(*size, dtype=dtype, strided=strided).to(device)
+        shift = _random(samples, 3, dtype=of_shift).to(device)
+        where = (0, None) if sliced is None else (sliced, min(1, size[2 + sliced] - 1))
+        result = operators.fourier_shift(weight, shift, *where, out)
+        grad = _random(*result.shape, dtype=out, strided=strided).to(device)
+        return operators.fourier_shift_backward(grad, weight, shift, *where, True, True)
 
     return call
 
@@ -80,19 +102,27 @@ def _head_call(
     operators: Any, device: torch.device, dtype: torch.dtype, pixels: tuple[int, int], layout: str
 ) -> Callable[[], object]:
     def call() -> object:
-        height, width = pixels
-        scores = _random(_SAMPLES, 4, height, width, dtype=dtype)
-        if layout == "channels_last":
-            scores = scores.to(device).contiguous(memory_format=torch.channels_last)
-        elif layout == "strided":
-            scores = _random(_SAMPLES, 4, height, 2 * width, dtype=dtype).to(device)[..., ::2]
-        else:
-            scores = scores.to(device)
+        scores = _scores(device, dtype, pixels, layout)
         shift, statistics = operators.rotation_head(scores, True)
         grad = _random(*shift.shape, dtype=shift.dtype).to(device)
         return operators.rotation_head_backward(grad, scores, statistics, True)
 
     return call
+
+
+def _scores(device: torch.device, dtype: torch.dtype, pixels: tuple[int, int], layout: str) -> Tensor:
+    """Of a head, (B, 4, H, W); misaligned: from the second element on, with four of them to a pixel from the fifth."""
+    height, width = pixels
+    elements = _HEAD_SAMPLES * 4 * height * width
+    if layout == "strided":
+        return _random(_HEAD_SAMPLES, 4, height, 2 * width, dtype=dtype).to(device)[..., ::2]
+    if layout == "misaligned":
+        return _random(elements + 1, dtype=dtype).to(device)[1:].view(_HEAD_SAMPLES, 4, height, width)
+    if layout == "contiguous":
+        return _random(_HEAD_SAMPLES, 4, height, width, dtype=dtype).to(device)
+    first = 4 if layout.startswith("misaligned") else 0
+    scores = _random(elements + first, dtype=dtype).to(device)[first:]
+    return scores.view(_HEAD_SAMPLES, height, width, 4).permute(0, 3, 1, 2)
 
 
 def main() -> None:

@@ -13,6 +13,11 @@ namespace {
 std::mutex one_launch_at_a_time;  // ctypes releases Python's lock, and the emulator has one machine
 thread_local std::string last_error;
 
+// A bit for each tensor, in the order of the struct.
+int bits(const crossd_ops::cuda::TileAccess& access) {
+  return access.weight | access.grad_weight << 1 | access.grad << 2 | access.out << 3;
+}
+
 template <typename Function>
 const char* error_of(Function&& function) {
   const std::lock_guard<std::mutex> lock(one_launch_at_a_time);
@@ -35,6 +40,16 @@ EXPORT const char* emulated_backward(const crossd_ops::BackwardProblem* problem)
 }
 EXPORT size_t emulated_partial_elements(const crossd_ops::ShiftShape* shape) {
   return crossd_ops::cuda::backward_partial_elements(*shape);
+}
+EXPORT int emulated_forward_access(const crossd_ops::ForwardProblem* problem) {
+  return bits(crossd_ops::cuda::access_of(*problem));
+}
+EXPORT int emulated_backward_access(const crossd_ops::BackwardProblem* problem) {
+  return bits(crossd_ops::cuda::access_of(*problem));
+}
+EXPORT int emulated_special_size(const crossd_ops::ShiftShape* shape, crossd_ops::Dtype weight,
+                                 crossd_ops::Dtype other) {
+  return crossd_ops::cuda::special_size(*shape, weight, other);
 }
 EXPORT void emulated_set_order(int order, uint64_t seed) {
   const std::lock_guard<std::mutex> lock(one_launch_at_a_time);

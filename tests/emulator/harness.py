@@ -94,7 +94,7 @@ class EmulatedBackend:
             shape, weight.data_ptr(), _weight_strides(weight, shape), DTYPES[weight.dtype], DTYPES[dtype],
             shift.data_ptr(), out.data_ptr(),
         )  # fmt: skip
-        _check(self._library.emulated_forward(ctypes.byref(problem)))
+        self._run("forward", problem)
         return out
 
     def fourier_shift_backward(
@@ -124,8 +124,25 @@ class EmulatedBackend:
             grad_shift.data_ptr() if need_shift else None, partial.data_ptr() if need_shift else None,
         )  # fmt: skip
         if need_weight or need_shift:
-            _check(self._library.emulated_backward(ctypes.byref(problem)))
+            self._run("backward", problem)
         return grad_weight, grad_shift
+
+    def _run(self, direction: str, problem: ForwardProblem | BackwardProblem) -> None:
+        error: bytes | None = getattr(self._library, f"emulated_{direction}")(ctypes.byref(problem))
+        if error is not None:
+            raise RuntimeError(error.decode())
+
+    def special_size(self, problem: ForwardProblem | BackwardProblem) -> int:
+        """The size whose own kernels serve the problem, 0 for the general ones."""
+        other = problem.out_dtype if isinstance(problem, ForwardProblem) else problem.grad_dtype
+        size: int = self._library.emulated_special_size(ctypes.byref(problem.shape), problem.weight_dtype, other)
+        return size
+
+    def vectors(self, problem: ForwardProblem | BackwardProblem) -> set[str]:
+        """The tensors that the launcher finds dense and aligned: full tiles of them move in vectors of 16 bytes."""
+        direction = "forward" if isinstance(problem, ForwardProblem) else "backward"
+        bits = getattr(self._library, f"emulated_{direction}_access")(ctypes.byref(problem))
+        return {name for bit, name in enumerate(("weight", "grad_weight", "grad", "out")) if bits >> bit & 1}
 
 
 @functools.cache
@@ -143,11 +160,6 @@ def _load(path: Path) -> ctypes.CDLL:
     if got != expected:
         raise RuntimeError(f"the structs of harness.py and shift_problem.h differ: expected {expected}, got {got}")
     return library
-
-
-def _check(error: bytes | None) -> None:
-    if error is not None:
-        raise RuntimeError(error.decode())
 
 
 def _shape(weight: torch.Tensor, shift: torch.Tensor, dim: int, index: int | None) -> ShiftShape:
