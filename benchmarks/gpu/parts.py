@@ -48,8 +48,8 @@ PARTS: dict[str, Part] = {
     "self_test": Part("benchmarks.gpu.checks:self_test", 30, "crossd_ops.self_test() on the GPU"),
     "cuda_tests": Part("benchmarks.gpu.checks:cuda_tests", 70, "tests that need a GPU"),
     "sanitizer": Part("benchmarks.gpu.checks:sanitizer", 80, "compute-sanitizer's four tools over every kernel"),
-    "kernels": Part("benchmarks.gpu.checks:kernels", 15, "which kernels the calls under the sanitizer launch"),
-    "suite": Part("benchmarks.gpu.checks:suite", 200, "all other tests", takes_rest=True),
+    "kernels": Part("benchmarks.gpu.checks:kernels", 20, "which kernels the calls under the sanitizer launch"),
+    "suite": Part("benchmarks.gpu.checks:suite", 195, "all other tests", takes_rest=True),
     "bandwidth": Part("benchmarks.gpu.ceilings:bandwidth", 20, "the measured ceilings: copy, multiply-add"),
     "operators": Part(
         "benchmarks.gpu.operators:operators", 170, "each operator against its alternatives", takes_rest=True
