@@ -172,7 +172,7 @@ def gcov_records(folders: list[Path]) -> Iterator[dict[str, object]]:
 
 
 def cpp_coverage(folders: list[Path], *, cuda: bool) -> dict[str, Coverage]:
-    """Of each file of csrc, in folders named cuda or in others: reached where any object and any instantiation reached it.
+    """Of each file of csrc, in folders named cuda or others: reached where any object and any instantiation reached it.
 
     Branches that throw are left out: a compiler puts one behind every call.
     """

@@ -56,7 +56,8 @@ def missing_barriers(*, head: bool) -> list[Mutant]:
 
 
 CUDA_SHIFT = [
-    Mutant("shift/cuda/cubic3_spectrum.cuh", "-root * (difference[0] + differences)", "root * (difference[0] + differences)"),
+    Mutant("shift/cuda/cubic3_spectrum.cuh", "-root * (difference[0] + differences)",
+           "root * (difference[0] + differences)"),
     Mutant("shift/cuda/cubic3_spectrum.cuh", "rest + root * imaginary[y]", "rest + half * imaginary[y]"),
     Mutant("shift/cuda/cubic3_spectrum.cuh", "a - b + c", "a - b - c"),
     Mutant("shift/cuda/cubic3_spectrum.cuh", "reduced(1) + reduced(2)", "reduced(1) - reduced(2)"),
@@ -87,7 +88,8 @@ CUDA_SHIFT = [
     Mutant("shift/cuda/rows.cuh", "in_group == 0", "sample == begin"),
     Mutant("shift/cuda/rows_tile.cuh", "n > 0", "n > 1"),
     Mutant("shift/cuda/rows_tile.cuh", "kAdjoint ? j - i + kSize : i - j + kSize", "i - j + kSize"),
-    Mutant("shift/cuda/rows_tile.cuh", "kAdjoint ? -circle.derivative[n] : circle.derivative[n]", "circle.derivative[n]"),
+    Mutant("shift/cuda/rows_tile.cuh", "kAdjoint ? -circle.derivative[n] : circle.derivative[n]",
+           "circle.derivative[n]"),
     Mutant("shift/cuda/rows_backward.cuh", "shares[1] += h[y] * derived[y]", "shares[1] += e[y] * derived[y]"),
     Mutant("shift/cuda/rows_backward.cuh", "turn * Shared::kElements + rows.at(rows.warp, z)",
            "rows.at(rows.warp, z)"),
