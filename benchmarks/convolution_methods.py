@@ -1,4 +1,4 @@
-"""The methods of the per-sample convolution on this CPU: the table of csrc/convolution_problem.h.
+"""The methods of the per-sample convolution on this CPU: the table of csrc/convolution/problem.h.
 
 python -m benchmarks.convolution_methods [--batch 4] [--repeat 9] [--threads N]
 

@@ -44,7 +44,7 @@ class Operators(Protocol):
 def run(operator: Callable[..., Any], *arguments: Any) -> Any:
     """What a compiled operator returns; where a GPU's memory is full, torch.OutOfMemoryError, as of torch's own.
 
-    The stable ABI lets no type of exception through, see csrc/errors.h.
+    The stable ABI lets no type of exception through, see csrc/common/errors.h.
     """
     try:
         return operator(*arguments)

@@ -2,7 +2,7 @@
 
 It keeps input, weight and shift alone. The kernels of each sample, B times as large as a plain convolution's, are built
 anew in the backward pass, which costs one read of the weight and spares their memory between the two passes
-(csrc/convolution_op.h).
+(csrc/convolution/op.h).
 """
 
 from __future__ import annotations

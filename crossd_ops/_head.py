@@ -4,7 +4,7 @@ Between the passes the head's layers would keep two maps of their hidden channel
 convolution of 64 channels keeps. They cost a few percent of that convolution to compute, so the backward pass computes
 them again from the input, which the convolution keeps anyway.
 
-On the CPU in float32 one operator does all of it, and no hidden map ever lies in memory (csrc/head_problem.h); anywhere
+On the CPU in float32 one operator does all of it, and no hidden map ever lies in memory (csrc/head/problem.h); anywhere
 else, and wherever a layer of the head is not the plain one, the layers themselves run.
 """
 

@@ -3,11 +3,11 @@
 // the stable ABI lacks: shapes for tracing, autograd, autocast.
 #include <torch/csrc/stable/library.h>
 
-#include "convolution_op.h"
-#include "errors.h"
-#include "fourier_shift_op.h"
-#include "head_op.h"
-#include "rotation_head_op.h"
+#include "common/errors.h"
+#include "convolution/op.h"
+#include "head/op.h"
+#include "head/rotation_op.h"
+#include "shift/op.h"
 
 #define CROSSD_BOX(...) TORCH_BOX((&InWordsOfTorch<&__VA_ARGS__>::call))
 
@@ -18,7 +18,7 @@ STABLE_TORCH_LIBRARY(crossd_ops, m) {
   m.def(
       "fourier_shift_backward(Tensor grad, Tensor weight, Tensor shift, int dim, int? index, bool need_weight, "
       "bool need_shift) -> (Tensor, Tensor)");
-  // place: see checked_place (convolution_problem.h)
+  // place: see checked_place (convolution/problem.h)
   m.def("convolution(Tensor input, Tensor weight, Tensor shift, Tensor? bias, int[] place) -> Tensor");
   m.def(
       "convolution_backward(Tensor grad, Tensor input, Tensor weight, Tensor shift, int[] place, bool need_input, "

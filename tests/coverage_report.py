@@ -171,15 +171,15 @@ def gcov_records(folders: list[Path]) -> Iterator[dict[str, object]]:
                     yield {"path": str(Path(record["current_working_directory"], entry["file"]).resolve()), **entry}
 
 
-def cpp_coverage(folders: list[Path], wanted: Path, apart: Path | None = None) -> dict[str, Coverage]:
-    """Of each file below `wanted`, `apart` aside: reached where any object and any instantiation reached it.
+def cpp_coverage(folders: list[Path], *, cuda: bool) -> dict[str, Coverage]:
+    """Of each file of csrc, in folders named cuda or others: reached where any object and any instantiation reached it.
 
     Branches that throw are left out: a compiler puts one behind every call.
     """
     files: defaultdict[str, Coverage] = defaultdict(Coverage)
     for entry in gcov_records(folders):
         path = Path(str(entry["path"]))
-        if not path.is_relative_to(wanted) or (apart is not None and path.is_relative_to(apart)):
+        if not path.is_relative_to(build.CSRC) or (path.parent.name == "cuda") is not cuda:
             continue
         found = files[str(path.relative_to(ROOT))]
         lines = entry["lines"]
@@ -196,11 +196,10 @@ def cpp_coverage(folders: list[Path], wanted: Path, apart: Path | None = None) -
 
 def report() -> int:
     """Prints a table, and the lines that nothing reached with their reasons; 1 where a figure is below its bound."""
-    cuda = build.CSRC / "cuda"
     parts = {
         "Python": python_coverage(),
-        "C++ (CPU)": cpp_coverage([LIBRARY, build.CACHE / "cpu-coverage"], build.CSRC, apart=cuda),
-        "CUDA (emulated)": cpp_coverage([PROGRAMS], cuda),
+        "C++ (CPU)": cpp_coverage([LIBRARY, build.CACHE / "cpu-coverage"], cuda=False),
+        "CUDA (emulated)": cpp_coverage([PROGRAMS], cuda=True),
     }
     too_low, unexplained = [], 0
     print(f"\n{'':48}{'lines':>8}{'reached':>9}{'':>9}{'branches':>10}{'reached':>9}")

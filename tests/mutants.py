@@ -48,105 +48,105 @@ class Mutant:
 def missing_barriers(*, head: bool) -> list[Mutant]:
     """Each barrier of the kernels of the shift, or of the rotation head, left out."""
     mutants = []
-    for path in sorted((CSRC / "cuda").glob("*.cuh")):
-        if path.name.startswith("rotation_head") is not head:
-            continue
+    for path in sorted((CSRC / ("head" if head else "shift") / "cuda").glob("*.cuh")):
         for barrier in ("__syncthreads();", "__syncwarp();"):
             count = path.read_text().count(barrier)
-            mutants += [Mutant(f"cuda/{path.name}", barrier, "", occurrence) for occurrence in range(count)]
+            mutants += [Mutant(str(path.relative_to(CSRC)), barrier, "", occurrence) for occurrence in range(count)]
     return mutants
 
 
 CUDA_SHIFT = [
-    Mutant("cuda/cubic3_spectrum.cuh", "-root * (difference[0] + differences)", "root * (difference[0] + differences)"),
-    Mutant("cuda/cubic3_spectrum.cuh", "rest + root * imaginary[y]", "rest + half * imaginary[y]"),
-    Mutant("cuda/cubic3_spectrum.cuh", "a - b + c", "a - b - c"),
-    Mutant("cuda/cubic3_spectrum.cuh", "reduced(1) + reduced(2)", "reduced(1) - reduced(2)"),
-    Mutant("cuda/cubic3_spectrum.cuh", "reduced(0) - shape.first_slice", "reduced(0) + shape.first_slice"),
-    Mutant("cuda/cubic3_spectrum.cuh", "cosine * imaginary - sine * real", "cosine * imaginary + sine * real"),
-    Mutant("cuda/fourier_shift_cubic3.cuh", "i / 9 * x + i / 3 % 3 * y + i % 3 * z",
+    Mutant("shift/cuda/cubic3_spectrum.cuh", "-root * (difference[0] + differences)",
+           "root * (difference[0] + differences)"),
+    Mutant("shift/cuda/cubic3_spectrum.cuh", "rest + root * imaginary[y]", "rest + half * imaginary[y]"),
+    Mutant("shift/cuda/cubic3_spectrum.cuh", "a - b + c", "a - b - c"),
+    Mutant("shift/cuda/cubic3_spectrum.cuh", "reduced(1) + reduced(2)", "reduced(1) - reduced(2)"),
+    Mutant("shift/cuda/cubic3_spectrum.cuh", "reduced(0) - shape.first_slice", "reduced(0) + shape.first_slice"),
+    Mutant("shift/cuda/cubic3_spectrum.cuh", "cosine * imaginary - sine * real", "cosine * imaginary + sine * real"),
+    Mutant("shift/cuda/cubic3.cuh", "i / 9 * x + i / 3 % 3 * y + i % 3 * z",
            "i / 9 * x + i / 3 % 3 * z + i % 3 * y"),
-    Mutant("cuda/fourier_shift_cubic3.cuh", "element < warp_.count * kRow", "element < (warp_.count - 1) * kRow"),
-    Mutant("cuda/fourier_shift_cubic3.cuh", "min(group_samples - chunk, kChunk)", "kChunk"),
-    Mutant("cuda/fourier_shift_cubic3_backward.cuh", "cosine * c - sine * b", "cosine * c + sine * b"),
-    Mutant("cuda/fourier_shift_cubic3_backward.cuh", "q[1] + q[2] - q[3]", "q[1] - q[2] + q[3]"),
-    Mutant("cuda/fourier_shift_cubic3_backward.cuh", "grad_weight[18 + i] += sine * h[i]",
+    Mutant("shift/cuda/cubic3.cuh", "element < warp_.count * kRow", "element < (warp_.count - 1) * kRow"),
+    Mutant("shift/cuda/cubic3.cuh", "min(group_samples - chunk, kChunk)", "kChunk"),
+    Mutant("shift/cuda/cubic3_backward.cuh", "cosine * c - sine * b", "cosine * c + sine * b"),
+    Mutant("shift/cuda/cubic3_backward.cuh", "q[1] + q[2] - q[3]", "q[1] - q[2] + q[3]"),
+    Mutant("shift/cuda/cubic3_backward.cuh", "grad_weight[18 + i] += sine * h[i]",
            "grad_weight[18 + i] -= sine * h[i]"),
-    Mutant("cuda/fourier_shift_cubic3_backward.cuh", "wait_copies<1>();", "wait_copies<2>();"),
-    Mutant("cuda/fourier_shift_cubic3_backward.cuh", "warp.lane % kLanesOfRow * kElements",
+    Mutant("shift/cuda/cubic3_backward.cuh", "wait_copies<1>();", "wait_copies<2>();"),
+    Mutant("shift/cuda/cubic3_backward.cuh", "warp.lane % kLanesOfRow * kElements",
            "warp.lane % kLanesOfRow * (kElements - 1)"),
-    Mutant("cuda/fourier_shift_cubic3_backward.cuh", "other < sample_warps", "other < sample_warps - 1"),
-    Mutant("cuda/fourier_shift_cubic3_backward.cuh", "sums[warp * kGroupSamples * 3 + task]", "sums[task]"),
-    Mutant("cuda/fourier_shift_general.cuh", "sum.real -= b * values.imaginary[j * stride]",
+    Mutant("shift/cuda/cubic3_backward.cuh", "other < sample_warps", "other < sample_warps - 1"),
+    Mutant("shift/cuda/cubic3_backward.cuh", "sums[warp * kGroupSamples * 3 + task]", "sums[task]"),
+    Mutant("shift/cuda/general.cuh", "sum.real -= b * values.imaginary[j * stride]",
            "sum.real += b * values.imaginary[j * stride]"),
-    Mutant("cuda/fourier_shift_general.cuh", "n + 1 == size ? 0 : n + 1", "n == 0 ? size - 1 : n - 1"),
-    Mutant("cuda/fourier_shift_general.cuh", "shares[0] -= h.imaginary * d0.imaginary",
+    Mutant("shift/cuda/general.cuh", "n + 1 == size ? 0 : n + 1", "n == 0 ? size - 1 : n - 1"),
+    Mutant("shift/cuda/general.cuh", "shares[0] -= h.imaginary * d0.imaginary",
            "shares[0] += h.imaginary * d0.imaginary"),
-    Mutant("cuda/fourier_shift_general.cuh", "from < tile.k0", "from < tile.k0 - 1"),
-    Mutant("cuda/fourier_shift_general.cuh", "row * tile.plane + element - pair * tile.plane",
+    Mutant("shift/cuda/general.cuh", "from < tile.k0", "from < tile.k0 - 1"),
+    Mutant("shift/cuda/general.cuh", "row * tile.plane + element - pair * tile.plane",
            "row * tile.plane + element"),
-    Mutant("cuda/fourier_shift_rows.cuh", "turn * kLanes * rows.kPlane", "0"),
-    Mutant("cuda/fourier_shift_rows.cuh", "in_group == 0", "sample == begin"),
-    Mutant("cuda/rows_tile.cuh", "n > 0", "n > 1"),
-    Mutant("cuda/rows_tile.cuh", "kAdjoint ? j - i + kSize : i - j + kSize", "i - j + kSize"),
-    Mutant("cuda/rows_tile.cuh", "kAdjoint ? -circle.derivative[n] : circle.derivative[n]", "circle.derivative[n]"),
-    Mutant("cuda/fourier_shift_rows_backward.cuh", "shares[1] += h[y] * derived[y]", "shares[1] += e[y] * derived[y]"),
-    Mutant("cuda/fourier_shift_rows_backward.cuh", "turn * Shared::kElements + rows.at(rows.warp, z)",
+    Mutant("shift/cuda/rows.cuh", "turn * kLanes * rows.kPlane", "0"),
+    Mutant("shift/cuda/rows.cuh", "in_group == 0", "sample == begin"),
+    Mutant("shift/cuda/rows_tile.cuh", "n > 0", "n > 1"),
+    Mutant("shift/cuda/rows_tile.cuh", "kAdjoint ? j - i + kSize : i - j + kSize", "i - j + kSize"),
+    Mutant("shift/cuda/rows_tile.cuh", "kAdjoint ? -circle.derivative[n] : circle.derivative[n]",
+           "circle.derivative[n]"),
+    Mutant("shift/cuda/rows_backward.cuh", "shares[1] += h[y] * derived[y]", "shares[1] += e[y] * derived[y]"),
+    Mutant("shift/cuda/rows_backward.cuh", "turn * Shared::kElements + rows.at(rows.warp, z)",
            "rows.at(rows.warp, z)"),
-    Mutant("cuda/fourier_shift_rows_backward.cuh", "warp < kSize", "warp < kSize - 1"),
-    Mutant("cuda/partial_sums.cuh", "row * tiles + tile", "row * tiles"),
-    Mutant("cuda/partial_sums.cuh", "distance > 0", "distance > 1"),
-    Mutant("cuda/pairs.cuh", "pair - out_channel * in_channels", "pair"),
-    Mutant("cuda/taps.cuh", "tap.imaginary += sine", "tap.imaginary -= sine"),
-    Mutant("cuda/taps.cuh", "2 * (cosine_index * cosine + sine_index * sine)",
+    Mutant("shift/cuda/rows_backward.cuh", "warp < kSize", "warp < kSize - 1"),
+    Mutant("shift/cuda/partial_sums.cuh", "row * tiles + tile", "row * tiles"),
+    Mutant("shift/cuda/partial_sums.cuh", "distance > 0", "distance > 1"),
+    Mutant("shift/cuda/pairs.cuh", "pair - out_channel * in_channels", "pair"),
+    Mutant("shift/cuda/taps.cuh", "tap.imaginary += sine", "tap.imaginary -= sine"),
+    Mutant("shift/cuda/taps.cuh", "2 * (cosine_index * cosine + sine_index * sine)",
            "2 * (cosine_index * cosine - sine_index * sine)"),
-    Mutant("cuda/taps.cuh", "n % 2", "n % 2 == 0"),
-    Mutant("cuda/taps.cuh", "fma(static_cast<Acc>(-size), rint(product / size), product)", "product"),
+    Mutant("shift/cuda/taps.cuh", "n % 2", "n % 2 == 0"),
+    Mutant("shift/cuda/taps.cuh", "fma(static_cast<Acc>(-size), rint(product / size), product)", "product"),
 ]  # fmt: skip
 CUDA_HEAD = [
-    Mutant("cuda/rotation_head.cuh", "(element - v) + 1", "(element - v) - 1"),
-    Mutant("cuda/rotation_head.cuh", "join_lanes(total, kHeadChannels)", "join_lanes(total, 2 * kHeadChannels)"),
-    Mutant("cuda/rotation_head.cuh", "sum *= factor, weighted *= factor, maximum = to;",
+    Mutant("head/cuda/rotation.cuh", "(element - v) + 1", "(element - v) - 1"),
+    Mutant("head/cuda/rotation.cuh", "join_lanes(total, kHeadChannels)", "join_lanes(total, 2 * kHeadChannels)"),
+    Mutant("head/cuda/rotation.cuh", "sum *= factor, weighted *= factor, maximum = to;",
            "sum *= factor, maximum = to;"),
-    Mutant("cuda/rotation_head.cuh", "part * kHeadChannels + lane % kHeadChannels", "part * kHeadChannels"),
-    Mutant("cuda/rotation_head.cuh", "(kPeriod == 1 ? warp : warp * kHeadChannels) * 3", "warp * 3"),
-    Mutant("cuda/rotation_head.cuh", "past == past_boundary(grad + begin)", "true"),
-    Mutant("rotation_head_math.h", "a.z * b.x - a.x * b.z", "a.z * b.x + a.x * b.z"),
-    Mutant("rotation_head_math.h", "(1 - rotation.tanh) * (1 + rotation.tanh)",
+    Mutant("head/cuda/rotation.cuh", "part * kHeadChannels + lane % kHeadChannels", "part * kHeadChannels"),
+    Mutant("head/cuda/rotation.cuh", "(kPeriod == 1 ? warp : warp * kHeadChannels) * 3", "warp * 3"),
+    Mutant("head/cuda/rotation.cuh", "past == past_boundary(grad + begin)", "true"),
+    Mutant("head/rotation_math.h", "a.z * b.x - a.x * b.z", "a.z * b.x + a.x * b.z"),
+    Mutant("head/rotation_math.h", "(1 - rotation.tanh) * (1 + rotation.tanh)",
            "(1 - rotation.tanh) * (1 - rotation.tanh)"),
-    Mutant("cuda/rotation_head.cuh", "last < pixels ? last : pixels", "last"),
+    Mutant("head/cuda/rotation.cuh", "last < pixels ? last : pixels", "last"),
 ]  # fmt: skip
 CPU_SHIFT = [
-    Mutant("cpu/harmonic3.h", "(b - c) * kInverseRoot3", "(c - b) * kInverseRoot3"),
-    Mutant("cpu/harmonic3.h", "c = rest - s", "c = rest + s"),
-    Mutant("cpu/harmonic3.h", "h[6 + i] * u[3 + i] - h[3 + i] * u[6 + i]", "h[6 + i] * u[3 + i]"),
-    Mutant("cpu/harmonic3.h", "h0[3 + x] * cosine - h0[x] * sine", "h0[3 + x] * cosine + h0[x] * sine"),
-    Mutant("cpu/direct.h", "re -= tap.im[d] * in.im[at];", "re += tap.im[d] * in.im[at];"),
-    Mutant("cpu/direct.h", "kTranspose ? j - i : i - j", "i - j"),
-    Mutant("cpu/direct.h", "correlations + n.k0 + n.k1", "correlations + n.k0"),
-    Mutant("cpu/direct.h", "grad_weight[i * n.plane + j] -= tap0.im[x - i] * h.im[j];", ""),
-    Mutant("cpu/taps.h", "step * (sine_[i] * c - cosine_[i] * s)", "step * (sine_[i] * c + cosine_[i] * s)"),
-    Mutant("cpu/taps.h", "sign * kPi * c", "sign * kPi * s"),
-    Mutant("cpu/taps.h", "shape.axis[i % 3]", "i % 3"),
-    Mutant("cpu/shift_kernels.h", "__builtin_memset(shift_sums, 0, sizeof(Vector<Acc>) * all_sums);",
+    Mutant("shift/cpu/harmonic3.h", "(b - c) * kInverseRoot3", "(c - b) * kInverseRoot3"),
+    Mutant("shift/cpu/harmonic3.h", "c = rest - s", "c = rest + s"),
+    Mutant("shift/cpu/harmonic3.h", "h[6 + i] * u[3 + i] - h[3 + i] * u[6 + i]", "h[6 + i] * u[3 + i]"),
+    Mutant("shift/cpu/harmonic3.h", "h0[3 + x] * cosine - h0[x] * sine", "h0[3 + x] * cosine + h0[x] * sine"),
+    Mutant("shift/cpu/direct.h", "re -= tap.im[d] * in.im[at];", "re += tap.im[d] * in.im[at];"),
+    Mutant("shift/cpu/direct.h", "kTranspose ? j - i : i - j", "i - j"),
+    Mutant("shift/cpu/direct.h", "correlations + n.k0 + n.k1", "correlations + n.k0"),
+    Mutant("shift/cpu/direct.h", "grad_weight[i * n.plane + j] -= tap0.im[x - i] * h.im[j];", ""),
+    Mutant("shift/cpu/taps.h", "step * (sine_[i] * c - cosine_[i] * s)", "step * (sine_[i] * c + cosine_[i] * s)"),
+    Mutant("shift/cpu/taps.h", "sign * kPi * c", "sign * kPi * s"),
+    Mutant("shift/cpu/taps.h", "shape.axis[i % 3]", "i % 3"),
+    Mutant("shift/cpu/kernels.h", "__builtin_memset(shift_sums, 0, sizeof(Vector<Acc>) * all_sums);",
            "if (chunk == begin) __builtin_memset(shift_sums, 0, sizeof(Vector<Acc>) * all_sums);"),
-    Mutant("cpu/shift_kernels.h", "(chunk * samples + sample) * 3", "sample * 3"),
-    Mutant("cpu/shift_kernels.h", "(plan.pairs < stop ? plan.pairs : stop) - pair", "stop - pair"),
-    Mutant("cpu/tile.h", "if (++c == in_channels) c = 0, ++o;", "if (++c == in_channels) c = 0;"),
-    Mutant("cpu/tile.h", "bits + 0x7fffu + ((bits >> 16) & 1u)", "bits"),
-    Mutant("cpu/fourier_shift_cpp.h", "partial[chunk * samples * 3 + i]", "partial[i]"),
+    Mutant("shift/cpu/kernels.h", "(chunk * samples + sample) * 3", "sample * 3"),
+    Mutant("shift/cpu/kernels.h", "(plan.pairs < stop ? plan.pairs : stop) - pair", "stop - pair"),
+    Mutant("shift/cpu/tile.h", "if (++c == in_channels) c = 0, ++o;", "if (++c == in_channels) c = 0;"),
+    Mutant("common/cpu/element.h", "bits + 0x7fffu + ((bits >> 16) & 1u)", "bits"),
+    Mutant("shift/cpu/shift_cpp.h", "partial[chunk * samples * 3 + i]", "partial[i]"),
 ]  # fmt: skip
 CPU_HEAD = [
-    Mutant("cpu/rotation_head_kernels.h", "total.weighted * factor + other.weighted",
+    Mutant("head/cpu/rotation_kernels.h", "total.weighted * factor + other.weighted",
            "total.weighted + other.weighted"),
-    Mutant("cpu/rotation_head_kernels.h", "weighted += weighted2", "weighted += sum2"),
-    Mutant("cpu/rotation_head_kernels.h", "if (++column == columns) column = 0, ++row;",
+    Mutant("head/cpu/rotation_kernels.h", "weighted += weighted2", "weighted += sum2"),
+    Mutant("head/cpu/rotation_kernels.h", "if (++column == columns) column = 0, ++row;",
            "if (++column == columns) column = 0;"),
-    Mutant("cpu/rotation_head_kernels.h", "every_lane(static_cast<Acc>(left))",
+    Mutant("head/cpu/rotation_kernels.h", "every_lane(static_cast<Acc>(left))",
            "every_lane(static_cast<Acc>(lanes))"),
-    Mutant("cpu/rotation_head_kernels.h", "last < parts.pixels ? last : parts.pixels", "last"),
+    Mutant("head/cpu/rotation_kernels.h", "last < parts.pixels ? last : parts.pixels", "last"),
 ]  # fmt: skip
-COLUMNS = "cpu/columns_cpp.h"
+COLUMNS = "convolution/cpu/columns_cpp.h"
 CPU_COLUMNS = [
     Mutant(COLUMNS, "end - to >= (count + kRun - 1) / kRun * kRun", "true"),
     Mutant(COLUMNS, "last * of_channel", "problem.samples * problem.channels * of_channel"),
@@ -160,8 +160,8 @@ CPU_COLUMNS = [
     Mutant(COLUMNS, "channel % problem.channels", "channel"),
     Mutant(COLUMNS, "columns + first * of_channel", "columns", 1),
     Mutant(COLUMNS, "return of_types(c10::BFloat16{}, float{});", "return of_types(c10::BFloat16{}, c10::BFloat16{});"),
-    Mutant("cpu/small_product_kernels.h", "left < 2 * kLanes<T> ? left : 2 * kLanes<T>", "2 * kLanes<T>"),
-    Mutant("cpu/small_product_kernels.h", "(row + r) * p.bias_stride", "row * p.bias_stride"),
+    Mutant("convolution/cpu/small_product_kernels.h", "left < 2 * kLanes<T> ? left : 2 * kLanes<T>", "2 * kLanes<T>"),
+    Mutant("convolution/cpu/small_product_kernels.h", "(row + r) * p.bias_stride", "row * p.bias_stride"),
 ]  # fmt: skip
 
 
@@ -230,15 +230,15 @@ inline const int mutant_in_force = std::getenv("CROSSD_MUTANT") ? std::atoi(std:
 CPU_KERNELS = """
 #pragma once
 #include "mutant.h"
-#include "cpu/head_plan.h"
-#include "cpu/plan.h"
-#include "cpu/rotation_head_plan.h"
-#include "cpu/small_product.h"
+#include "head/cpu/plan.h"
+#include "shift/cpu/plan.h"
+#include "head/cpu/rotation_plan.h"
+#include "convolution/cpu/small_product.h"
 #define CROSSD_VECTOR_BYTES 16
 namespace crossd_ops::cpu {
 namespace baseline {
 namespace {
-#include "cpu/all_kernels.h"
+#include "instruction_sets/all_kernels.h"
 }
 }
 const Kernels* kernels_baseline() { return &baseline::kKernels; }
@@ -248,7 +248,7 @@ const RotationHeadKernels* rotation_head_kernels_baseline() { return &baseline::
 const RotationHeadKernels* rotation_head_kernels_avx2() { return nullptr; }
 const RotationHeadKernels* rotation_head_kernels_avx512() { return nullptr; }
 }
-#include "cpu/capability.h"
+#include "common/cpu/capability.h"
 namespace crossd_ops::cpu {
 Capability capability() { return Capability::baseline; }
 const char* cpu_capability() { return "baseline"; }
@@ -265,7 +265,7 @@ void free_scratch(void* memory) { ::operator delete(memory, std::align_val_t(64)
 # In place of the CUDA launchers, so that check_kernels runs the CPU kernels through its cases.
 CPU_LAUNCH = """
 #pragma once
-#include "cuda/device.cuh"
+#include "common/cuda/device.cuh"
 namespace crossd_ops::cuda {
 inline void launch_forward(const ForwardProblem& problem, cudaStream_t) { cpu::fourier_shift_forward(problem); }
 inline void launch_backward(const BackwardProblem& problem, cudaStream_t) { cpu::fourier_shift_backward(problem); }
@@ -277,10 +277,10 @@ inline size_t backward_partial_elements(const ShiftShape&) { return 0; }
 def plant(mutants: list[Mutant], csrc: Path) -> None:
     """Puts the mutants, numbered from 1, into a copy of csrc, and what the check programs need beside it."""
     (csrc / "mutant.h").write_text(MUTANT_HEADER)
-    for name in ("columns", "fourier_shift", "rotation_head"):
-        shutil.copy(CSRC / "cpu" / f"{name}.cpp", csrc / "cpu" / f"{name}_cpp.h")
+    for name in ("convolution/cpu/columns", "shift/cpu/shift", "head/cpu/rotation"):
+        shutil.copy(CSRC / f"{name}.cpp", csrc / f"{name}_cpp.h")
     # Few blocks: each loops over all samples and many pairs, so that every barrier matters.
-    launch = csrc / "cuda" / "fourier_shift_launch.cuh"
+    launch = csrc / "shift" / "cuda" / "launch.cuh"
     launch.write_text(launch.read_text().replace("kWantedBlocks = 1024;", "kWantedBlocks = 1;"))
     for number, mutant in enumerate(mutants, start=1):
         path = csrc / mutant.file
@@ -288,11 +288,9 @@ def plant(mutants: list[Mutant], csrc: Path) -> None:
     for name in {mutant.file for mutant in mutants}:
         path = csrc / name
         path.write_text(f'#include "mutant.h"\n{path.read_text()}')
-    if not mutants[0].file.startswith("cpu/"):
+    if "/cpu/" not in mutants[0].file:
         return
-    host = (
-        f'{SCRATCH}#include "cpu/rotation_head_cpp.h"' if mutants is CPU_HEAD else '#include "cpu/fourier_shift_cpp.h"'
-    )
+    host = f'{SCRATCH}#include "head/cpu/rotation_cpp.h"' if mutants is CPU_HEAD else '#include "shift/cpu/shift_cpp.h"'
     kernels = f'#include "{COLUMNS}"' if mutants[0].file == COLUMNS else CPU_KERNELS + host
     (csrc / "cpu_kernels.h").write_text(f"{kernels}\n")
     stand_in_for_torch(csrc)

@@ -25,64 +25,64 @@ WRONG = "FAIL: too large an error|error of the shift inf"
 ADDRESS_SHIFT = [
     *faults(
         OUT_OF_BOUNDS,
-        Mutant("cuda/fourier_shift_cubic3.cuh", "element < warp_.count * kRow", "element < kLanes * kRow"),
-        Mutant("cuda/fourier_shift_rows.cuh", "i < rows.count * rows.kPlane", "i < kLanes * rows.kPlane"),
-        Mutant("cuda/rows_tile.cuh", "rows.lane < rows.count", "true"),
-        Mutant("cuda/fourier_shift_general.cuh", "element < count * plane", "element < (count + 1) * plane"),
-        Mutant("cuda/partial_sums.cuh", "row * tiles + tile", "row * tiles + tile + tiles"),
+        Mutant("shift/cuda/cubic3.cuh", "element < warp_.count * kRow", "element < kLanes * kRow"),
+        Mutant("shift/cuda/rows.cuh", "i < rows.count * rows.kPlane", "i < kLanes * rows.kPlane"),
+        Mutant("shift/cuda/rows_tile.cuh", "rows.lane < rows.count", "true"),
+        Mutant("shift/cuda/general.cuh", "element < count * plane", "element < (count + 1) * plane"),
+        Mutant("shift/cuda/partial_sums.cuh", "row * tiles + tile", "row * tiles + tile + tiles"),
         # Beyond the end of dynamic shared memory.
-        Mutant("cuda/partial_sums.cuh", "warp_sums[threadIdx.x / kLanes]", "warp_sums[threadIdx.x / kLanes + 1]"),
+        Mutant("shift/cuda/partial_sums.cuh", "warp_sums[threadIdx.x / kLanes]", "warp_sums[threadIdx.x / kLanes + 1]"),
     ),
     *faults(
         "runtime error: signed integer overflow",
-        Mutant("cuda/pairs.cuh", "out_channel * strides.out_channel", "out_channel * (INT64_MAX / 2) * 3"),
+        Mutant("shift/cuda/pairs.cuh", "out_channel * strides.out_channel", "out_channel * (INT64_MAX / 2) * 3"),
     ),
     *faults(
         "runtime error: shift exponent 32 is too large",
-        Mutant("cuda/tile.cuh", "words[i / 2] >> i % 2 * 16", "words[i / 2] >> (i % 2 + 1) * 16"),
+        Mutant("shift/cuda/tile.cuh", "words[i / 2] >> i % 2 * 16", "words[i / 2] >> (i % 2 + 1) * 16"),
     ),
 ]
 ADDRESS_HEAD = faults(
     OUT_OF_BOUNDS,
-    Mutant("cuda/rotation_head.cuh", "last < pixels ? last : pixels", "last"),
-    Mutant("cuda/rotation_head.cuh", "i >= begin && i + size <= end", "i >= begin && i < end", 0),
+    Mutant("head/cuda/rotation.cuh", "last < pixels ? last : pixels", "last"),
+    Mutant("head/cuda/rotation.cuh", "i >= begin && i + size <= end", "i >= begin && i < end", 0),
 )
 SHIFT = [
     *faults(
         "divergent barrier",
-        Mutant("cuda/fourier_shift_general.cuh", "__syncthreads();", "if (threadIdx.x < kLanes) __syncthreads();", 3),
-        Mutant("cuda/fourier_shift_rows.cuh", "__syncthreads();", "if (rows.lane < rows.count) __syncthreads();", 1),
-        Mutant("cuda/partial_sums.cuh", "__syncthreads();", "if (threadIdx.x < tiles) __syncthreads();"),
+        Mutant("shift/cuda/general.cuh", "__syncthreads();", "if (threadIdx.x < kLanes) __syncthreads();", 3),
+        Mutant("shift/cuda/rows.cuh", "__syncthreads();", "if (rows.lane < rows.count) __syncthreads();", 1),
+        Mutant("shift/cuda/partial_sums.cuh", "__syncthreads();", "if (threadIdx.x < tiles) __syncthreads();"),
     ),
     *faults(
         NOT_ALL_LANES,
-        Mutant("cuda/partial_sums.cuh", "__shfl_xor_sync(kAllLanes, value, distance)",
+        Mutant("shift/cuda/partial_sums.cuh", "__shfl_xor_sync(kAllLanes, value, distance)",
                "threadIdx.x == 9 ? value : __shfl_xor_sync(kAllLanes, value, distance)"),
-        Mutant("cuda/fourier_shift_cubic3_backward.cuh", "__shfl_xor_sync(kAllLanes, sum, distance)",
+        Mutant("shift/cuda/cubic3_backward.cuh", "__shfl_xor_sync(kAllLanes, sum, distance)",
                "__shfl_xor_sync(kAllLanes >> 1, sum, distance)"),
-        Mutant("cuda/fourier_shift_cubic3.cuh", "__syncwarp();", "if (warp.lane < warp.count) __syncwarp();", 0),
+        Mutant("shift/cuda/cubic3.cuh", "__syncwarp();", "if (warp.lane < warp.count) __syncwarp();", 0),
     ),
     *faults(
         WRONG,
-        Mutant("cuda/partial_sums.cuh", "threadIdx.x % kLanes == 0", "threadIdx.x == 0"),
-        Mutant("cuda/rows_tile.cuh", "to[n - 1] = values[n]", "taps[0]"),
-        Mutant("cuda/fourier_shift_general.cuh", "planes.grad_weight[tile.volume_index(pair, x, y, z)] = 0;", ""),
+        Mutant("shift/cuda/partial_sums.cuh", "threadIdx.x % kLanes == 0", "threadIdx.x == 0"),
+        Mutant("shift/cuda/rows_tile.cuh", "to[n - 1] = values[n]", "taps[0]"),
+        Mutant("shift/cuda/general.cuh", "planes.grad_weight[tile.volume_index(pair, x, y, z)] = 0;", ""),
     ),
 ]  # fmt: skip
 HEAD = [
     *faults(
         "divergent barrier",
-        Mutant("cuda/rotation_head.cuh", "__syncthreads();", "if (warp == 0) __syncthreads();", 0),
-        Mutant("cuda/rotation_head.cuh", "__syncthreads();", "if (threadIdx.x / kLanes != 1) __syncthreads();", 1),
+        Mutant("head/cuda/rotation.cuh", "__syncthreads();", "if (warp == 0) __syncthreads();", 0),
+        Mutant("head/cuda/rotation.cuh", "__syncthreads();", "if (threadIdx.x / kLanes != 1) __syncthreads();", 1),
     ),
     *faults(
         NOT_ALL_LANES,
-        Mutant("cuda/rotation_head.cuh", "__shfl_xor_sync(kAllLanes, pooled.sum, distance)",
+        Mutant("head/cuda/rotation.cuh", "__shfl_xor_sync(kAllLanes, pooled.sum, distance)",
                "__shfl_xor_sync(kAllLanes >> 16, pooled.sum, distance)"),
-        Mutant("cuda/rotation_head.cuh", "__shfl_sync(kAllLanes, pooled, channel)",
+        Mutant("head/cuda/rotation.cuh", "__shfl_sync(kAllLanes, pooled, channel)",
                "lane < kHeadChannels ? __shfl_sync(kAllLanes, pooled, channel) : pooled"),
     ),
-    *faults(WRONG, Mutant("cuda/rotation_head.cuh", "threadIdx.x % kLanes != 0", "threadIdx.x != 0")),
+    *faults(WRONG, Mutant("head/cuda/rotation.cuh", "threadIdx.x % kLanes != 0", "threadIdx.x != 0")),
 ]  # fmt: skip
 
 KINDS = [

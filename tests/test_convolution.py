@@ -38,7 +38,7 @@ def expected(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, 
     )
 
 
-# Sizes that lead to each way to convolve (csrc/convolution_problem.h): next to nothing to do, little, few channels,
+# Sizes that lead to each way to convolve (csrc/convolution/problem.h): next to nothing to do, little, few channels,
 # none of these. test_convolution_methods.py has every method convolve the first two.
 METHODS = {"small": (4, (6, 7)), "matrix": (4, (48, 47)), "loop": (4, (182, 181)), "grouped": (16, (48, 47))}
 EVERY_METHOD = pytest.mark.parametrize("channels, pixels", METHODS.values(), ids=METHODS)

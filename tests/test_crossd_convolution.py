@@ -19,7 +19,7 @@ def results(arguments: dict[str, torch.Tensor], **options: object) -> tuple[torc
     return output, *torch.autograd.grad(output, wanted, output.detach().cos())
 
 
-# The kernels of all samples take more than the 16 MB of a block (csrc/convolution_problem.h), and the last block has
+# The kernels of all samples take more than the 16 MB of a block (csrc/convolution/problem.h), and the last block has
 # fewer channels than the others.
 SIZES = {
     "matrix": (150, (7, 6)),

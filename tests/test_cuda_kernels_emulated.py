@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(why_not("plain") is not None, reason=str(why_not
 
 def want_one_block(csrc: Path) -> None:
     """Small problems are spread over many blocks: here each block loops over all samples and many pairs instead."""
-    source = csrc / "cuda" / "fourier_shift_launch.cuh"
+    source = csrc / "shift" / "cuda" / "launch.cuh"
     text, count = re.subn(r"kWantedBlocks = \d+;", "kWantedBlocks = 1;", source.read_text())
     assert count == 1, "the constant that sets the number of blocks has another name"
     source.write_text(text)

@@ -33,7 +33,7 @@ def test_mutants_cover_what_can_go_wrong() -> None:
 
 
 def test_a_mutant_must_stand_in_the_source_once() -> None:
-    mutant = Mutant("cuda/taps.cuh", "a + b", "a - b")
+    mutant = Mutant("shift/cuda/taps.cuh", "a + b", "a - b")
     assert mutant.applied("x = a + b", 7) == "x = ((::crossd_ops::mutant_in_force == 7) ? (a - b) : (a + b))"
     for text in ("x = a * b", "a + b, a + b"):
         with pytest.raises(ValueError, match="expected the old text once"):

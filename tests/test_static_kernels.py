@@ -23,13 +23,13 @@ from emulator.build import CSRC, EMULATOR, REPOSITORY, altered_sources, compile_
 
 TABLE = Path(__file__).with_name("kernel_resources.json")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
-SOURCES = ("fourier_shift", "rotation_head")
+SOURCES = ("shift/cuda/shift.cu", "head/cuda/rotation.cu")
 LEAST_SHARED_LIMIT = 163 * 1024  # bytes of a block, of compute capability 8.0
 REDUCTION = "__internal_trig_reduction_slowpathd"
 REGISTER_TOLERANCE = 8  # one allocation unit of a warp: compilers of one release differ by less
 UPDATE = os.environ.get("CROSSD_UPDATE_KERNELS") == "1"
 
-# Kernels whose tiles move in vectors of 16 bytes: see tile.cuh, and Pack in rotation_head.cuh.
+# Kernels whose tiles move in vectors of 16 bytes: see shift/cuda/tile.cuh, and Pack in head/cuda/rotation.cuh.
 VECTORISED = re.compile(r"_(cubic3|rows)<|rotation_head_(pool|gradient)<[^>]*\(PixelOrder\)[01]")
 PROPERTIES = re.compile(
     r"Function properties for (?P<name>\w+)\n\s+(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
@@ -72,8 +72,8 @@ def resources(folder: Path) -> dict[str, Resources]:
 
 def compiled(architecture: str, source: str, folder: Path) -> Resources:
     command = ["nvcc", "-O3", f"-arch={architecture}", "-Xptxas", "-v", "-Werror", "all-warnings"]
-    command += ["-Xcompiler", "-Wall,-Wextra", f"-I{CSRC}", "-cubin", str(CSRC / "cuda" / f"{source}.cu")]
-    target = folder / f"{source}-{architecture}.cubin"
+    command += ["-Xcompiler", "-Wall,-Wextra", f"-I{CSRC}", "-cubin", str(CSRC / source)]
+    target = folder / f"{Path(source).stem}-{architecture}.cubin"
     process = subprocess.run([*command, "-o", str(target)], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stdout + process.stderr
     kernels = {}
@@ -141,7 +141,7 @@ def test_no_kernel_spills(resources: dict[str, Resources], architecture: str) ->
 
 def note_launches(csrc: Path) -> None:
     """launch() hands over what it was asked, and runs nothing."""
-    source = csrc / "cuda" / "device.cuh"
+    source = csrc / "common" / "cuda" / "device.cuh"
     text, runs = source.read_text(), "emu::launch(grid, block, shared_bytes, [&] { kernel(arguments...); });"
     assert text.count(runs) == 1, "the launch in the emulator is written in another way"
     noted = text.replace(runs, "note_launch(reinterpret_cast<const void*>(kernel), block, shared_bytes);")
@@ -195,7 +195,7 @@ def instructions(resources: dict[str, Resources], folder: Path) -> dict[str, dic
     for architecture in resources:
         sections = []
         for source in SOURCES:
-            command = [program, "-c", str(folder / f"{source}-{architecture}.cubin")]
+            command = [program, "-c", str(folder / f"{Path(source).stem}-{architecture}.cubin")]
             text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             sections += re.split(r"^\s*\.section\s+\.text\.", text, flags=re.MULTILINE)[1:]
         code[architecture] = {demangled(re.match(r"\w+", body)[0]): body for body in sections}  # type: ignore[index]

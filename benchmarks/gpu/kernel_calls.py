@@ -19,7 +19,7 @@ from torch import Tensor
 
 import crossd_ops
 
-_CSRC = Path(__file__).resolve().parents[2] / "csrc" / "cuda"
+_CSRC = Path(__file__).resolve().parents[2] / "csrc"
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Sizes with kernels of their own, an odd and an even general one (of two even sizes: complex taps), and a single voxel.
 _SIZES = ((3, 3, 3), (5, 5, 5), (7, 7, 7), (2, 3, 5), (4, 4, 3), (1, 1, 1))
@@ -38,7 +38,7 @@ def kernel_names() -> set[str]:
     """The kernels that the sources define."""
     return {
         name
-        for path in sorted(_CSRC.glob("*.cuh"))
+        for path in sorted(_CSRC.rglob("*.cuh"))
         for name in re.findall(r"__global__ void __launch_bounds__\(.*?\)\s+(\w+)\(", path.read_text(), re.DOTALL)
     }
 

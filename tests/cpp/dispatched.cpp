@@ -2,8 +2,8 @@
 // them on the CPU, where the library takes another way.
 #include <torch/csrc/stable/library.h>
 
-#include "library_calls.h"
-#include "tensors.h"
+#include "common/library_calls.h"
+#include "common/tensors.h"
 
 namespace crossd_ops {
 

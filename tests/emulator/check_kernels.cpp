@@ -6,8 +6,8 @@
 #include <exception>
 
 #include "cases.h"
-#include "cuda/fourier_shift_launch.cuh"
 #include "reference.h"
+#include "shift/cuda/launch.cuh"
 
 namespace check {
 

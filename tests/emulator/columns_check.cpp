@@ -11,14 +11,14 @@
 #include <string>
 #include <vector>
 
+#include "convolution/cpu/columns.h"
+#include "convolution/cpu/small_product.h"
 #include "strided.h"
-#include "cpu/columns.h"
-#include "cpu/small_product.h"
 
 #define CROSSD_VECTOR_BYTES 16
 namespace crossd_ops::cpu {
-#include "cpu/simd.h"
-#include "cpu/small_product_kernels.h"
+#include "common/cpu/simd.h"
+#include "convolution/cpu/small_product_kernels.h"
 }  // namespace crossd_ops::cpu
 
 namespace check {

@@ -38,7 +38,7 @@ void parallel_for(int64_t begin, int64_t end, int64_t, const Function& function)
 """
 
 # Checks of a source that needs no other, and that no other needs.
-OF_ONE_SOURCE = {"columns_check": "columns.cpp"}
+OF_ONE_SOURCE = {"columns_check": "convolution/cpu/columns.cpp"}
 
 
 def stand_in_for_torch(folder: Path) -> None:
@@ -53,9 +53,11 @@ def stand_in_for_torch(folder: Path) -> None:
 
 def cpu_program(check: Path, variant: str) -> Path:
     """The program of ``check``; compiled once for each state of its sources."""
-    kernels = [path for path in sorted((CSRC / "cpu").glob("*.cpp")) if path.name not in OF_ONE_SOURCE.values()]
     if check.stem in OF_ONE_SOURCE:
-        kernels = [CSRC / "cpu" / OF_ONE_SOURCE[check.stem]]
+        kernels = [CSRC / OF_ONE_SOURCE[check.stem]]
+    else:
+        apart = {CSRC / source for source in OF_ONE_SOURCE.values()}
+        kernels = sorted({*CSRC.rglob("*/cpu/*.cpp"), *CSRC.glob("instruction_sets/*.cpp")} - apart)
     headers = sorted([*CSRC.rglob("*.h"), *EMULATOR.glob("*.h")])
     folder = CACHE / f"cpu-{variant}"
     folder.mkdir(parents=True, exist_ok=True)

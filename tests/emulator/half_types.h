@@ -5,7 +5,7 @@
 #include <cstring>
 #include <limits>
 
-#include "shift_problem.h"
+#include "shift/problem.h"
 
 namespace check {
 

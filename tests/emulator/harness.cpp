@@ -4,7 +4,7 @@
 #include <mutex>
 #include <string>
 
-#include "cuda/fourier_shift_launch.cuh"
+#include "shift/cuda/launch.cuh"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 

@@ -14,7 +14,7 @@ DTYPES = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 
 ORDERS = {"forward": 0, "reverse": 1, "random": 2}
 
 
-# Mirrors of csrc/shift_problem.h.
+# Mirrors of csrc/shift/problem.h.
 class ShiftShape(ctypes.Structure):
     _fields_ = [
         ("samples", ctypes.c_int64),
@@ -158,7 +158,7 @@ def _load(path: Path) -> ctypes.CDLL:
     got = [ctypes.sizeof(ForwardProblem), ForwardProblem.out.offset]
     got += [ctypes.sizeof(BackwardProblem), BackwardProblem.partial.offset]
     if got != expected:
-        raise RuntimeError(f"the structs of harness.py and shift_problem.h differ: expected {expected}, got {got}")
+        raise RuntimeError(f"the structs of harness.py and shift/problem.h differ: expected {expected}, got {got}")
     return library
 
 

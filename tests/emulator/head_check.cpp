@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "head/cpu/head.h"
 #include "strided.h"
-#include "cpu/head.h"
 
 namespace check {
 

@@ -8,8 +8,8 @@
 #include <cstdlib>
 #include <string>
 
-#include "cuda/fourier_shift_launch.cuh"
-#include "cuda/rotation_head_launch.cuh"
+#include "head/cuda/rotation_launch.cuh"
+#include "shift/cuda/launch.cuh"
 
 // Linked with -rdynamic, so that an instantiation can be asked for its name.
 void note_launch(const void* kernel, dim3 block, size_t shared_bytes) {

@@ -1,4 +1,4 @@
-// The operator and its gradients in float64, straight from the definition in shift_problem.h:
+// The operator and its gradients in float64, straight from the definition in shift/problem.h:
 //
 //   out[b, p, x, y, z] = Re sum_{x',y',z'} d0(x-x') d1(y-y') d2(z-z') weight[p, x', y', z'],   p = (o, c)
 //   d(n) = (1/K) sum_{f in fftfreq(K)} exp(2 pi i f (n - s)),   d'(n) = dd/ds
@@ -12,7 +12,7 @@
 #include <complex>
 #include <vector>
 
-#include "shift_problem.h"
+#include "shift/problem.h"
 
 namespace check {
 

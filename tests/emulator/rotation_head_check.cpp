@@ -11,10 +11,10 @@
 
 #include "strided.h"
 #if defined(CHECK_CPU)
-#include "cpu/capability.h"
-#include "cpu/rotation_head.h"
+#include "common/cpu/capability.h"
+#include "head/cpu/rotation.h"
 #else
-#include "cuda/rotation_head_launch.cuh"
+#include "head/cuda/rotation_launch.cuh"
 #endif
 
 namespace check {

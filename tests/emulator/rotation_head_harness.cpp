@@ -4,7 +4,7 @@
 #include <mutex>
 #include <string>
 
-#include "cuda/rotation_head_launch.cuh"
+#include "head/cuda/rotation_launch.cuh"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 

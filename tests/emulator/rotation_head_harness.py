@@ -12,7 +12,7 @@ from .build import CSRC, EMULATOR, compile_program
 from .harness import DTYPES
 
 
-# Mirrors of csrc/rotation_head_problem.h.
+# Mirrors of csrc/head/rotation_problem.h.
 class MapShape(ctypes.Structure):
     _fields_ = [("samples", ctypes.c_int64), ("rows", ctypes.c_int64), ("columns", ctypes.c_int64)]
 
@@ -96,7 +96,7 @@ def _load(path: Path) -> ctypes.CDLL:
     got += [ctypes.sizeof(RotationHeadBackward), RotationHeadBackward.grad_strides.offset]
     if got != expected:
         raise RuntimeError(
-            f"the structs of the harness and rotation_head_problem.h differ: expected {expected}, got {got}"
+            f"the structs of the harness and head/rotation_problem.h differ: expected {expected}, got {got}"
         )
     return library
 

@@ -1,0 +1,13 @@
+// Image to columns and back on the CPU. Threads: those of torch; results do not depend on their number.
+#pragma once
+#include "convolution/columns_problem.h"
+
+namespace crossd_ops::cpu {
+
+// columns: [samples, channels, kernel, result], dense; elements outside of the image are zero.
+void image_to_columns(const ColumnsProblem& problem, const void* image, void* columns);
+
+// The adjoint: each pixel gets the sum of its copies, added in accumulate_dtype. `image` need not be cleared.
+void columns_to_image(const ColumnsProblem& problem, const void* columns, void* image);
+
+}  // namespace crossd_ops::cpu

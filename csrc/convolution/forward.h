@@ -1,0 +1,70 @@
+// The per-sample convolution itself, some output channels at a time.
+#pragma once
+#include <optional>
+#include <vector>
+
+#include "common/library_calls.h"
+#include "common/tensors.h"
+#include "convolution/columns.h"
+#include "convolution/problem.h"
+#include "convolution/sample_kernels.h"
+
+namespace crossd_ops {
+
+class SampleConvolution {
+ public:
+  SampleConvolution(const Tensor& input, const ConvolutionProblem& problem, Method method)
+      : input_(input), problem_(problem), method_(method) {}
+
+  // (B, rows, ...), of kernels (B, rows, C, ...) and the bias (rows,) of these output channels.
+  Tensor operator()(const Tensor& kernels, const std::optional<Tensor>& bias) {
+    if (method_ == Method::matrix) return multiply(kernels, bias);
+    if (problem_.samples() == 1)
+      return library_convolution(input_, kernels_of_sample(kernels, 0), bias, problem_.geometry,
+                                 problem_.geometry.groups);
+    return method_ == Method::loop ? loop(kernels, bias) : group(kernels, bias);
+  }
+
+ private:
+  // With columns x of the input: y = w x
+  Tensor multiply(const Tensor& kernels, const std::optional<Tensor>& bias) {
+    if (!columns_) columns_.emplace(image_to_columns(input_, problem_));
+    const int64_t blocks = columns_->size(0), wide = columns_->size(1), pixels = columns_->size(2);
+    const int64_t rows = kernels.size(1) / problem_.geometry.groups;
+    Tensor product = new_tensor(input_, {blocks, rows, pixels}, input_.scalar_type());
+    multiply_matrices(product, alias(kernels, {blocks, rows, wide}, {rows * wide, wide, 1}), *columns_);
+    const std::vector<int64_t> sizes = sizes_of_result(kernels);
+    const Tensor result = alias(product, sizes, dense_strides(sizes));
+    return bias ? sum_of(result, along_channels(*bias, sizes)) : result;
+  }
+
+  Tensor loop(const Tensor& kernels, const std::optional<Tensor>& bias) const {
+    std::vector<Tensor> outputs;
+    for (int64_t b = 0; b < problem_.samples(); ++b)
+      outputs.push_back(library_convolution(part_of(input_, 0, b, 1), kernels_of_sample(kernels, b), bias,
+                                            problem_.geometry, problem_.geometry.groups));
+    return join_samples(outputs);
+  }
+
+  Tensor group(const Tensor& kernels, const std::optional<Tensor>& bias) const {
+    const int64_t samples = problem_.samples();
+    const std::optional<Tensor> repeated = bias ? std::optional(repeat(*bias, samples)) : std::nullopt;
+    const Tensor output = dense(library_convolution(stack_samples(input_), stacked_kernels(kernels), repeated,
+                                                    problem_.geometry, samples * problem_.geometry.groups));
+    const std::vector<int64_t> sizes = sizes_of_result(kernels);
+    return alias(output, sizes, dense_strides(sizes));
+  }
+
+  std::vector<int64_t> sizes_of_result(const Tensor& kernels) const {
+    std::vector<int64_t> sizes = problem_.result;
+    sizes[1] = kernels.size(1);
+    return sizes;
+  }
+
+  const Tensor& input_;
+  const ConvolutionProblem& problem_;
+  Method method_;
+  std::optional<Tensor> columns_;
+};
+
+}  // namespace crossd_ops

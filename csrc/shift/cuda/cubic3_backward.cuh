@@ -1,0 +1,238 @@
+// The adjoint of cubic3.cuh, in the same basis. For the gradient g of slice x, u = A + B cos(phi) + C
+// sin(phi):
+//   h = exp(i phases) analysis of g,   gA += h, gB += cos(phi) h, gC += sin(phi) h            in registers, over the
+//   samples gs_0 += cos(phi) <h, C> - sin(phi) <h, B>,   gs_1 += sum_fg f q(f, g),   gs_2 += sum_fg g q(f, g),   q =
+//   Im(conj(h) u)
+// all gs times 2 pi / 3; gW is the synthesis of gA, gB, gC, done once. About 125 operations instead of 174 with
+// circulants. Bytes, the floor: 9 E_g for each sample and pair, and W read and gW written once. The sums of gs over a
+// tile of pairs add 3 elements for each sample and tile of 128 pairs: less than 1 % of g. Instructions (SASS, sm_90,
+// bfloat16): 167 for a sample and pair, and 180 for a chunk of 4 samples, so 210 for each; 18 bytes of g against that
+// need issue slots as much as bandwidth.
+#pragma once
+#include "shift/cuda/cubic3.cuh"
+
+namespace crossd_ops::cuda {
+
+// Samples whose gradients a warp has in flight, and as many that it works on. Each buffer is filled asynchronously.
+template <typename Grad, int kSlices>
+constexpr int kBackwardChunk = kSlices > 1         ? 1
+                               : sizeof(Grad) == 2 ? 4
+                               : sizeof(Grad) == 4 ? 2
+                                                   : 1;
+
+constexpr int kShareStride =
+    kLanes + 4;  // of the lanes' shares of gs: whole vectors, and no bank conflict between rows
+
+template <typename Acc, typename Grad, int kSlices>
+struct Cubic3BackwardShared {  // byte offsets; the warp's own pieces are repeated for each warp
+  static constexpr int kChunk = kBackwardChunk<Grad, kSlices>, kRow = kSlices * kCubic3Plane;
+  static constexpr size_t kBuffer = kChunk * kLanes * kRow * sizeof(Grad),
+                          kWeight = kLanes * kCubic3Volume * sizeof(Acc);
+  static constexpr size_t kPhases = 0, kSums = kPhases + kGroupSamples * kPhaseStride * sizeof(Acc);
+  static constexpr size_t kWarps = kSums + kCubic3Warps * kGroupSamples * 3 * sizeof(Acc);
+  static constexpr size_t kShares =
+      2 * kBuffer > kWeight ? 2 * kBuffer : kWeight;  // in a warp's piece, after buffers or weights
+  static constexpr size_t kWarp = kShares + 3 * kChunk * kShareStride * sizeof(Acc);
+  static constexpr size_t kTotal = kWarps + kCubic3Warps * kWarp;
+  static_assert(kSums % kVectorBytes == 0 && kWarps % kVectorBytes == 0 && kShares % kVectorBytes == 0 &&
+                kWarp % kVectorBytes == 0);
+};
+
+// Starts to bring the gradients of `samples` samples from `sample` on into `buffer`, [samples, lanes, kRow].
+template <int kRow, typename Grad>
+__device__ __forceinline__ void fetch_cubic3_grad(const BackwardProblem& problem, bool vectors, const Cubic3Warp& warp,
+                                                  int64_t sample, int samples, Grad* buffer) {
+  constexpr int kElements = kLanes * kRow, kVectors = kElements / kVectorElements<Grad>;  // of a sample
+  const GradStrides& strides = problem.grad_strides;
+  const Grad* grad = static_cast<const Grad*>(problem.grad) + sample * strides.sample;
+  if (vectors && warp.count == kLanes) {
+    grad += warp.first * kRow + warp.lane * kVectorElements<Grad>;
+    buffer += warp.lane * kVectorElements<Grad>;
+#pragma unroll
+    for (int row = 0; row < kBackwardChunk<Grad, kRow / kCubic3Plane>;
+         ++row, grad += strides.sample, buffer += kElements) {
+      if (row >= samples) break;
+#pragma unroll
+      for (int first = 0; first < kVectors; first += kLanes)
+        if (first + warp.lane < kVectors)
+          copy_vector_async(buffer + first * kVectorElements<Grad>, grad + first * kVectorElements<Grad>);
+    }
+    return;
+  }
+  const bool active = warp.lane < warp.count;
+  if (active) grad += pair_offset(strides, problem.shape.in_channels, warp.first + warp.lane);
+  for (int row = 0; row < samples; ++row) {
+#pragma unroll 1
+    for (int i = 0; i < kRow; ++i) {
+      const int64_t offset = row * strides.sample + kernel_offset(strides, i / 9, i / 3 % 3, i % 3);
+      buffer[(row * kLanes + warp.lane) * kRow + i] = active ? grad[offset] : Grad{};
+    }
+  }
+}
+
+// One slice of one sample and pair; adds to the shares, which lack their common factor.
+template <typename Acc>
+__device__ __forceinline__ void backward_cubic3_slice(const Cubic3Phases<Acc>& phases, int slice,
+                                                      const Acc (&weight)[27], const Acc (&grad)[9], bool need_weight,
+                                                      bool need_shift, Acc (&grad_weight)[27], Acc (&shares)[3]) {
+  const Acc cosine = phases.slice_cosine(slice), sine = phases.slice_sine(slice);
+  Acc h[9];
+  analyse(grad, h);
+  rotate<true>(phases, h);
+  if (need_weight) {
+#pragma unroll
+    for (int i = 0; i < 9; ++i)
+      grad_weight[i] += h[i], grad_weight[9 + i] += cosine * h[i], grad_weight[18 + i] += sine * h[i];
+  }
+  if (need_shift) {
+    Acc u[9], b = 0, c = 0, q[4];
+    contract_slices(phases, slice, weight, u);
+#pragma unroll
+    for (int i = 0; i < 9; ++i) b += h[i] * weight[9 + i], c += h[i] * weight[18 + i];
+#pragma unroll
+    for (int pair = 0; pair < 4; ++pair)
+      q[pair] = h[1 + 2 * pair] * u[2 + 2 * pair] - h[2 + 2 * pair] * u[1 + 2 * pair];
+    shares[0] += cosine * c - sine * b;
+    shares[1] += q[0] + q[2] + q[3];
+    shares[2] += q[1] + q[2] - q[3];
+  }
+}
+
+// Sums the lanes' shares, [3 kChunk, lanes], by 24 lanes, and writes the sums of `samples` samples, [samples, 3].
+template <int kChunk, typename Acc>
+__device__ __forceinline__ void sum_shares(const Acc* shares, const Cubic3Warp& warp, int samples, Acc* sums) {
+  constexpr int kLanesOfRow = 8 / kChunk, kElements = kLanes / kLanesOfRow;
+  const int row = warp.lane / kLanesOfRow;
+  Acc sum = 0;
+  if (row < 3 * kChunk) {
+    Acc values[kElements];
+    read_shared(shares + row * kShareStride + warp.lane % kLanesOfRow * kElements, values);
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) sum += values[i];
+  }
+#pragma unroll
+  for (int distance = 1; distance < kLanesOfRow; distance *= 2) sum += __shfl_xor_sync(kAllLanes, sum, distance);
+  if (warp.lane % kLanesOfRow == 0 && row < 3 * samples)
+    sums[row] = sum * static_cast<Acc>(2 * 3.14159265358979323846 / 3);
+}
+
+// Sums of the block's warps, in the order of the warps, to partial[sample, spatial axis, tile].
+template <typename Acc>
+__device__ void write_cubic3_partial(const BackwardProblem& problem, int64_t group, int samples, const Acc* sums) {
+  for (int task = threadIdx.x; task < 3 * samples; task += kCubic3Threads) {
+    const int sample = task / 3, axis = task - sample * 3;
+    Acc sum = 0;
+    for (int warp = 0; warp < kCubic3Warps; ++warp) sum += sums[warp * kGroupSamples * 3 + task];
+    static_cast<Acc*>(
+        problem.partial)[((group + sample) * 3 + select(problem.shape.axis, axis)) * gridDim.x + blockIdx.x] = sum;
+  }
+}
+
+// Adds the sums of the warps that had other samples of the same pairs, in their order, and stores grad_weight.
+template <typename Acc>
+__device__ void store_cubic3_grad_weight(const BackwardProblem& problem, bool vectors, const Cubic3Warp& warp,
+                                         int sample_warps, int sample_warp, char* warp_piece, size_t piece_bytes,
+                                         Acc (&grad_weight)[27]) {
+  Acc* stage = reinterpret_cast<Acc*>(warp_piece);
+  const WeightStrides& strides = problem.grad_weight_strides;
+  if (sample_warp > 0) {
+#pragma unroll
+    for (int i = 0; i < kCubic3Volume; ++i) stage[warp.lane * kCubic3Volume + i] = grad_weight[i];
+  }
+  __syncthreads();
+  if (sample_warp > 0) return;
+  for (int other = 1; other < sample_warps; ++other) {
+    const Acc* theirs = reinterpret_cast<const Acc*>(warp_piece + other * piece_bytes);
+#pragma unroll
+    for (int i = 0; i < kCubic3Volume; ++i) grad_weight[i] += theirs[warp.lane * kCubic3Volume + i];
+  }
+  synthesise_grad_weight(grad_weight);
+  vectors = vectors && warp.count == kLanes;
+  const Cubic3Order order(strides, vectors);
+#pragma unroll
+  for (int i = 0; i < kCubic3Volume; ++i) stage[warp.lane * kCubic3Volume + order(i)] = grad_weight[i];
+  __syncwarp();
+  if (vectors) {
+    with_weight_type<Acc>(problem.weight_dtype, [&](auto type) {
+      store_vectors(warp.team(), stage, kLanes * kCubic3Volume,
+                    static_cast<decltype(type)*>(problem.grad_weight) + warp.first * kCubic3Volume);
+    });
+  } else if (warp.lane < warp.count) {
+    const int64_t offset = pair_offset(strides, problem.shape.in_channels, warp.first + warp.lane);
+#pragma unroll 1
+    for (int i = 0; i < kCubic3Volume; ++i)
+      store_as(problem.weight_dtype, problem.grad_weight, offset + kernel_offset(strides, i / 9, i / 3 % 3, i % 3),
+               stage[warp.lane * kCubic3Volume + i]);
+  }
+}
+
+// grid: tiles of 128 / sample_warps pairs. Neighbouring warps, sample_warps of them, share pairs and take chunks of
+// samples in turn: where there are few pairs the GPU is filled so, and grad_weight still needs no second pass.
+template <typename Acc, typename Grad, int kSlices>
+__global__ void __launch_bounds__(kCubic3Threads, sizeof(Acc) == 4 ? 4 : 2)
+    backward_cubic3(const BackwardProblem problem, TileAccess vectors, int sample_warps) {
+  using Shared = Cubic3BackwardShared<Acc, Grad, kSlices>;
+  constexpr int kChunk = Shared::kChunk, kRow = Shared::kRow;
+  const ShiftShape& shape = problem.shape;
+  const int warp_index = threadIdx.x / kLanes, sample_warp = warp_index % sample_warps;
+  const Cubic3Warp warp(shape,
+                        static_cast<int64_t>(blockIdx.x) * (kCubic3Warps / sample_warps) + warp_index / sample_warps);
+  char* shared = dynamic_shared<char>();
+  char* piece = shared + Shared::kWarps + warp_index * Shared::kWarp;
+  Acc* all_phases = reinterpret_cast<Acc*>(shared + Shared::kPhases);
+  Acc* sums = reinterpret_cast<Acc*>(shared + Shared::kSums);
+  Acc* all_shares = reinterpret_cast<Acc*>(piece + Shared::kShares);
+  const bool need_weight = problem.grad_weight != nullptr, need_shift = problem.grad_shift != nullptr;
+  Acc weight[27], grad_weight[27] = {};
+  load_cubic3_weight(shape, problem.weight_dtype, problem.weight, problem.weight_strides, vectors.weight, warp,
+                     reinterpret_cast<Acc*>(piece), weight);
+  analyse_weight(weight);
+  for (int64_t group = 0; group < shape.samples; group += kGroupSamples) {
+    const int group_samples =
+        shape.samples - group < kGroupSamples ? static_cast<int>(shape.samples - group) : kGroupSamples;
+    const auto buffer = [&](int turn) { return reinterpret_cast<Grad*>(piece + turn * Shared::kBuffer); };
+    const auto fetch = [&](int chunk, int turn) {
+      if (chunk < group_samples && warp.count > 0)
+        fetch_cubic3_grad<kRow>(problem, vectors.grad, warp, group + chunk, min(group_samples - chunk, kChunk),
+                                buffer(turn));
+      commit_copies();
+    };
+    fetch(sample_warp * kChunk, 0);
+    compute_phases(shape, problem.shift, group, group_samples, kCubic3Threads, all_phases);
+    for (int i = threadIdx.x; i < kCubic3Warps * kGroupSamples * 3; i += kCubic3Threads) sums[i] = 0;
+    __syncthreads();
+    int turn = 0;
+    for (int chunk = sample_warp * kChunk; chunk < group_samples && warp.count > 0;
+         chunk += sample_warps * kChunk, turn ^= 1) {
+      fetch(chunk + sample_warps * kChunk, turn ^ 1);
+      wait_copies<1>();
+      __syncwarp();
+      const int samples = min(group_samples - chunk, kChunk);
+#pragma unroll 1
+      for (int sample = 0; sample < samples; ++sample) {
+        const Cubic3Phases<Acc> phases(all_phases + (chunk + sample) * kPhaseStride);
+        const Grad* row = buffer(turn) + (sample * kLanes + warp.lane) * kRow;
+        Acc shares[3] = {0, 0, 0};
+#pragma unroll
+        for (int slice = 0; slice < kSlices; ++slice) {
+          Acc grad[9];
+#pragma unroll
+          for (int i = 0; i < 9; ++i) grad[i] = load_element<Acc>(row + slice * kCubic3Plane + i);
+          backward_cubic3_slice(phases, slice, weight, grad, need_weight, need_shift, grad_weight, shares);
+        }
+#pragma unroll
+        for (int axis = 0; axis < 3; ++axis) all_shares[(sample * 3 + axis) * kShareStride + warp.lane] = shares[axis];
+      }
+      __syncwarp();  // the shares are written, the buffer is read; what follows is read before the next wait's barrier
+      if (need_shift) sum_shares<kChunk>(all_shares, warp, samples, sums + (warp_index * kGroupSamples + chunk) * 3);
+    }
+    __syncthreads();
+    if (need_shift) write_cubic3_partial(problem, group, group_samples, sums);
+    __syncthreads();  // sums and phases are about to be replaced
+  }
+  if (need_weight)
+    store_cubic3_grad_weight(problem, vectors.grad_weight, warp, sample_warps, sample_warp, piece, Shared::kWarp,
+                             grad_weight);
+}
+
+}  // namespace crossd_ops::cuda

@@ -1,0 +1,188 @@
+// The adjoint of rows.cuh. For the gradient g of slice x:
+//   k = A2^T g, e = D2^T k  in warp y;  h = A1^T k, u = A0 W  in warp z                  D: derivative of a circulant,
+//   A' = A D gW[x'] += d(x - x'; s0) h,   gs_0 += sum_x' d'(x - x'; s0) <h, W[x']>,   gs_1 += <h, D1 u>,   gs_2 += <e,
+//   A1 u>
+// Bytes: g, W and gW once each. About 8 K^2 multiply-adds for K gradients of a thread.
+#pragma once
+#include "common/cuda/device.cuh"
+#include "shift/cuda/partial_sums.cuh"
+#include "shift/cuda/rows_tile.cuh"
+
+namespace crossd_ops::cuda {
+
+template <typename Acc, typename Grad, int kSize>
+struct BackwardRowsShared {  // byte offsets; the planes k and e and the buffers of g lie where the weights are at the
+                             // start and the end
+  static constexpr size_t kElements = kLanes * Rows<kSize>::kPlane;
+  static constexpr size_t kSums = kRowsGroup * kRowsTapStride * sizeof(Acc),
+                          kTile = kSums + kSize * kRowsGroup * 4 * sizeof(Acc);
+  static constexpr size_t kBuffers = 2 * kElements * sizeof(Acc), kWork = kBuffers + 2 * kElements * sizeof(Grad);
+  static constexpr size_t kWeight = kLanes * Rows<kSize>::kVolume * sizeof(Acc);
+  static constexpr size_t kTotal = kTile + (kWork > kWeight ? kWork : kWeight);
+  static_assert(kTile % kVectorBytes == 0 && kBuffers % kVectorBytes == 0 &&
+                kElements * sizeof(Grad) % kVectorBytes == 0);
+};
+
+// Starts to bring the gradients of a slice into `buffer`, [pairs, K, K]; zeros where there is no pair.
+template <int kSize, typename Grad>
+__device__ __forceinline__ void fetch_rows_grad(const BackwardProblem& problem, bool vectors, const Rows<kSize>& rows,
+                                                int64_t sample, int slice, Grad* buffer) {
+  const GradStrides& strides = problem.grad_strides;
+  const Grad* grad = static_cast<const Grad*>(problem.grad) + sample * strides.sample + slice * strides.kernel[0];
+  if (vectors && problem.shape.slices == 1 && rows.count == kLanes) {
+    grad += rows.first * rows.kPlane;
+    for (int i = threadIdx.x * kVectorElements<Grad>; i < kLanes * rows.kPlane;
+         i += rows.kThreads * kVectorElements<Grad>)
+      copy_vector_async(buffer + i, grad + i);
+    return;
+  }
+#pragma unroll 1
+  for (int i = threadIdx.x; i < kLanes * rows.kPlane; i += rows.kThreads) {
+    const int pair = i / rows.kPlane, element = i - pair * rows.kPlane;
+    buffer[i] = pair < rows.count ? grad[pair_offset(strides, problem.shape.in_channels, rows.first + pair) +
+                                         kernel_offset(strides, 0, element / kSize, element % kSize)]
+                                  : Grad{};
+  }
+}
+
+// Warp z's part, h and e of its column given: adds to grad_weight and to the shares of gs.
+template <int kSize, typename Acc>
+__device__ __forceinline__ void backward_rows_column(const Acc* taps, int slice, const Acc (&weight)[kSize][kSize],
+                                                     const Acc (&h)[kSize], const Acc (&e)[kSize], bool need_weight,
+                                                     bool need_shift, Acc (&grad_weight)[kSize][kSize],
+                                                     Acc (&shares)[3]) {
+  if (need_weight) {
+#pragma unroll
+    for (int x = 0; x < kSize; ++x) {
+      const Acc tap = taps[slice - x + kSize - 1];
+#pragma unroll
+      for (int y = 0; y < kSize; ++y) grad_weight[x][y] += tap * h[y];
+    }
+  }
+  if (need_shift) {
+    Acc u[kSize], derived[kSize];
+    contract_rows(taps, slice, weight, u);
+    differentiate<false>(u, derived);
+#pragma unroll
+    for (int y = 0; y < kSize; ++y) shares[1] += h[y] * derived[y];
+    apply_taps<false>(taps + kRowsAxis1, u, derived);
+#pragma unroll
+    for (int y = 0; y < kSize; ++y) shares[2] += e[y] * derived[y];
+#pragma unroll
+    for (int x = 0; x < kSize; ++x) {
+      Acc product = 0;
+#pragma unroll
+      for (int y = 0; y < kSize; ++y) product += h[y] * weight[x][y];
+      shares[0] += taps[kRowsDerivative + slice - x + kSize - 1] * product;
+    }
+  }
+}
+
+template <int kSize, typename Acc>
+__device__ __forceinline__ void store_rows_grad_weight(const BackwardProblem& problem, bool vectors,
+                                                       const Rows<kSize>& rows, Acc* tile,
+                                                       const Acc (&grad_weight)[kSize][kSize]) {
+  const WeightStrides& strides = problem.grad_weight_strides;
+  vectors = vectors && rows.count == kLanes;
+  const RowsOrder order(strides, vectors, kSize);
+#pragma unroll
+  for (int x = 0; x < kSize; ++x) {
+#pragma unroll
+    for (int y = 0; y < kSize; ++y)
+      tile[rows.lane * rows.kVolume + x * order.x + y * order.y + rows.warp * order.z] = grad_weight[x][y];
+  }
+  __syncthreads();
+  if (vectors) {
+    with_weight_type<Acc>(problem.weight_dtype, [&](auto type) {
+      store_vectors(rows.team(), tile, kLanes * rows.kVolume,
+                    static_cast<decltype(type)*>(problem.grad_weight) + rows.first * rows.kVolume);
+    });
+  } else if (rows.lane < rows.count) {
+    const int64_t offset = pair_offset(strides, problem.shape.in_channels, rows.first + rows.lane);
+#pragma unroll 1
+    for (int i = 0; i < rows.kPlane; ++i)
+      store_as(problem.weight_dtype, problem.grad_weight,
+               offset + kernel_offset(strides, i / kSize, i % kSize, rows.warp),
+               tile[rows.lane * rows.kVolume + i * kSize + rows.warp]);
+  }
+}
+
+// Sums of a group's samples over the block's warps, [warps, samples, 4], to partial[sample, spatial axis, tile].
+template <int kSize, typename Acc>
+__device__ void write_rows_partial(const BackwardProblem& problem, int64_t group, int samples, const Acc* sums) {
+  for (int task = threadIdx.x; task < 3 * samples; task += Rows<kSize>::kThreads) {
+    const int sample = task / 3, axis = task - sample * 3;
+    Acc sum = 0;
+    for (int warp = 0; warp < kSize; ++warp) sum += sums[(warp * kRowsGroup + sample) * 4 + axis];
+    static_cast<Acc*>(
+        problem.partial)[((group + sample) * 3 + select(problem.shape.axis, axis)) * gridDim.x + blockIdx.x] = sum;
+  }
+}
+
+// grid: tiles of 32 pairs; a block takes all samples in turn, so that grad_weight is summed in one fixed order.
+template <typename Acc, typename Grad, int kSize>
+__global__ void __launch_bounds__(Rows<kSize>::kThreads, sizeof(Acc) == 4 && kSize == 5 ? 2 : 1)
+    backward_rows(const BackwardProblem problem, TileAccess vectors) {
+  using Shared = BackwardRowsShared<Acc, Grad, kSize>;
+  const ShiftShape& shape = problem.shape;
+  const Rows<kSize> rows(shape);
+  char* shared = dynamic_shared<char>();
+  Acc* all_taps = reinterpret_cast<Acc*>(shared);
+  Acc* sums = reinterpret_cast<Acc*>(shared + Shared::kSums);
+  Acc* k_plane = reinterpret_cast<Acc*>(shared + Shared::kTile);
+  Acc* e_plane = k_plane + Shared::kElements;
+  Grad* buffers = reinterpret_cast<Grad*>(shared + Shared::kTile + Shared::kBuffers);
+  const bool need_weight = problem.grad_weight != nullptr, need_shift = problem.grad_shift != nullptr;
+  Acc weight[kSize][kSize], grad_weight[kSize][kSize] = {}, shares[3] = {0, 0, 0};
+  load_rows_weight(shape, problem.weight_dtype, problem.weight, problem.weight_strides, vectors.weight, rows, k_plane,
+                   weight);
+  if (shape.samples > 0) fetch_rows_grad(problem, vectors.grad, rows, 0, 0, buffers);
+  commit_copies();
+  int64_t sample = 0, group = 0;
+  int slice = 0;
+  for (int turn = 0; sample < shape.samples; turn ^= 1) {
+    const int in_group = static_cast<int>(sample - group);
+    const int64_t next_sample = slice + 1 < shape.slices ? sample : sample + 1;
+    const int next_slice = slice + 1 < shape.slices ? slice + 1 : 0;
+    if (next_sample < shape.samples)
+      fetch_rows_grad(problem, vectors.grad, rows, next_sample, next_slice, buffers + (turn ^ 1) * Shared::kElements);
+    commit_copies();
+    if (in_group == 0 && slice == 0) {
+      const int left = static_cast<int>(shape.samples - sample < kRowsGroup ? shape.samples - sample : kRowsGroup);
+      compute_rows_taps<kSize>(shape, problem.shift, sample, left, all_taps);
+    }
+    wait_copies<1>();
+    __syncthreads();
+    const Acc* taps = all_taps + in_group * kRowsTapStride;
+    Acc values[kSize], h[kSize], e[kSize];
+#pragma unroll
+    for (int z = 0; z < kSize; ++z)
+      values[z] = load_element<Acc>(buffers + turn * Shared::kElements + rows.at(rows.warp, z));
+    apply_taps<true>(taps + kRowsAxis2, values, h);
+    differentiate<true>(h, e);
+#pragma unroll
+    for (int z = 0; z < kSize; ++z) k_plane[rows.at(rows.warp, z)] = h[z], e_plane[rows.at(rows.warp, z)] = e[z];
+    __syncthreads();
+#pragma unroll
+    for (int y = 0; y < kSize; ++y) values[y] = k_plane[rows.at(y, rows.warp)], e[y] = e_plane[rows.at(y, rows.warp)];
+    apply_taps<true>(taps + kRowsAxis1, values, h);
+    backward_rows_column(taps, shape.first_slice + slice, weight, h, e, need_weight, need_shift, grad_weight, shares);
+    if (next_slice == 0) {
+#pragma unroll
+      for (int axis = 0; axis < 3; ++axis) {
+        const Acc sum = sum_of_warp(shares[axis]);
+        if (rows.lane == 0) sums[(rows.warp * kRowsGroup + in_group) * 4 + axis] = sum;
+        shares[axis] = 0;
+      }
+      if (in_group + 1 == kRowsGroup || next_sample == shape.samples) {
+        __syncthreads();  // also: the taps are no longer read
+        if (need_shift) write_rows_partial<kSize>(problem, group, in_group + 1, sums);
+        group = next_sample;
+      }
+    }
+    sample = next_sample, slice = next_slice;
+  }
+  if (need_weight) store_rows_grad_weight(problem, vectors.grad_weight, rows, k_plane, grad_weight);
+}
+
+}  // namespace crossd_ops::cuda
