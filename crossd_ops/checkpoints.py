@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ def save_published(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Saves a model in the published (present) layout: {"model": state} without biases, tensors on the CPU.
 
     Plain `nn.Conv2d` of kernel size 1 are written as the published code has them, `weights_3d` and a head of zeros,
-    which has no effect. A file that is there is replaced once the new one is complete.
+    which has no effect. A file that is there, or that a link leads to, is replaced once the new one is complete.
 
     Args:
         model: a network of `CrossDConv2d`, also inside DistributedDataParallel, DataParallel or torch.compile.
@@ -124,13 +125,18 @@ def save_published(model: nn.Module, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"model: expected CrossDConv2d layers in it, got {type(inner).__name__} with none")
     state = published_state(inner)
     path = Path(path)
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     if path.is_dir():
         raise IsADirectoryError(f"path: expected a file, got the folder {path}")
-    if not path.parent.is_dir():  # torch would raise a RuntimeError
+    if os.path.lexists(path) and not path.is_file():
+        raise OSError(f"path: expected a file, got {path}, which is a device, a pipe, or a link that leads to itself")
+    if not path.parent.is_dir():
         raise FileNotFoundError(f"path: expected a file in a folder that exists, got {path}")
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    unfinished = path.with_name(f"{uuid.uuid4().hex}.unfinished")  # beside the name the ending may be too long
     try:
-        torch.save({"model": state}, unfinished)
+        with open(unfinished, "wb") as file:  # of a path that cannot be written torch makes a RuntimeError
+            torch.save({"model": state}, file)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -134,8 +134,8 @@ def test_saving_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.
     save_published(network(), path)
     before = path.read_bytes()
 
-    def interrupted(value: object, file: Path) -> None:
-        file.write_bytes(b"half of it")
+    def interrupted(value: object, file: BinaryIO) -> None:
+        file.write(b"half of it")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -147,6 +147,51 @@ def test_saving_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.
         save_published(network(), tmp_path / "none" / "model.pth")
     with pytest.raises(IsADirectoryError, match="expected a file, got the folder"):
         save_published(network(), tmp_path)
+
+
+def test_saving_writes_through_links(tmp_path: Path) -> None:
+    """What a link leads to is replaced, in its own folder; the links stay."""
+    model, folder = network(), tmp_path / "folder"
+    folder.mkdir()
+    target, link, second = folder / "model.pth", tmp_path / "best.pth", tmp_path / "last.pth"
+    link.symlink_to("folder/model.pth")  # relative to the link, and to nothing yet
+    second.symlink_to(link)
+    for path in (link, second):
+        save_published(network(), path)
+        save_published(model, path)
+        assert link.is_symlink() and second.is_symlink() and not target.is_symlink()
+        assert [*folder.iterdir()] == [target] and {*tmp_path.iterdir()} == {folder, link, second}
+        loaded = network()
+        load_published(loaded, target)
+        assert torch.equal(loaded[0].weights_3d, model[0].weights_3d)
+        target.unlink()
+    save_published(model, tmp_path / "folder" / ".." / "best.pth")
+    assert link.is_symlink() and target.is_file()
+    folder.joinpath("model.pth").unlink()
+    folder.rmdir()
+    with pytest.raises(FileNotFoundError, match=r"expected a file in a folder that exists, got .*folder/model\.pth"):
+        save_published(model, link)
+
+
+def test_saving_replaces_no_pipe_and_no_circle_of_links(tmp_path: Path) -> None:
+    pipe, circle = tmp_path / "pipe", tmp_path / "circle"
+    os.mkfifo(pipe)
+    circle.symlink_to(circle)
+    for path in (pipe, circle):
+        with pytest.raises(OSError, match=r"path: expected a file, got .*, which is a device, a pipe, or a link"):
+            save_published(network(), path)
+    assert pipe.is_fifo() and circle.is_symlink()
+
+
+@pytest.mark.parametrize("length", [1, 253, 255])
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path: Path, length: int) -> None:
+    path, model = tmp_path / ("n" * length), network()
+    save_published(model, path)
+    save_published(model, path)
+    load_published(network(), path)
+    assert [*tmp_path.iterdir()] == [path]
+    with pytest.raises(OSError):
+        save_published(model, tmp_path / ("n" * 256))
 
 
 def test_what_is_no_spectrum_is_refused() -> None:
