@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,6 +67,17 @@ def test_command_line() -> None:
     command = [sys.executable, "-m", "crossd_ops", "--include-path"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout == f"{crossd_ops.include_path}\n" and result.stderr == ""
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--include-path",), ("--help",)], ids=str)
+def test_a_reader_that_has_gone_ends_it_quietly(options: tuple[str, ...]) -> None:
+    """As `python -m crossd_ops | true`: by the signal that ends other tools of a pipe."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "crossd_ops", *options]
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (-signal.SIGPIPE, "")
 
 
 def test_instruction_set_is_that_of_the_kernels(compiled_library: None) -> None:
