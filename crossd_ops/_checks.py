@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -15,6 +16,41 @@ _DTYPE_NAMES = "float64, float32, bfloat16 or float16"
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type in which a weight of `dtype` is shifted: float64 for float64, float32 for every other."""
     return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def int_of(value: Any) -> Any:
+    """`value` as an int where it is one, or stands for one as NumPy's integers do; None for all else, as for bool.
+
+    A symbolic size, of torch.compile or torch.export, stays symbolic.
+    """
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return value
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def ints_of(value: Any, axes: int) -> tuple[int, ...] | None:
+    """An int for each of the axes, of one int or of one each, in a tuple, a list or an array; None for all else."""
+    number = int_of(value)
+    if number is not None:
+        return (number,) * axes
+    if not isinstance(value, (tuple, list)) and not hasattr(value, "__array__"):
+        return None
+    try:
+        numbers = [int_of(item) for item in value]
+    except TypeError:  # a number of NumPy is an array too
+        return None
+    return tuple(numbers) if len(numbers) == axes and all(item is not None for item in numbers) else None
+
+
+def positive_int(name: str, value: Any) -> int:
+    """`value` as an int of at least 1."""
+    number: int | None = int_of(value)
+    if number is None or number < 1:
+        raise ValueError(f"{name}: expected a positive int, got {value!r}")
+    return number
 
 
 def named_device(device: Any) -> torch.device:
@@ -59,35 +95,45 @@ def check_weight_and_shift(weight: Tensor, shift: Tensor, dtype: torch.dtype | N
         raise TypeError(f"dtype: expected {_DTYPE_NAMES}, got {dtype}")
 
 
+def axis_of(dim: Any) -> int:
+    """`dim` counted from the start: 0 to 2."""
+    axis: int | None = int_of(dim)
+    if axis is None:
+        raise TypeError(f"dim: expected an int, got {type(dim).__name__}")
+    if not -3 <= axis <= 2:
+        raise ValueError(f"dim: expected -3 to 2, got {dim}")
+    return axis % 3
+
+
+def position_of(index: Any, size: int) -> int:
+    """`index` counted from the start: 0 to size - 1; none is the middle, size // 2."""
+    if index is None:
+        return size // 2
+    position: int | None = int_of(index)
+    if position is None:
+        raise TypeError(f"index: expected an int or None, got {type(index).__name__}")
+    if not -size <= position < size:
+        raise ValueError(f"index: expected {-size} to {size - 1}, got {index}")
+    return position % size
+
+
 def check_slice(weight: Tensor, dim: int, index: int | None) -> tuple[int, int]:
     """`dim` and `index` counted from the start: 0 to 2, and 0 to K - 1; no index is the middle slice K // 2."""
-    if not isinstance(dim, int):
-        raise TypeError(f"dim: expected an int, got {type(dim).__name__}")
-    if not -3 <= dim <= 2:
-        raise ValueError(f"dim: expected -3 to 2, got {dim}")
-    dim %= 3
-    size = weight.shape[2 + dim]
-    if index is None:
-        return dim, size // 2
-    if not isinstance(index, int):
-        raise TypeError(f"index: expected an int or None, got {type(index).__name__}")
-    if not -size <= index < size:
-        raise ValueError(f"index: expected {-size} to {size - 1}, got {index}")
-    return dim, index % size
+    axis = axis_of(dim)
+    return axis, position_of(index, weight.shape[2 + axis])
 
 
 def check_convolution(
     input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, groups: int, axes: int
-) -> None:
-    """The arguments of a per-sample convolution fit each other; weight and shift were looked at before."""
+) -> int:
+    """`groups` as an int, of arguments of a per-sample convolution that fit; weight and shift were looked at before."""
     check_tensor("input", input)
     if input.dim() != 2 + axes:
         expected = "(B, C, H, W)" if axes == 2 else "(B, C, D, H, W)"
         raise ValueError(f"input: expected {expected}, got {tuple(input.shape)}")
     check_device("input", input, weight)
     out_channels, group_channels = weight.shape[:2]
-    if not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"groups: expected a positive int, got {groups}")
+    groups = positive_int("groups", groups)
     if out_channels % groups:
         raise ValueError(f"weight: expected a multiple of {groups} groups as O, got {tuple(weight.shape)}")
     if input.shape[1] != group_channels * groups:
@@ -99,14 +145,20 @@ def check_convolution(
         check_device("bias", bias, weight)
         if bias.shape != (out_channels,):
             raise ValueError(f"bias: expected ({out_channels},), got {tuple(bias.shape)}")
+    return groups
+
+
+def check_kind_of_rotation(rotation: str) -> None:
+    """One that is known."""
+    if rotation not in ("linear", "exact"):
+        raise ValueError(f"rotation: expected 'linear' or 'exact', got {rotation!r}")
 
 
 def check_rotation(axis: Tensor, angle: Tensor, rotation: str) -> None:
     """axis (B, 3), angle (B,) or (B, 1), a known kind of rotation."""
     check_tensor("axis", axis)
     check_tensor("angle", angle)
-    if rotation not in ("linear", "exact"):
-        raise ValueError(f"rotation: expected 'linear' or 'exact', got {rotation!r}")
+    check_kind_of_rotation(rotation)
     if axis.dim() != 2 or axis.shape[1] != 3:
         raise ValueError(f"axis: expected (B, 3), got {tuple(axis.shape)}")
     samples = axis.shape[0]

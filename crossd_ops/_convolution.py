@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._checks import ints_of
+
 _ZEROS = [[0] * axes for axes in range(4)]  # output padding, which only transposed convolutions have
 _LARGEST = 2**31 - 1  # of stride, padding and dilation: sizes that torch's libraries compute from more wrap around
 
@@ -62,16 +64,12 @@ def fit(
 
 
 def _each(name: str, value: int | tuple[int, ...], axes: int, smallest: int) -> tuple[int, ...]:
-    values = (value,) * axes if isinstance(value, int) else value
-    if (
-        not isinstance(values, (tuple, list))
-        or len(values) != axes
-        or any(not isinstance(item, int) or item < smallest for item in values)
-    ):
+    values = ints_of(value, axes)
+    if values is None or any(item < smallest for item in values):
         raise ValueError(f"{name}: expected one int or {axes}, each at least {smallest}, got {value!r}")
     if max(values) > _LARGEST:
         raise ValueError(f"{name}: expected ints below 2**31, got {value!r}")
-    return tuple(values)
+    return values
 
 
 def library_convolution(

@@ -1,38 +1,56 @@
-"""What Cross-D layers of two and of three axes have in common: their arguments and their padding."""
+"""What Cross-D layers of two and of three axes have in common: the fixed shift, their arguments and their padding."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ._checks import MAX_KERNEL
+from ._checks import MAX_KERNEL, accumulate_dtype, int_of, ints_of, positive_int
+from ._fx import Leaf
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 _COUNTS = {2: "two", 3: "three"}
 
 
+class CrossDLayer(Leaf):
+    """The fixed shift of a layer, a buffer that keeps its digits when the layer changes its type, and moves with it."""
+
+    weights_3d: Tensor
+    fixed_shift: Tensor | None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        fixed = self.fixed_shift
+        apply: Any = super()._apply
+        apply(fn, recurse)
+        moved = self.fixed_shift
+        if fixed is not None and moved is not None:
+            if fixed.is_meta and not moved.is_meta:  # to_empty: there are no values, and any would look like a shift
+                fixed = moved.new_full((3,), math.nan)
+            # From what it was, as half types have too few digits for a shift.
+            self.fixed_shift = fixed.to(moved.device, accumulate_dtype(self.weights_3d.dtype))
+        return self
+
+
 def per_axis(name: str, value: int | tuple[int, ...], smallest: int, axes: int) -> Any:
     """`value` for each of 2 or 3 axes, from one int or from one each."""
-    values = (value,) * axes if isinstance(value, int) else value
-    if (
-        not isinstance(values, (tuple, list))
-        or len(values) != axes
-        or any(not isinstance(item, int) or item < smallest for item in values)
-    ):
+    values = ints_of(value, axes)
+    if values is None or any(item < smallest for item in values):
         raise ValueError(f"{name}: expected one int or {_COUNTS[axes]}, each at least {smallest}, got {value!r}")
-    return tuple(values)
+    return values
 
 
-def check_channels(in_channels: int, out_channels: int, groups: int) -> None:
-    """Positive numbers of channels (of outputs also 0), multiples of `groups`."""
-    for name, value in {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}.items():
-        if not isinstance(value, int) or value < (0 if name == "out_channels" else 1):
-            raise ValueError(f"{name}: expected a positive int, got {value!r}")
-    for name, value in {"in_channels": in_channels, "out_channels": out_channels}.items():
+def channels_and_groups(in_channels: int, out_channels: int, groups: int) -> tuple[int, int, int]:
+    """Positive numbers of channels (of outputs also 0), multiples of `groups`, and groups, as ints."""
+    inputs, groups = positive_int("in_channels", in_channels), positive_int("groups", groups)
+    outputs = 0 if int_of(out_channels) == 0 else positive_int("out_channels", out_channels)
+    for name, value in {"in_channels": inputs, "out_channels": outputs}.items():
         if value % groups:
             raise ValueError(f"{name}: expected a multiple of {groups} groups, got {value}")
+    return inputs, outputs, groups
 
 
 def check_kernel_and_padding(

@@ -38,7 +38,7 @@ def plan_of(
     """The plan of checked arguments; `whole`: of a 3D convolution. Raises TypeError or ValueError."""
     _checks.check_weight_and_shift(weight, shift, None)
     dim, position = (0, None) if whole else _checks.check_slice(weight, dim, index)
-    _checks.check_convolution(input, weight, shift, bias, groups, axes=3 if whole else 2)
+    groups = _checks.check_convolution(input, weight, shift, bias, groups, axes=3 if whole else 2)
     sizes = list(weight.shape[2:])
     if not whole:
         del sizes[dim]

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._head import scores
+from ._transforms import with_plain_sizes
 from .functional import crossd_conv2d
 from .modules import CrossDConv2d
 
@@ -33,7 +35,7 @@ class CrossDConv2dEarly(CrossDConv2d):
     def __init__(self, in_channels: int, *arguments: Any, **options: Any) -> None:
         super().__init__(in_channels, *arguments, **options)
         factory: dict[str, Any] = {"device": self.weights_3d.device, "dtype": self.weights_3d.dtype}
-        self.rotation_params = nn.Sequential(nn.Conv2d(in_channels, 3, 1, **factory), nn.BatchNorm2d(3, **factory))
+        self.rotation_params = nn.Sequential(nn.Conv2d(self.in_channels, 3, 1, **factory), nn.BatchNorm2d(3, **factory))
 
     def predict_rotation(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """Raises TypeError: this head predicts no rotation, see `predict_shift`."""
@@ -41,8 +43,8 @@ class CrossDConv2dEarly(CrossDConv2d):
 
     def predict_shift(self, input: Tensor) -> Tensor:
         """Shift (B, 3), in elements, that the head predicts for each sample of input (B, in_channels, H, W)."""
-        self._check_input(input)
-        map: Tensor = self.rotation_params(input)
+        with_plain_sizes(self._check_input, input)
+        map = scores(input, self.rotation_params)
         map = map.to(torch.promote_types(map.dtype, torch.float32))
         angle = map.mean((2, 3)).sum(1, keepdim=True).tanh() * _LARGEST_ANGLE
         return angle.cos().expand(-1, 3)

@@ -261,6 +261,8 @@ def _shift(
         try:
             position = None if whole else _position(weight, dim, index)
             result_dtype = dtype or autocast_dtype(weight) or weight.dtype
+            if shift.dtype not in _checks.DTYPES:
+                raise NotPlain
             compute_shift = shift.to(_checks.accumulate_dtype(weight.dtype))
             return shift_forward(weight, compute_shift, dim, position, result_dtype, _backend.COMPILED)
         except NotPlain:

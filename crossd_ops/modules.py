@@ -10,14 +10,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._checks import MAX_KERNEL, accumulate_dtype, check_tensor
-from ._head import predict_shift, unused
-from ._layer import check_channels, check_kernel_and_padding, padded, per_axis
+from ._checks import (
+    MAX_KERNEL,
+    accumulate_dtype,
+    axis_of,
+    check_kind_of_rotation,
+    check_tensor,
+    int_of,
+    position_of,
+    positive_int,
+)
+from ._head import predict_shift, scores, unused
+from ._layer import CrossDLayer, channels_and_groups, check_kernel_and_padding, padded, per_axis
 from ._rotation_head import pooled_rotation
+from ._transforms import with_plain_sizes
 from .functional import crossd_conv2d, fourier_shift_slice
 
 
-class CrossDConv2d(nn.Module):
+class CrossDConv2d(CrossDLayer):
     """2D convolution whose weight is, for each sample, a slice of a 3D weight that a head shifts.
 
         rotation_params(x) -> m (B, 4, H, W);   v = sum_hw softmax_hw(m) m
@@ -43,14 +53,14 @@ class CrossDConv2d(nn.Module):
         bias: (out_channels,) or None. The published layer has none: a state dict of one, which has no entry for it,
             loads strictly and sets it to 0.
         rotation_params: the head.
-        fixed_shift: (3,) or None, see `fix_shift`; no entry of the state dict.
+        fixed_shift: (3,) or None, see `fix_shift`; no entry of the state dict. On the meta device it has no values:
+            `to_empty` makes it NaN, and every result with it, until it is fixed again.
 
     Raises:
         ValueError, TypeError: arguments that do not fit, with what was expected and what came.
     """
 
     bias: Tensor | None
-    fixed_shift: Tensor | None
     kernel_size: tuple[int, int]
     stride: tuple[int, int]
     dilation: tuple[int, int]
@@ -77,47 +87,40 @@ class CrossDConv2d(nn.Module):
         rotation_channels: int = 16,
     ) -> None:
         super().__init__()
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        channels = channels_and_groups(in_channels, out_channels, groups)
+        self.in_channels, self.out_channels, self.groups = channels
         self.kernel_size = per_axis("kernel_size", kernel_size, 1, 2)
         self.stride = per_axis("stride", stride, 1, 2)
         self.dilation = per_axis("dilation", dilation, 1, 2)
         self.padding = padding if isinstance(padding, str) else per_axis("padding", padding, 0, 2)
         self.padding_mode = padding_mode
         self.rotation = rotation
-        self.depth = max(self.kernel_size) if depth is None else depth
-        self._check_arguments(dim, index)
-        self.dim = dim % 3
-        self.index = self.depth // 2 if index is None else index % self.depth
+        check_kernel_and_padding(self.kernel_size, self.stride, self.padding, padding_mode)
+        check_kind_of_rotation(rotation)
+        self.depth = max(self.kernel_size) if depth is None else int_of(depth)
+        if self.depth is None or not 1 <= self.depth <= MAX_KERNEL:
+            raise ValueError(f"depth: expected an int from 1 to {MAX_KERNEL}, got {depth!r}")
+        self.dim, self.index = axis_of(dim), position_of(index, self.depth)
         sizes = list(self.kernel_size)
         sizes.insert(self.dim, self.depth)
+        factory: Any = {"device": device, "dtype": dtype}
         self.weights_3d = nn.Parameter(
-            torch.empty(out_channels, in_channels // groups, *sizes, device=device, dtype=dtype)
+            torch.empty(self.out_channels, self.in_channels // self.groups, *sizes, **factory)
         )
         if bias:
-            self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
+            self.bias = nn.Parameter(torch.empty(self.out_channels, **factory))
         else:
             self.register_parameter("bias", None)
+        hidden = positive_int("rotation_channels", rotation_channels)
         self.rotation_params = nn.Sequential(
-            nn.Conv2d(in_channels, rotation_channels, 1, device=device, dtype=dtype),
-            nn.BatchNorm2d(rotation_channels, device=device, dtype=dtype),
+            nn.Conv2d(self.in_channels, hidden, 1, **factory),
+            nn.BatchNorm2d(hidden, **factory),
             nn.ReLU(inplace=True),
-            nn.Conv2d(rotation_channels, 4, 1, device=device, dtype=dtype),
+            nn.Conv2d(hidden, 4, 1, **factory),
         )
         self._is_identity = set(sizes) == {1}
         self.register_buffer("fixed_shift", None, persistent=False)
         self.reset_parameters()
-
-    def _check_arguments(self, dim: int, index: int | None) -> None:
-        check_channels(self.in_channels, self.out_channels, self.groups)
-        check_kernel_and_padding(self.kernel_size, self.stride, self.padding, self.padding_mode)
-        if not isinstance(self.depth, int) or not 1 <= self.depth <= MAX_KERNEL:
-            raise ValueError(f"depth: expected an int from 1 to {MAX_KERNEL}, got {self.depth!r}")
-        if self.rotation not in ("linear", "exact"):
-            raise ValueError(f"rotation: expected 'linear' or 'exact', got {self.rotation!r}")
-        if not -3 <= dim <= 2:
-            raise ValueError(f"dim: expected -3 to 2, got {dim}")
-        if index is not None and not -self.depth <= index < self.depth:
-            raise ValueError(f"index: expected {-self.depth} to {self.depth - 1}, got {index}")
 
     def reset_parameters(self) -> None:
         """Draws all parameters anew: the weight as published, the bias as `torch.nn.Conv2d`, the head as its layers."""
@@ -131,11 +134,11 @@ class CrossDConv2d(nn.Module):
 
     def predict_rotation(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """Axis (B, 3) and angle (B,), in radians, of each sample; float32 at least, also where the head is in half."""
-        return pooled_rotation(self.rotation_params(input))
+        return pooled_rotation(scores(input, self.rotation_params))
 
     def predict_shift(self, input: Tensor) -> Tensor:
         """Shift (B, 3), in elements, that the head predicts for each sample of input (B, in_channels, H, W)."""
-        self._check_input(input)
+        with_plain_sizes(self._check_input, input)
         return predict_shift(input, self.rotation_params, self.rotation)
 
     def fix_shift(self, shift: Tensor | None) -> None:
@@ -154,7 +157,7 @@ class CrossDConv2d(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution, (B, out_channels, H', W')."""
-        self._check_input(input)
+        with_plain_sizes(self._check_input, input)
         image, padding = self._padded(input)
         fixed_shift = self.fixed_shift
         if self._is_identity or fixed_shift is not None:
@@ -198,12 +201,7 @@ class CrossDConv2d(nn.Module):
                 # fails. The 3D weight stays contiguous: what the convolution reads are slices made from it.
                 return fn(tensor.flatten(2, 3)).reshape(tensor.shape).contiguous()
 
-        fixed = self.fixed_shift
-        apply: Any = super()._apply
-        apply(convert, recurse)
-        if fixed is not None:  # half types have no digits for a shift
-            self.fixed_shift = fixed.to(self.weights_3d.device, accumulate_dtype(self.weights_3d.dtype))
-        return self
+        return super()._apply(convert, recurse)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         weight = state_dict.get(prefix + "weights_3d")

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._checks import accumulate_dtype, check_tensor
-from ._head import predict_shift, unused
-from ._layer import check_channels, check_kernel_and_padding, padded, per_axis
+from ._checks import accumulate_dtype, axis_of, check_kind_of_rotation, check_tensor, positive_int
+from ._head import predict_shift, scores, unused
+from ._layer import CrossDLayer, channels_and_groups, check_kernel_and_padding, padded, per_axis
 from ._rotation_head import pooled_rotation
+from ._transforms import with_plain_sizes
 from .functional import crossd_conv3d, fourier_shift
 
 
-class CrossDConv3d(nn.Module):
+class CrossDConv3d(CrossDLayer):
     """3D convolution whose weight is, for each sample, a 3D weight that a head shifts: `CrossDConv2d` for volumes.
 
         rotation_params(x) -> m (B, 4, D, H, W);   v = sum_dhw softmax_dhw(m) m
@@ -42,14 +42,13 @@ class CrossDConv3d(nn.Module):
         weights_3d: (out_channels, in_channels / groups) and the three kernel sizes, that of the depth at `dim`.
         bias: (out_channels,) or None.
         rotation_params: the head; 1x1x1 convolutions and a batch normalisation under the published names.
-        fixed_shift: see `fix_shift`.
+        fixed_shift: (3,) or None, as of `CrossDConv2d`, see `fix_shift`.
 
     Raises:
         ValueError, TypeError: arguments that do not fit, with what was expected and what came.
     """
 
     bias: Tensor | None
-    fixed_shift: Tensor | None
 
     def __init__(
         self,
@@ -70,33 +69,32 @@ class CrossDConv3d(nn.Module):
         rotation_channels: int = 16,
     ) -> None:
         super().__init__()
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        channels = channels_and_groups(in_channels, out_channels, groups)
+        self.in_channels, self.out_channels, self.groups = channels
         self.kernel_size = per_axis("kernel_size", kernel_size, 1, 3)
         self.stride = per_axis("stride", stride, 1, 3)
         self.dilation = per_axis("dilation", dilation, 1, 3)
         self.padding = padding if isinstance(padding, str) else per_axis("padding", padding, 0, 3)
         self.padding_mode, self.rotation = padding_mode, rotation
-        check_channels(in_channels, out_channels, groups)
         check_kernel_and_padding(self.kernel_size, self.stride, self.padding, padding_mode)
-        if rotation not in ("linear", "exact"):
-            raise ValueError(f"rotation: expected 'linear' or 'exact', got {rotation!r}")
-        if not -3 <= dim <= 2:
-            raise ValueError(f"dim: expected -3 to 2, got {dim}")
-        self.dim = dim % 3
+        check_kind_of_rotation(rotation)
+        self.dim = axis_of(dim)
         sizes = [*self.kernel_size[1:]]
         sizes.insert(self.dim, self.kernel_size[0])
+        factory: Any = {"device": device, "dtype": dtype}
         self.weights_3d = nn.Parameter(
-            torch.empty(out_channels, in_channels // groups, *sizes, device=device, dtype=dtype)
+            torch.empty(self.out_channels, self.in_channels // self.groups, *sizes, **factory)
         )
         if bias:
-            self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
+            self.bias = nn.Parameter(torch.empty(self.out_channels, **factory))
         else:
             self.register_parameter("bias", None)
+        hidden = positive_int("rotation_channels", rotation_channels)
         self.rotation_params = nn.Sequential(
-            nn.Conv3d(in_channels, rotation_channels, 1, device=device, dtype=dtype),
-            nn.BatchNorm3d(rotation_channels, device=device, dtype=dtype),
+            nn.Conv3d(self.in_channels, hidden, 1, **factory),
+            nn.BatchNorm3d(hidden, **factory),
             nn.ReLU(inplace=True),
-            nn.Conv3d(rotation_channels, 4, 1, device=device, dtype=dtype),
+            nn.Conv3d(hidden, 4, 1, **factory),
         )
         self.register_buffer("fixed_shift", None, persistent=False)
         self.reset_parameters()
@@ -113,11 +111,11 @@ class CrossDConv3d(nn.Module):
 
     def predict_rotation(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """Axis (B, 3) and angle (B,), in radians, of each sample; float32 at least, also where the head is in half."""
-        return pooled_rotation(self.rotation_params(input).flatten(2, 3))
+        return pooled_rotation(scores(input, self.rotation_params).flatten(2, 3))
 
     def predict_shift(self, input: Tensor) -> Tensor:
         """Shift (B, 3), in elements, that the head predicts for each sample of input (B, in_channels, D, H, W)."""
-        self._check_input(input)
+        with_plain_sizes(self._check_input, input)
         return predict_shift(input, self.rotation_params, self.rotation)
 
     def fix_shift(self, shift: Tensor | None) -> None:
@@ -135,7 +133,7 @@ class CrossDConv3d(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution, (B, out_channels, D', H', W')."""
-        self._check_input(input)
+        with_plain_sizes(self._check_input, input)
         fixed = self.fixed_shift
         volume, padding = padded(input, self.kernel_size, self.dilation, self.padding, self.padding_mode)
         options: Any = (self.bias, self.stride, padding, self.dilation, self.groups)
@@ -153,14 +151,6 @@ class CrossDConv3d(nn.Module):
         check_tensor("input", input)
         if input.dim() != 5 or input.shape[1] != self.in_channels:
             raise ValueError(f"input: expected (B, {self.in_channels}, D, H, W), got {tuple(input.shape)}")
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        fixed = self.fixed_shift
-        apply: Any = super()._apply
-        apply(fn, recurse)
-        if fixed is not None:  # half types have no digits for a shift
-            self.fixed_shift = fixed.to(self.weights_3d.device, accumulate_dtype(self.weights_3d.dtype))
-        return self
 
     def extra_repr(self) -> str:
         """Arguments of the constructor; those that have their default only where `torch.nn.Conv3d` shows them too."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ._checks import check_tensor
+from ._checks import check_tensor, int_of
 from .conversion.calibration import crossd_layers
 
 
@@ -25,9 +25,10 @@ def set_plane(model: nn.Module, dim: int) -> None:
         TypeError: `model` is no module, or `dim` no int.
         ValueError: another `dim`; no Cross-D convolution; a weight with unequal sizes. Nothing is changed then.
     """
-    if not isinstance(dim, int) or isinstance(dim, bool):
+    axis: int | None = int_of(dim)
+    if axis is None:
         raise TypeError(f"dim: expected an int, got {type(dim).__name__}")
-    if dim not in (0, 1, 2):
+    if axis not in (0, 1, 2):
         raise ValueError(f"dim: expected 0, 1 or 2, got {dim!r}")
     layers = crossd_layers(model)
     for name, layer in layers.items():
@@ -36,7 +37,7 @@ def set_plane(model: nn.Module, dim: int) -> None:
                 f"{name}: expected a cubic weight, whose planes are alike, got {tuple(layer.weights_3d.shape)}"
             )
     for layer in layers.values():
-        layer.dim = dim
+        layer.dim = axis
 
 
 def random_plane(model: nn.Module, generator: torch.Generator | None = None) -> int:
@@ -51,7 +52,7 @@ def random_plane(model: nn.Module, generator: torch.Generator | None = None) -> 
     """
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
-    dim = int(torch.randint(3, (), generator=generator))
+    dim = int(torch.randint(3, (), generator=generator, device="cpu"))
     set_plane(model, dim)
     return dim
 

@@ -27,11 +27,11 @@ NO_WEIGHT = (*NO_TENSOR, WEIGHT.long(), WEIGHT.to(torch.complex64), WEIGHT[0], W
 NO_INPUT = (*NO_TENSOR, IMAGES.int(), IMAGES[0], torch.zeros(2, 3, 6, 6), torch.zeros(3, 2, 6, 6), IMAGES.to("meta"))
 NO_VOLUME = (*NO_TENSOR, VOLUMES.int(), VOLUMES[0], torch.zeros(2, 3, 5, 6, 6), IMAGES)
 NO_BIAS = (1.5, "text", BIAS.int(), BIAS[:3], BIAS[:, None], BIAS.to("meta"))
-NO_GROUPS = (0, -1, 3, 2**40, 1.0, "1", None)
-NO_PADDING = (None, "text", 1.5, (1, 1, 1, 1, 1), (1.5, 1), object(), -1, (-1, 0))
+NO_GROUPS = (0, -1, 3, 2**40, 1.0, True, "1", None)
+NO_PADDING = (None, "text", 1.5, True, (1, 1, 1, 1, 1), (1.5, 1), (True, True), {1, 2}, object(), -1, (-1, 0))
 NO_STRIDE = (*NO_PADDING, 0)
-NO_CHANNELS = (0, -1, 1.5, "2", None)
-NO_SIZE = (0, -1, 16, 1.5, "text", None, (3, 3, 3, 3), (3, 0))
+NO_CHANNELS = (0, -1, 1.5, True, "2", None)
+NO_SIZE = (0, -1, 16, 1.5, True, "text", None, (3, 3, 3, 3), (3, 0))
 NO_MODEL = (None, 3, "text", WEIGHT, {})
 CONVOLUTION = {"shift": NO_SHIFT, "weight": NO_WEIGHT, "bias": NO_BIAS, "groups": NO_GROUPS, "stride": NO_STRIDE,
                "padding": NO_PADDING, "dilation": NO_STRIDE}  # fmt: skip
@@ -69,13 +69,13 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[], Arguments], dict[str
     "fourier_shift_slice": (
         crossd_ops.fourier_shift_slice,
         lambda: {"weight": WEIGHT, "shift": SHIFT},
-        {"weight": NO_WEIGHT, "shift": NO_SHIFT, "dim": (3, -4, 2**63, 1.0, "1", None, SHIFT),
-         "index": (3, -4, 2**63, 1.0, "1", SHIFT)},
+        {"weight": NO_WEIGHT, "shift": NO_SHIFT, "dim": (3, -4, 2**63, 1.0, True, "1", None, SHIFT),
+         "index": (3, -4, 2**63, 1.0, True, "1", SHIFT)},
     ),
     "crossd_conv2d": (
         crossd_ops.crossd_conv2d,
         lambda: {"input": IMAGES, "weight": WEIGHT, "shift": SHIFT},
-        {"input": (*NO_INPUT, VOLUMES), "dim": (3, 1.0), "index": (3, "1"), **CONVOLUTION},
+        {"input": (*NO_INPUT, VOLUMES), "dim": (3, 1.0, True), "index": (3, "1", True), **CONVOLUTION},
     ),
     "crossd_conv3d": (
         crossd_ops.crossd_conv3d,
@@ -85,7 +85,8 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[], Arguments], dict[str
     "CrossDConv2d": (
         CrossDConv2d,
         lambda: {"in_channels": 2, "out_channels": 4, "kernel_size": 3},
-        {**LAYER, "dim": (3, -4), "index": (3, -4), "depth": (0, 16, 1.5, "3")},
+        {**LAYER, "dim": (3, -4, 1.0), "index": (3, -4, 1.0), "depth": (0, 16, 1.5, True, "3"),
+         "rotation_channels": NO_CHANNELS},
     ),
     "CrossDConv2dEarly": (
         CrossDConv2dEarly,
@@ -96,9 +97,13 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[], Arguments], dict[str
         ACSConv3d,
         lambda: {"in_channels": 2, "out_channels": 4, "kernel_size": 3},
         {**{name: values for name, values in LAYER.items() if name not in ("rotation", "kernel_size")},
-         "kernel_size": (0, -1, 1.5, "text", None, (3, 3))},
+         "kernel_size": (0, -1, 1.5, True, "text", None, (3, 3))},
     ),
-    "CrossDConv3d": (CrossDConv3d, lambda: {"in_channels": 2, "out_channels": 4, "kernel_size": 3}, LAYER),
+    "CrossDConv3d": (
+        CrossDConv3d,
+        lambda: {"in_channels": 2, "out_channels": 4, "kernel_size": 3},
+        {**LAYER, "dim": (3, -4, 1.0), "rotation_channels": NO_CHANNELS},
+    ),
     "to_crossd": (crossd_ops.to_crossd, lambda: {"model": network()}, {"model": NO_MODEL}),
     "to_3d": (crossd_ops.to_3d, lambda: {"model": network()}, {"model": NO_MODEL, "recipe": ("text", 1)}),
     "to_2d": (crossd_ops.to_2d, lambda: {"model": volume_network()}, {"model": NO_MODEL, "recipe": ("text", 1)}),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from crossd_ops import CrossDConv2d, _library
+from crossd_ops import CrossDConv2d, CrossDConv2dEarly, CrossDConv3d, _library
 from crossd_ops._head import predict_shift
 from crossd_ops._rotation_head import composite
 
@@ -121,3 +121,60 @@ def test_meta_tensors_pass() -> None:
     assert output.is_meta and output.shape == (2, 4, 6, 6)
     output.sum().backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+LAYERS_AND_PIXELS = [
+    (CrossDConv2d, (1, 5, 1, 1)),
+    (CrossDConv2dEarly, (1, 5, 1, 1)),
+    (CrossDConv3d, (1, 5, 1, 1, 1)),
+]
+ONE_VALUE = (
+    "input: expected more than 1 value per channel when training, by whose deviation the BatchNorm of this layer's "
+    "head divides, got 1 sample of 1 pixel with 5 channels; give larger batches or images, or put the head into "
+    "evaluation: layer.rotation_params.eval()"
+)
+
+
+@pytest.mark.parametrize("kind, sizes", LAYERS_AND_PIXELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)  # one operator, and layers
+@pytest.mark.parametrize("plain", [True, False])
+def test_one_sample_of_one_pixel_is_refused_by_name(
+    kind: type[nn.Module], sizes: tuple[int, ...], dtype: torch.dtype, plain: bool
+) -> None:
+    layer, input = kind(5, 4, 3, padding=1, dtype=dtype), torch.randn(sizes, dtype=dtype)
+    if not plain:
+        layer.rotation_params.register_forward_hook(lambda *_: None)
+    functions = [layer, layer.predict_shift] + [layer.predict_rotation] * (kind is not CrossDConv2dEarly)
+    for function in functions:
+        for context in (torch.no_grad, torch.enable_grad):
+            with context(), pytest.raises(ValueError) as error:
+                function(input)
+            assert str(error.value) == ONE_VALUE
+    layer(input.expand(2, *sizes[1:]))
+    layer(input.expand(*sizes[:-1], 2))
+    layer.rotation_params.eval()
+    assert layer(input).shape[:2] == (1, 4)
+    for buffer in ("running_mean", "running_var"):
+        setattr(layer.rotation_params[1], buffer, None)
+    layer.eval()  # without running statistics a norm takes those of the batch there too
+    with pytest.raises(ValueError) as error:
+        layer(input)
+    assert str(error.value) == ONE_VALUE
+
+
+def test_other_errors_of_a_head_are_its_own() -> None:
+    layer = CrossDConv2d(5, 4, 3, padding=1)
+
+    def fails(*_: object) -> None:
+        raise ValueError("of a hook")
+
+    layer.rotation_params.register_forward_hook(fails)
+    with pytest.raises(ValueError, match=r"^of a hook$"):
+        layer(torch.randn(2, 5, 4, 4))
+
+
+def test_a_layer_that_uses_no_head_takes_one_pixel() -> None:
+    fixed = CrossDConv2d(5, 4, 3, padding=1)
+    fixed.fix_shift(torch.ones(3))
+    for layer in (fixed, CrossDConv2d(5, 4, 1)):
+        assert layer(torch.randn(1, 5, 1, 1)).shape == (1, 4, 1, 1)

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._checks import check_tensor
-from .._layer import check_channels, check_kernel_and_padding, per_axis
+from .._checks import check_tensor, int_of, positive_int
+from .._fx import Leaf
+from .._layer import channels_and_groups, check_kernel_and_padding, per_axis
 
 
 class _Part(NamedTuple):
@@ -23,7 +24,7 @@ class _Part(NamedTuple):
     groups: int
 
 
-class ACSConv3d(nn.Module):
+class ACSConv3d(Leaf):
     """3D convolution with the weight of a 2D one: a third of the output channels each sees axial, coronal, sagittal.
 
         axial:    weight[:a]     as (O, C, 1, K, K), over height and width
@@ -68,21 +69,17 @@ class ACSConv3d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        numbers = {"out_channels": out_channels, "kernel_size": kernel_size, "padding": padding, "dilation": dilation}
-        for name, value in numbers.items():
-            smallest = 0 if name == "padding" else 1
-            if not isinstance(value, int) or value < smallest:
-                raise ValueError(f"{name}: expected one int, at least {smallest}, got {value!r}")
-        check_channels(in_channels, out_channels, groups)
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.padding, self.dilation = kernel_size, padding, dilation
+        positive_int("out_channels", out_channels)  # of none, a layer of three orientations has nothing to do
+        self.in_channels, self.out_channels, self.groups = channels_and_groups(in_channels, out_channels, groups)
+        self.kernel_size = _one("kernel_size", kernel_size, 1)
+        self.padding, self.dilation = _one("padding", padding, 0), _one("dilation", dilation, 1)
         self.stride = per_axis("stride", stride, 1, 3)
         self.padding_mode = padding_mode
-        check_kernel_and_padding((1,), self.stride, (padding,), padding_mode)
-        shape = (out_channels, in_channels // groups, kernel_size, kernel_size)
+        check_kernel_and_padding((1,), self.stride, (self.padding,), padding_mode)
+        shape = (self.out_channels, self.in_channels // self.groups, self.kernel_size, self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         if bias:
-            self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
+            self.bias = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
         self.reset_parameters()
@@ -145,6 +142,13 @@ class ACSConv3d(nn.Module):
             "padding_mode": (self.padding_mode, "zeros"),
         }
         return text + "".join(f", {name}={value}" for name, (value, default) in shown.items() if value != default)
+
+
+def _one(name: str, value: int, smallest: int) -> int:
+    number: int | None = int_of(value)
+    if number is None or number < smallest:
+        raise ValueError(f"{name}: expected one int, at least {smallest}, got {value!r}")
+    return number
 
 
 def _thirds(count: int) -> list[tuple[int, int]]:

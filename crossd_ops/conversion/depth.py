@@ -6,6 +6,8 @@ import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from .._checks import int_of
+
 DepthOptions = Mapping[str, Mapping[str, int]]
 
 _KNOWN = ("kernel", "stride", "padding", "dilation", "size", "scale")
@@ -24,16 +26,20 @@ class DepthRequests:
     """
 
     def __init__(self, options: DepthOptions | None, names: Iterable[str]) -> None:
-        self._options = options or {}
+        self._options: dict[str, Mapping[str, int]] = {}
         names = [*names]
-        for pattern, request in self._options.items():
+        for pattern, request in (options or {}).items():
             if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 raise ValueError(f"depth: expected patterns that match a layer with a depth, got {pattern!r}")
+            numbers: dict[str, int] = {}
             for option, value in request.items():
-                if option not in _KNOWN or not isinstance(value, int) or value < (0 if option == "padding" else 1):
+                number: int | None = int_of(value)
+                if option not in _KNOWN or number is None or number < (0 if option == "padding" else 1):
                     raise ValueError(
                         f"depth[{pattern!r}]: expected numbers for {', '.join(_KNOWN)}, got {option}={value!r}"
                     )
+                numbers[option] = number
+            self._options[pattern] = numbers
 
     def of(self, name: str, kind: str, allowed: Iterable[str]) -> Mapping[str, int]:
         """The request for layer `name` of type `kind`, which knows the options `allowed`; empty where there is none."""
@@ -68,6 +74,6 @@ def depth_geometry(like: DepthGeometry, request: Mapping[str, int]) -> DepthGeom
     padding = like.padding
     if "padding" in request:
         padding = request["padding"]
-    elif "kernel" in request and isinstance(padding, int):
+    elif "kernel" in request and not isinstance(padding, str):
         padding = min(padding, dilation * (kernel - 1) // 2)
     return DepthGeometry(kernel, request.get("stride", like.stride), padding, dilation)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .._checks import positive_int
 from ..modules import CrossDConv2d
 from ..modules_3d import CrossDConv3d
 from ._modules import check_ties, copy_with, matching, walk
@@ -44,8 +45,7 @@ def adapt_input_channels(model: nn.Module, channels: int, *, names: str | Iterab
         TypeError, ValueError: no such convolution; several with different numbers of channels; one with groups, lazy or
             with a weight that is computed or tied. Also torchvision's `transform_input`, which reads three channels.
     """
-    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
-        raise ValueError(f"channels: expected a positive int, got {channels!r}")
+    channels = positive_int("channels", channels)
     found = _first_convolutions(model, names)
     counts = {module.in_channels for module in found.values()}
     if len(counts) > 1:

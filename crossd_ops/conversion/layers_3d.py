@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._fx import Leaf
 
-class Conv3dSame(nn.Conv3d):
+
+class Conv3dSame(Leaf, nn.Conv3d):
     """`torch.nn.Conv3d` padded with zeros as TensorFlow's "SAME", at any stride: ceil(size / stride) outputs an axis.
 
         total = max((ceil(size / stride) - 1) stride + (K - 1) dilation + 1 - size, 0),   total // 2 of it in front
@@ -35,7 +37,7 @@ class Conv3dSame(nn.Conv3d):
         return F.conv3d(F.pad(input, amounts), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
-class BatchNormAct3d(nn.BatchNorm3d):
+class BatchNormAct3d(Leaf, nn.BatchNorm3d):
     """Batch normalisation, dropout and activation in one layer: the twin of timm's `BatchNormAct2d`.
 
     Made by `to_3d` from such a layer, whose parts `drop` and `act` it keeps; `flat_type` is its type.
@@ -54,7 +56,7 @@ class BatchNormAct3d(nn.BatchNorm3d):
         return output
 
 
-class LayerNorm3d(nn.LayerNorm):
+class LayerNorm3d(Leaf, nn.LayerNorm):
     """Layer normalisation over the channels of each voxel: the twin of timm's and torchvision's `LayerNorm2d`.
 
     Made by `to_3d` from such a layer; `flat_type` is its type.

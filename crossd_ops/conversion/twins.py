@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from .._checks import int_of
 from .depth import DepthRequests
 from .layers_3d import BatchNormAct3d, LayerNorm3d
 
@@ -115,7 +116,7 @@ def _special(module: nn.Module) -> str:
 
 
 def _window(value: Any) -> tuple[int, ...]:
-    return (value, value, value) if isinstance(value, int) else tuple(value)
+    return (value,) * 3 if int_of(value) is not None else tuple(value)
 
 
 def _deeper(module: nn.Module, option: str, attribute: str, request: Mapping[str, int]) -> Any:
@@ -135,7 +136,7 @@ def _deeper(module: nn.Module, option: str, attribute: str, request: Mapping[str
         depth = height and 1
     elif option == "padding" and "kernel" in request:
         depth = min(height, request["kernel"] // 2)
-    return value if depth == value else (depth, height, width)
+    return (depth, height, width) if isinstance(value, tuple) or depth != value else value
 
 
 def _deepen_upsample(name: str, module: nn.Upsample, request: Mapping[str, int]) -> None:
@@ -147,7 +148,8 @@ def _deepen_upsample(name: str, module: nn.Upsample, request: Mapping[str, int])
         if value is not None:
             height, width = value if isinstance(value, tuple) else (value, value)
             depth = request.get(option, height)
-            setattr(module, attribute, value if depth == value else (depth, height, width))
+            unequal = isinstance(value, tuple) or depth != value
+            setattr(module, attribute, (depth, height, width) if unequal else value)
     module.mode = _MODES.get(module.mode, module.mode)
 
 
