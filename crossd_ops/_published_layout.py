@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ._plain_tensor import plain_tensor
 from .modules import CrossDConv2d
 from .modules_3d import CrossDConv3d
 
@@ -137,7 +138,7 @@ def published_state(model: nn.Module) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for key, value in model.state_dict().items():
         prefix, _, name = key.rpartition(".")
-        layer, tensor = layers.get(prefix), value.detach().cpu()
+        layer, tensor = layers.get(prefix), plain_tensor(value).detach().cpu()
         if isinstance(layer, nn.Conv2d) and name == "weight":
             state.update(_pointwise_entries(f"{prefix}." if prefix else "", tensor, layer.in_channels))
         elif not (isinstance(layer, CrossDConv2d | nn.Conv2d) and name == "bias"):  # which is 0, see _fault
@@ -193,7 +194,7 @@ def _pointwise_entries(prefix: str, weight: Tensor, in_channels: int) -> dict[st
         "1.bias": weight.new_zeros(hidden),
         "1.running_mean": weight.new_zeros(hidden),
         "1.running_var": weight.new_ones(hidden),
-        "1.num_batches_tracked": torch.tensor(0),
+        "1.num_batches_tracked": weight.new_zeros((), dtype=torch.long),
         "3.weight": weight.new_zeros(4, hidden, 1, 1),
         "3.bias": weight.new_zeros(4),
     }

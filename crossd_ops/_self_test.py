@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -79,11 +79,12 @@ class _Case(NamedTuple):
 class _Head(nn.Module):
     """A layer's head, so that its parameters can be given as tensors."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, **factory: Any) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(channels, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 1))
+        first, last = nn.Conv2d(channels, 16, 1, **factory), nn.Conv2d(16, 4, 1, **factory)
+        self.layers = nn.Sequential(first, nn.BatchNorm2d(16, **factory), nn.ReLU(), last)
         # No argument of the test: the norm takes it away again, so that its gradient would be rounding alone.
-        self.layers[0].bias = nn.Parameter(torch.zeros(16), requires_grad=False)
+        first.bias = nn.Parameter(torch.zeros(16, **factory), requires_grad=False)
 
     def forward(self, input: Tensor) -> Tensor:
         return predict_shift(input, self.layers, "linear")
@@ -101,7 +102,8 @@ def _cases() -> list[_Case]:
         for pixels in ((7, 5), (33, 20)):
             name = f"{rotation}, {pixels[0]}x{pixels[1]}"
             cases.append(_Case("rotation_head", name, _rotation_head(rotation), {"map": (3, 4, *pixels)}))
-    head = {name: tuple(value.shape) for name, value in _Head(6).named_parameters() if value.requires_grad}
+    parameters = _Head(6, device="meta").named_parameters()
+    head = {name: tuple(value.shape) for name, value in parameters if value.requires_grad}
     shapes = {"input": (3, 6, 9, 8), **head}
     # In other types the head is torch's own layers.
     cases.append(_Case("predict_shift", "6 channels", _predict_shift(tuple(head)), shapes, (torch.float32,)))
@@ -122,7 +124,7 @@ def _rotation_head(rotation: str) -> Callable[..., Tensor]:
 
 def _predict_shift(names: tuple[str, ...]) -> Callable[..., Tensor]:
     def function(input: Tensor, *parameters: Tensor) -> Tensor:
-        head = _Head(input.shape[1]).to(input)
+        head = _Head(input.shape[1], device=input.device, dtype=input.dtype)
         result: Tensor = torch.func.functional_call(head, dict(zip(names, parameters, strict=True)), (input,))
         return result
 

@@ -47,7 +47,8 @@ def transposed(taps: Taps) -> Taps:
 
 def moved(shift: Tensor, axis: int, offset: float) -> Tensor:
     """Each shift (B, 3), moved by `offset` elements along one axis."""
-    return shift + offset * (torch.arange(3, device=shift.device) == axis) if offset else shift
+    here = torch.arange(3, device=shift.device) == axis
+    return shift + offset * here.to(shift.dtype) if offset else shift
 
 
 def per_sample(shift: Tensor, axis: int, like: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._plain_tensor import plain_tensor
 from ..modules import CrossDConv2d
 from ..modules_3d import CrossDConv3d
 from ._modules import walk
@@ -72,7 +73,33 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, progress: bool = True
             count += 1
     if count == 0:
         raise ValueError("batches: expected at least one batch, got none (a generator runs once)")
-    return {name: torch.cat([torch.empty(0, 3), *shifts]) for name, shifts in recorded.items()}
+    none = torch.empty(0, 3, dtype=torch.float32, device="cpu")
+    return {name: torch.cat([none, *shifts]) for name, shifts in recorded.items()}
+
+
+def recorded_shifts(
+    model: nn.Module, batches: Iterable[Any] | Mapping[str, Tensor], *, progress: bool = True
+) -> Mapping[str, Tensor]:
+    """What `calibrate` returns for `batches`; or `batches`, where that is what it returned.
+
+    Raises:
+        TypeError, ValueError: as for `calibrate`; a dictionary with other names than the layers of `model`, or with
+            other sizes than (N, 3).
+    """
+    if not isinstance(batches, Mapping):
+        return calibrate(model, batches, progress=progress)
+    shifts, layers = batches, crossd_layers(model)
+    if set(shifts) != set(layers):
+        missing, unknown = sorted(set(layers) - set(shifts)), sorted(set(shifts) - set(layers))
+        raise ValueError(
+            f"batches: expected shifts of the layers of model, got none of {missing or 'no layer'} and unknown "
+            f"{unknown or 'none'}"
+        )
+    for name, values in shifts.items():
+        if not isinstance(values, Tensor) or values.dim() != 2 or values.shape[1] != 3:
+            came = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"batches: expected shifts (N, 3) for {name}, got {came}")
+    return {name: plain_tensor(values).detach().cpu() for name, values in shifts.items()}
 
 
 def mean_shifts(
@@ -91,10 +118,7 @@ def mean_shifts(
         TypeError, ValueError: as for `calibrate`; a recorded shift that is NaN or infinite; a dictionary with other
             names than the layers of `model`, or with other sizes than (N, 3).
     """
-    if isinstance(batches, Mapping):
-        shifts = _checked(batches, crossd_layers(model))
-    else:
-        shifts = calibrate(model, batches, progress=progress)
+    shifts = recorded_shifts(model, batches, progress=progress)
     unseen = [name for name, values in shifts.items() if len(values) == 0]
     if unseen:
         warnings.warn(
@@ -105,24 +129,10 @@ def mean_shifts(
     unusable = [name for name, values in shifts.items() if not values.isfinite().all()]
     if unusable:
         raise ValueError(f"batches: expected finite shifts, got NaN or infinity in {', '.join(unusable)}")
+    angle_zero = torch.tensor(SHIFT_AT_ANGLE_ZERO, dtype=torch.float32, device="cpu")
     return {
-        name: values.double().mean(0).float() if len(values) else torch.tensor(SHIFT_AT_ANGLE_ZERO)
-        for name, values in shifts.items()
+        name: values.double().mean(0).float() if len(values) else angle_zero.clone() for name, values in shifts.items()
     }
-
-
-def _checked(shifts: Mapping[str, Tensor], layers: Mapping[str, nn.Module]) -> Mapping[str, Tensor]:
-    if set(shifts) != set(layers):
-        missing, unknown = sorted(set(layers) - set(shifts)), sorted(set(shifts) - set(layers))
-        raise ValueError(
-            f"batches: expected shifts of the layers of model, got none of {missing or 'no layer'} and unknown "
-            f"{unknown or 'none'}"
-        )
-    for name, values in shifts.items():
-        if not isinstance(values, Tensor) or values.dim() != 2 or values.shape[1] != 3:
-            came = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(f"batches: expected shifts (N, 3) for {name}, got {came}")
-    return shifts
 
 
 def _input(batch: Any, device: torch.device) -> Any:
@@ -160,7 +170,7 @@ def _recording(layers: Mapping[str, Any], recorded: Mapping[str, list[Tensor]]) 
             shift = module.predict_shift(input)
         else:
             shift = module.fixed_shift.expand(input.shape[0], 3)
-        recorded[name].append(shift.to("cpu", torch.float32, copy=True))
+        recorded[name].append(plain_tensor(shift).to("cpu", torch.float32, copy=True))
 
     with contextlib.ExitStack() as stack:
         for name, layer in layers.items():

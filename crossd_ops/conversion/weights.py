@@ -64,7 +64,7 @@ def mean_slice(module: CrossDConv2d, shifts: Tensor) -> Tensor:
     float64.
     """
     sizes = module.weights_3d.shape[2:]
-    basis = torch.eye(sizes.numel(), dtype=torch.float64).view(-1, 1, *sizes)
+    basis = torch.eye(sizes.numel(), dtype=torch.float64, device="cpu").view(-1, 1, *sizes)
     elements = basis.numel() // sizes[module.dim]
     total: Tensor | float = 0.0
     for some in torch.split(shifts.detach().cpu().double(), max(1, _CHUNK // elements)):
