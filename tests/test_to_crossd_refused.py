@@ -48,7 +48,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], type[Exception], str]] = [
     (lambda: prune.random_unstructured(nn.Conv2d(3, 4, 3), "weight", 0.5), ValueError, "got one that is computed"),
     (lambda: Doubled(3, 4, 3), TypeError, "got Doubled, which overrides it"),
     (lambda: OtherConvolution(3, 4, 3), TypeError, "got OtherConvolution, which overrides it"),
-    (_instance_forward, TypeError, "overrides it in a way that is not known"),
+    (_instance_forward, TypeError, "expected the forward of Conv2d, got one set on the module"),
     (Scaled, ValueError, "expected weight and bias alone, got scale too"),
     (lambda: nn.Conv2d(3, 4, 3, dtype=torch.complex64), TypeError, "real floating-point numbers, got torch.complex64"),
 ]

@@ -9,23 +9,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 import torch
 from torch import nn
 
-_CARRIED_HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_backward_pre_hooks",
-    "_backward_hooks",
-    "_is_full_backward_hook",
-)
-# These know the names of parameters, which a replacement need not have.
-_REFUSED_HOOKS = (
-    "_state_dict_pre_hooks",
-    "_state_dict_hooks",
-    "_load_state_dict_pre_hooks",
-    "_load_state_dict_post_hooks",
-)
+from ._inheritance import inherit, refuse_additions, refuse_set_methods
 
 
 def walk(model: nn.Module, whole: tuple[type[nn.Module], ...] = ()) -> Iterator[tuple[str, nn.Module]]:
@@ -75,33 +59,49 @@ def matching(
     return found
 
 
-def copy_with(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
+def copy_with(model: nn.Module, replacements: Mapping[nn.Module, nn.Module], prefix: str = "") -> nn.Module:
     """A deep copy of `model` in which each key of `replacements` is exchanged for its value, which is not copied.
 
     Wherever the model refers to a replaced module, under several names or in plain attributes, the copy refers to the
-    one replacement; what else is shared stays shared. Replacements get the forward and backward hooks of what they
-    replace.
+    one replacement; what else is shared stays shared. A replacement inherits what belongs to its place: attributes that
+    users have put on what it replaces, the training flag, forward and backward hooks.
+
+    Args:
+        model: any module; left as it is.
+        replacements: by the modules of `model` in whose place they come.
+        prefix: of the names in errors, where `model` is a part of another.
 
     Raises:
-        ValueError: a replaced module has hooks on its state dict, or shares a parameter with another module.
+        ValueError, TypeError: as `check_copy`; also an attribute that a replacement cannot have.
     """
+    check_copy(model, replacements, prefix)
     names = {module: name for name, module in walk(model)}
-    check_ties(model, replacements)
-    for module in replacements:
-        found = [kind for kind in _REFUSED_HOOKS if getattr(module, kind, None)]
-        if found:
-            raise ValueError(
-                f"{names[module] or 'model'}: expected no hooks on the state dict of a module that is replaced, got "
-                f"{', '.join(found)}; remove them, or leave this module out"
-            )
     # deepcopy takes what its memo holds for a copy made earlier: a replaced module is not even read.
     memo: dict[int, object] = {id(module): replacement for module, replacement in replacements.items()}
     result = copy.deepcopy(model, memo)
     for module, replacement in replacements.items():
-        for kind in _CARRIED_HOOKS:
-            if hooks := getattr(module, kind, None):
-                setattr(replacement, kind, copy.deepcopy(hooks, memo))
+        inherit(_path(prefix, names[module]), module, replacement, memo)
     return result
+
+
+def check_copy(model: nn.Module, replaced: Container[nn.Module], prefix: str = "") -> None:
+    """Refuses what a copy of `model` with other modules in place of those `replaced` would not do as it does.
+
+    Raises:
+        TypeError: a method was set on one of its modules, as wrappers do with `forward`.
+        ValueError: a replaced module has hooks on its state dict, more parameters, buffers or parts than its class, or
+            shares a parameter with another module.
+    """
+    for name, module in walk(model):
+        path = _path(prefix, name)
+        refuse_set_methods(path, module, module in replaced)
+        if module in replaced:
+            refuse_additions(path, module)
+    check_ties(model, replaced)
+
+
+def _path(prefix: str, name: str) -> str:
+    return (prefix + name).rstrip(".") or "model"
 
 
 def check_ties(model: nn.Module, replaced: Container[nn.Module]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from .._plain_tensor import plain_tensor
 
 
 def refuse_computed_weight(name: str, module: nn.Module) -> None:
@@ -20,8 +22,13 @@ def refuse_computed_weight(name: str, module: nn.Module) -> None:
         )
 
 
+def own_parameter(value: Tensor, requires_grad: bool = True) -> nn.Parameter:
+    """A parameter with a copy of `value`, plain."""
+    return nn.Parameter(plain_tensor(value).detach().clone(), requires_grad)
+
+
 def with_bias_of(twin: nn.Module, module: Any) -> nn.Module:
     """`twin`, with a copy of the bias of `module` if it has one."""
     if module.bias is not None:
-        twin.bias = nn.Parameter(module.bias.detach().clone(), requires_grad=module.bias.requires_grad)
+        twin.bias = own_parameter(module.bias, module.bias.requires_grad)
     return twin

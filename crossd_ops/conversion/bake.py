@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..functional import fourier_shift, fourier_shift_slice
 from ..modules_3d import CrossDConv3d
-from ._modules import copy_with
+from ._modules import check_copy, copy_with
+from ._parameters import own_parameter, with_bias_of
 from .calibration import crossd_layers, mean_shifts
 from .layers_2d import CrossDConv2dSame
 
@@ -30,13 +31,16 @@ def bake(model: nn.Module, batches: Iterable[Any] | Mapping[str, Tensor], *, pro
 
     Returns:
         The new model: `nn.Conv2d` and `nn.Conv3d` with the names of the layers they replace, their device, dtype, bias,
-        training and requires_grad flags. A `CrossDConv2dSame` with a stride becomes a `torch.fx.GraphModule` of the
-        padding and an `nn.Conv2d`. A layer that no batch reached gets the shift at the angle 0, with a warning.
+        training and requires_grad flags, hooks, and what users put on them. A `CrossDConv2dSame` with a stride becomes
+        a `torch.fx.GraphModule` of the padding and an `nn.Conv2d`. A layer that no batch reached gets the shift at the
+        angle 0, with a warning.
 
     Raises:
-        TypeError, ValueError: as for `calibrate`; shifts that are NaN or infinite; parameters tied to another module's.
+        TypeError, ValueError: as for `calibrate`; shifts that are NaN or infinite; a layer, or a module with a method
+            that was set on it, that `to_crossd` would refuse.
     """
     layers = crossd_layers(model)
+    check_copy(model, {*layers.values()})
     shifts = mean_shifts(model, batches, progress=progress)
     return copy_with(model, {layer: _plain(layer, shifts[name]) for name, layer in layers.items()})
 
@@ -65,9 +69,8 @@ def _plain(layer: Any, shift: Tensor) -> nn.Module:
         padding_mode=layer.padding_mode,
         device="meta",
     )
-    convolution.weight = nn.Parameter(kernel, requires_grad=learns)
-    if layer.bias is not None:
-        convolution.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=layer.bias.requires_grad)
+    convolution.weight = own_parameter(kernel, learns)
+    with_bias_of(convolution, layer)
     plain: nn.Module = _with_padding_of(layer, convolution) if dynamic else convolution
     return plain.train(layer.training)
 

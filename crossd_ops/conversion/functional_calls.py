@@ -90,14 +90,19 @@ def lift_calls(name: str, module: nn.Module) -> None:
         vars(module)["forward"] = functools.partial(_forward_of_volumes, module)
 
 
+def is_lifted(module: nn.Module) -> bool:
+    """Whether the forward of `module` is the one that `lift_calls` sets."""
+    forward = vars(module).get("forward")
+    return isinstance(forward, functools.partial) and forward.func is _forward_of_volumes
+
+
 def lower_calls(name: str, module: nn.Module) -> None:
     """Undoes `lift_calls`.
 
     Raises:
         TypeError: the module's own code calls 3D functions.
     """
-    forward = vars(module).get("forward")
-    if isinstance(forward, functools.partial) and forward.func is _forward_of_volumes:
+    if is_lifted(module):
         del vars(module)["forward"]
     volume_names = {function.__name__ for function in _POOLS.values()} | {"conv3d", "conv_transpose3d"}
     if refused := sorted(word for word in _words(module) & volume_names if not hasattr(module, word)):

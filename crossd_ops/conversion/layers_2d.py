@@ -10,6 +10,10 @@ from torch import Tensor, nn
 
 from ..modules import CrossDConv2d
 
+# timm's convolutions by name, as timm need not be installed: padded as TensorFlow does, and standardising their weight.
+SAME_PADDING = ("Conv2dSame", "StdConv2dSame", "ScaledStdConv2dSame")
+STANDARDIZED = ("StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame")
+
 
 def timm_forward(module: nn.Module) -> str:
     """Name of the class of timm whose forward `module` runs, "" where it is another's; timm need not be installed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -11,10 +10,11 @@ from torch import Tensor, nn
 from ..functional import fourier_shift
 from ..modules import CrossDConv2d
 from ..modules_3d import CrossDConv3d
-from ._parameters import refuse_computed_weight, with_bias_of
+from ._modules import copy_with
+from ._parameters import own_parameter, refuse_computed_weight, with_bias_of
 from .acs import ACSConv3d
 from .depth import DepthGeometry, DepthRequests, depth_geometry
-from .layers_2d import CrossDConv2dSame, WeightStandardization
+from .layers_2d import SAME_PADDING, STANDARDIZED, CrossDConv2dSame, WeightStandardization
 from .layers_3d import Conv3dSame
 from .twins import deepen
 from .weights import centered, cropped, depth_first, inflated, inflated_transposed, mean_slice
@@ -23,8 +23,6 @@ PLAIN_RECIPES = ("i3d", "center", "acs")
 CROSSD_RECIPES = ("published", "shifted", "slice-i3d", "slice-acs", "crossd")
 CALIBRATED_RECIPES = ("shifted", "slice-i3d", "slice-acs")
 CONVOLUTIONS_2D = (CrossDConv2d, nn.Conv2d, nn.ConvTranspose2d)
-_SAME_PADDING = ("Conv2dSame", "StdConv2dSame", "ScaledStdConv2dSame")
-_STANDARDIZED = ("StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame")
 _GEOMETRY = ("kernel", "stride", "padding", "dilation")
 
 
@@ -80,7 +78,6 @@ def convolution_3d(
     for parameter_name in ("weight", "weights_3d"):
         if parameter_name in twin._parameters:
             getattr(twin, parameter_name).requires_grad_(weight.requires_grad)
-    twin.training = module.training
     return twin
 
 
@@ -116,7 +113,7 @@ def _check_known(name: str, module: nn.Module) -> None:
     refuse_computed_weight(name, module)
     base: Any = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.ConvTranspose2d
     plain = kind.forward is base.forward and kind._conv_forward is base._conv_forward
-    if "forward" in vars(module) or not (plain or _timm_kind(module) in (*_SAME_PADDING, *_STANDARDIZED)):
+    if not (plain or _timm_kind(module) in (*SAME_PADDING, *STANDARDIZED)):
         raise TypeError(
             f"{name}: expected {base.__name__} or a subclass with its forward, got {kind.__name__}, which overrides it "
             "in a way that is not known"
@@ -129,7 +126,7 @@ def _timm_kind(module: nn.Module) -> str:
 
 
 def _pads_as_tensorflow(module: nn.Module) -> bool:
-    if _timm_kind(module) in _SAME_PADDING:
+    if _timm_kind(module) in SAME_PADDING:
         return getattr(module, "same_pad", True)
     return isinstance(module, CrossDConv2dSame)
 
@@ -137,7 +134,7 @@ def _pads_as_tensorflow(module: nn.Module) -> bool:
 def _weight(module: Any) -> Tensor:
     """The 2D weight in use: timm's standardised convolutions keep another one."""
     weight: Tensor = module.weight
-    if _timm_kind(module) in _STANDARDIZED:
+    if _timm_kind(module) in STANDARDIZED:
         weight = WeightStandardization(module.eps, getattr(module, "gain", None), getattr(module, "scale", 1.0))(weight)
     return weight
 
@@ -179,7 +176,7 @@ def _convolution(module: Any, weight: Tensor, geometry: DepthGeometry) -> nn.Mod
     twin = kind(**arguments)
     if isinstance(twin, Conv3dSame) and _timm_kind(module) == "Conv2dSame":
         twin.flat_type = type(module)
-    twin.weight = nn.Parameter(weight.detach().contiguous())
+    twin.weight = own_parameter(weight.contiguous())
     return with_bias_of(twin, module)
 
 
@@ -199,7 +196,7 @@ def _acs(name: str, module: Any, weight: Tensor, requests: DepthRequests) -> nn.
     arguments = _arguments(module, DepthGeometry(1, request.get("stride", module.stride[0]), "same", 1))
     arguments.update(kernel_size=module.kernel_size[0], padding=padding[0], dilation=module.dilation[0])
     twin = ACSConv3d(**arguments)
-    twin.weight = nn.Parameter(weight.detach().clone())
+    twin.weight = own_parameter(weight)
     return with_bias_of(twin, module)
 
 
@@ -216,21 +213,24 @@ def _crossd(name: str, module: CrossDConv2d, requests: DepthRequests) -> nn.Modu
     twin = CrossDConv3d(**arguments)
     # A circular shift by whole elements: the slice that the 2D layer takes becomes the middle one.
     rolled = module.weights_3d.roll(module.depth // 2 - module.index, 2 + module.dim)
-    twin.weights_3d = nn.Parameter(rolled.detach().clone())
-    twin.rotation_params = _volume_head(module.rotation_params)
+    twin.weights_3d = own_parameter(rolled)
+    twin.rotation_params = _volume_head(f"{name}.rotation_params.", module.rotation_params)
     twin.fix_shift(module.fixed_shift)
     return with_bias_of(twin, module)
 
 
-def _volume_head(layers: nn.Sequential) -> nn.Sequential:
+def _volume_head(prefix: str, layers: nn.Sequential) -> Any:
     """The head with its 1x1 convolutions as 1x1x1, and its norm as it is, but for volumes."""
-    head = copy.deepcopy(layers)
     nothing = DepthRequests(None, [])
-    for position, layer in enumerate(layers):
-        if isinstance(layer, nn.Conv2d):
-            head[position] = convolution_3d(f"rotation_params.{position}", layer, "i3d", None, nothing)
-        elif isinstance(layer, nn.BatchNorm2d):
-            deepen(f"rotation_params.{position}", head[position], nothing)
+    twins: dict[nn.Module, nn.Module] = {
+        layer: convolution_3d(prefix + name, layer, "i3d", None, nothing)
+        for name, layer in layers.named_children()
+        if isinstance(layer, nn.Conv2d)
+    }
+    head = copy_with(layers, twins, prefix)
+    for name, layer in head.named_children():
+        if isinstance(layer, nn.BatchNorm2d):
+            deepen(prefix + name, layer, nothing)
     return head
 
 
@@ -240,5 +240,5 @@ def _transposed(name: str, module: Any, requests: DepthRequests) -> nn.Module:
     arguments["kernel_size"] = tuple(weight.shape[2:])
     arguments["output_padding"] = (min(module.output_padding[0], geometry.stride - 1), *module.output_padding)
     twin = nn.ConvTranspose3d(**arguments)
-    twin.weight = nn.Parameter(weight.detach())
+    twin.weight = own_parameter(weight)
     return with_bias_of(twin, module)

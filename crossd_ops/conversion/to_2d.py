@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from .._checks import MAX_KERNEL
 from ..modules import CrossDConv2d
 from ..modules_3d import CrossDConv3d
 from ._modules import copy_with, walk
-from ._parameters import refuse_computed_weight, with_bias_of
+from ._parameters import own_parameter, refuse_computed_weight, with_bias_of
 from .acs import ACSConv3d
 from .functional_calls import lower_calls
 from .layers_2d import CrossDConv2dSame
@@ -50,7 +49,7 @@ def to_2d(model: nn.Module, recipe: Recipe = "published") -> nn.Module:
             counts, as for `to_3d`.
 
     Returns:
-        The new model, its parameters and modules under the old names.
+        The new model, its parameters and modules under the old names, with flags, hooks and what users put on layers.
 
     Raises:
         ValueError: an unknown recipe, or one that has no inverse for a layer; kernels above 15 for `CrossDConv2d`.
@@ -79,7 +78,7 @@ def _convolution_2d(name: str, module: Any, recipe: str) -> nn.Module:
             f"recipe: expected one of {', '.join((*CROSSD_RECIPES, *PLAIN_RECIPES))} for {name}, got {recipe!r}"
         )
     if isinstance(module, CrossDConv3d):
-        twin = _crossd_of_crossd(module)
+        twin = _crossd_of_crossd(name, module)
     elif isinstance(module, ACSConv3d):
         twin = _plain(name, module, module.weight)
     else:
@@ -92,7 +91,6 @@ def _convolution_2d(name: str, module: Any, recipe: str) -> nn.Module:
             twin = _crossd(name, module)
         else:
             twin = _plain(name, module, _flat_weight(name, module, recipe))
-    twin.training = module.training
     return twin
 
 
@@ -100,7 +98,7 @@ def _check_known(name: str, module: nn.Module) -> None:
     base: Any = nn.Conv3d if isinstance(module, nn.Conv3d) else nn.ConvTranspose3d
     kind: Any = type(module)
     refuse_computed_weight(name, module)
-    if kind is not Conv3dSame and (kind.forward is not base.forward or "forward" in vars(module)):
+    if kind is not Conv3dSame and kind.forward is not base.forward:
         raise TypeError(
             f"{name}: expected {base.__name__} or a subclass with its forward, got {kind.__name__}, which overrides it "
             "in a way that is not known"
@@ -151,7 +149,7 @@ def _plain(name: str, module: Any, weight: Tensor, **options: Any) -> nn.Module:
     twin = kind(**arguments, **options, device="meta")
     if isinstance(module, Conv3dSame) and module.flat_type is not None:
         twin.__class__ = module.flat_type
-    twin.weight = nn.Parameter(weight.detach().clone(), requires_grad=module.weight.requires_grad)
+    twin.weight = own_parameter(weight, module.weight.requires_grad)
     return with_bias_of(twin, module)
 
 
@@ -172,17 +170,24 @@ def _crossd(name: str, module: nn.Conv3d) -> nn.Module:
     return with_bias_of(twin, module)
 
 
-def _crossd_of_crossd(module: CrossDConv3d) -> nn.Module:
+def _crossd_of_crossd(name: str, module: CrossDConv3d) -> nn.Module:
     arguments = _arguments(module)
     arguments.update(rotation=module.rotation, dim=module.dim, depth=module.kernel_size[0], device="meta")
     twin = CrossDConv2d(**arguments)
     weight = module.weights_3d
-    twin.weights_3d = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
-    twin.rotation_params = copy.deepcopy(module.rotation_params)
-    for position, layer in enumerate(module.rotation_params):
-        if isinstance(layer, nn.Conv3d):
-            twin.rotation_params[position] = _convolution_2d(f"rotation_params.{position}", layer, "i3d")
-        else:
-            flatten(twin.rotation_params[position])
+    twin.weights_3d = own_parameter(weight, weight.requires_grad)
+    twin.rotation_params = _image_head(f"{name}.rotation_params.", module.rotation_params)
     twin.fix_shift(module.fixed_shift)
     return with_bias_of(twin, module)
+
+
+def _image_head(prefix: str, layers: nn.Sequential) -> Any:
+    twins: dict[nn.Module, nn.Module] = {
+        layer: _convolution_2d(prefix + name, layer, "i3d")
+        for name, layer in layers.named_children()
+        if isinstance(layer, nn.Conv3d)
+    }
+    head = copy_with(layers, twins, prefix)
+    for layer in head.children():
+        flatten(layer)
+    return head

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ..modules import CrossDConv2d
 from ..modules_3d import CrossDConv3d
-from ._modules import copy_with, walk
+from ._modules import check_copy, copy_with, walk
 from .acs import ACSConv3d
-from .calibration import calibrate, mean_shifts
+from .calibration import mean_shifts, recorded_shifts
 from .depth import DepthOptions, DepthRequests
 from .functional_calls import lift_calls
 from .recipes import CALIBRATED_RECIPES, CONVOLUTIONS_2D, convolution_3d, recipe_for
@@ -75,7 +75,8 @@ def to_3d(
         progress: show a bar while calibrating, where tqdm is installed.
 
     Returns:
-        The new model, its parameters and modules under the old names; only heads are gone unless with "crossd".
+        The new model, its parameters and modules under the old names, with flags, hooks and what users put on layers;
+        only heads are gone unless with "crossd".
 
     Raises:
         ValueError: an unknown recipe, or one that is not for this kind of layer; no `batches` where they are needed;
@@ -98,6 +99,7 @@ def to_3d(
         for name, module in convolutions.items()
         if isinstance(module, CrossDConv2d) and recipes[name] in CALIBRATED_RECIPES
     }
+    check_copy(model, {convolutions[name] for name in calibrated})
     shifts = _shifts(model, calibrated, batches, progress)
     twins = {
         module: convolution_3d(name or "model", module, recipes[name], shifts.get(name), requests)
@@ -147,6 +149,6 @@ def _shifts(
         return {}
     if batches is None:
         raise ValueError(f"batches: expected batches to calibrate on, or what calibrate returned, for {min(wanted)}")
-    shifts = batches if isinstance(batches, Mapping) else calibrate(model, batches, progress=progress)
+    shifts = recorded_shifts(model, batches, progress=progress)
     means = mean_shifts(model, shifts)
     return {name: values if len(values) else means[name][None] for name, values in shifts.items()}

@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from .._checks import MAX_KERNEL
 from ..modules import CrossDConv2d
 from ._modules import copy_with, matching, walk
-from .layers_2d import CrossDConv2dSame, WeightStandardization, timm_forward
+from ._parameters import own_parameter
+from .layers_2d import SAME_PADDING, STANDARDIZED, CrossDConv2dSame, WeightStandardization, timm_forward
 
 Where = Callable[[str, nn.Module], bool] | type[nn.Module] | tuple[type[nn.Module], ...] | str | Iterable[str] | None
-
-_SAME_PADDING = ("Conv2dSame", "StdConv2dSame", "ScaledStdConv2dSame")
-_STANDARDIZED = ("StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame")
 
 
 def to_crossd(
@@ -32,8 +30,9 @@ def to_crossd(
 ) -> nn.Module:
     """A copy of a 2D network with Cross-D convolutions in place of its `nn.Conv2d` (arXiv 2411.02441).
 
-    Each takes over every attribute of the convolution, its dtype, device, training and requires_grad flags (the head
-    has those of the weight) and its forward and backward hooks. Modules that are shared stay shared.
+    Each takes over every attribute of the convolution, also those that were put on it, its dtype, device, training and
+    requires_grad flags (the head has those of the weight) and its forward and backward hooks. Methods and properties of
+    a subclass are not taken over. Modules that are shared stay shared.
 
     With `init="pretrained"` the copy computes what the model computes: every head starts at the angle 0, with random
     axes, as the last layer of the head has weight and bias 0 for the angle. The gradient reaches the angle at the first
@@ -66,8 +65,10 @@ def to_crossd(
 
     Raises:
         TypeError, ValueError: no convolution is chosen; one is lazy, has a weight that is computed (weight_norm,
-            spectral_norm, pruning), an overridden forward that is not known, parameters tied to another module's, or
-            hooks on its state dict. The text names the layer and the reason.
+            spectral_norm, pruning), an overridden forward that is not known, parameters tied to another module's,
+            parameters, buffers or parts of its own, hooks on its state dict, or an attribute by a name that the
+            Cross-D layer has too; or a method was set on a module of the network, as wrappers do with its forward. The
+            text names the layer and the reason.
     """
     if init not in ("pretrained", "random"):
         raise ValueError(f"init: expected 'pretrained' or 'random', got {init!r}")
@@ -141,19 +142,14 @@ def _refuse_unknown(name: str, module: nn.Conv2d, init: str, depth_fill: str) ->
             )
     known = timm_forward(module)
     plain = type(module).forward is nn.Conv2d.forward and type(module)._conv_forward is nn.Conv2d._conv_forward
-    if "forward" in vars(module) or not (plain or known in (*_SAME_PADDING, *_STANDARDIZED)):
+    if not (plain or known in (*SAME_PADDING, *STANDARDIZED)):
         raise TypeError(
             f"{name}: expected nn.Conv2d or a subclass with its forward, got {kind}, which overrides it in a way that "
             "is not known; leave it out with where="
         )
-    own = {"weight", "bias"} | ({"gain"} if known in _STANDARDIZED else set())
-    if extra := sorted({*parameters, *module._buffers, *module._modules} - own):
-        raise ValueError(
-            f"{name}: expected weight and bias alone, got {', '.join(extra)} too; leave it out with where="
-        )
     if not module.weight.is_floating_point():
         raise TypeError(f"{name}: expected a weight of real floating-point numbers, got {module.weight.dtype}")
-    if known in _STANDARDIZED and init == "pretrained" and depth_fill == "zeros":
+    if known in STANDARDIZED and init == "pretrained" and depth_fill == "zeros":
         raise ValueError(f"{name}: expected depth_fill='repeat' for {kind}, whose weight is standardised, got 'zeros'")
 
 
@@ -172,7 +168,7 @@ def _twin(module: nn.Conv2d, init: str, depth_fill: str, rotation: Literal["line
     }
     known = timm_forward(module)
     twin: CrossDConv2d
-    if known == "Conv2dSame" or (known in _SAME_PADDING and getattr(module, "same_pad", True)):
+    if known == "Conv2dSame" or (known in SAME_PADDING and getattr(module, "same_pad", True)):
         twin = CrossDConv2dSame(**arguments)
     else:
         arguments.update(padding=module.padding, padding_mode=module.padding_mode)
@@ -184,7 +180,7 @@ def _twin(module: nn.Conv2d, init: str, depth_fill: str, rotation: Literal["line
         parameter.requires_grad_(module.weight.requires_grad)
     if twin.bias is not None and module.bias is not None:
         twin.bias.requires_grad_(module.bias.requires_grad)
-    if known in _STANDARDIZED:
+    if known in STANDARDIZED:
         _standardize(twin, module, init)
     return twin
 
@@ -209,9 +205,8 @@ def _start_as(twin: CrossDConv2d, module: nn.Conv2d, depth_fill: str) -> None:
 
 def _standardize(twin: CrossDConv2d, module: nn.Conv2d, init: str) -> None:
     """Puts the standardisation of timm's `module` on the 3D weight; equal slices have mean and variance of one."""
-    gain: Tensor | None = getattr(module, "gain", None)
+    gain: nn.Parameter | None = getattr(module, "gain", None)
     if gain is not None:
-        start = gain.detach().clone() if init == "pretrained" else torch.ones_like(gain)
-        gain = nn.Parameter(start, requires_grad=gain.requires_grad)
+        gain = own_parameter(gain if init == "pretrained" else torch.ones_like(gain), gain.requires_grad)
     eps, scale = cast(float, module.eps), cast(float, getattr(module, "scale", 1.0))
     parametrize.register_parametrization(twin, "weights_3d", WeightStandardization(eps, gain, scale))
