@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ._published_layout import EARLY_WEIGHT, WEIGHT, plan_loading, published_state
 from .conversion._modules import copy_with, walk
+from .conversion._parameters import own_parameter, with_bias_of
 from .early import CrossDConv2dEarly
 from .modules import CrossDConv2d
 
@@ -145,7 +146,8 @@ def save_published(model: nn.Module, path: str | os.PathLike[str]) -> None:
 def with_early_heads(model: nn.Module) -> nn.Module:
     """A copy of a network with `CrossDConv2dEarly` in place of `CrossDConv2d`, for checkpoints of the early layout.
 
-    Weights and biases are kept; the heads start anew. Layers of kernel size 1 included.
+    Weights, biases, fixed shifts, flags, hooks and what users put on layers are kept; the heads start anew. Layers of
+    kernel size 1 included.
 
     Raises:
         TypeError, ValueError: `model` is no module, has no `CrossDConv2d`, or has subclasses of it or parametrised
@@ -162,7 +164,7 @@ def with_early_heads(model: nn.Module) -> nn.Module:
     return copy_with(model, {layer: _early_twin(layer) for layer in layers.values()})
 
 
-def _early_twin(layer: CrossDConv2d) -> CrossDConv2dEarly:
+def _early_twin(layer: CrossDConv2d) -> nn.Module:
     twin = CrossDConv2dEarly(
         layer.in_channels,
         layer.out_channels,
@@ -179,10 +181,9 @@ def _early_twin(layer: CrossDConv2d) -> CrossDConv2dEarly:
         index=layer.index,
         depth=layer.depth,
     )
-    twin.weights_3d = nn.Parameter(layer.weights_3d.detach().clone(), layer.weights_3d.requires_grad)
-    if layer.bias is not None:
-        twin.bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)
-    return twin.train(layer.training)
+    twin.weights_3d = own_parameter(layer.weights_3d, layer.weights_3d.requires_grad)
+    twin.fix_shift(layer.fixed_shift)
+    return with_bias_of(twin.train(layer.training), layer)
 
 
 def _read(path: str | os.PathLike[str]) -> Any:

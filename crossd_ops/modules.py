@@ -22,6 +22,7 @@ from ._checks import (
 )
 from ._head import predict_shift, scores, unused
 from ._layer import CrossDLayer, channels_and_groups, check_kernel_and_padding, padded, per_axis
+from ._plain_tensor import plain_tensor
 from ._rotation_head import pooled_rotation
 from ._transforms import with_plain_sizes
 from .functional import crossd_conv2d, fourier_shift_slice
@@ -152,7 +153,7 @@ class CrossDConv2d(CrossDLayer):
             if shift.shape != (3,) or not shift.is_floating_point():
                 raise ValueError(f"shift: expected (3,) of a floating type, got {tuple(shift.shape)}, {shift.dtype}")
             dtype = accumulate_dtype(self.weights_3d.dtype)
-            shift = shift.detach().to(self.weights_3d.device, dtype, copy=True)
+            shift = plain_tensor(shift).detach().to(self.weights_3d.device, dtype, copy=True)
         self.fixed_shift = shift
 
     def forward(self, input: Tensor) -> Tensor:

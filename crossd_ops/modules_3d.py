@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ._checks import accumulate_dtype, axis_of, check_kind_of_rotation, check_tensor, positive_int
 from ._head import predict_shift, scores, unused
 from ._layer import CrossDLayer, channels_and_groups, check_kernel_and_padding, padded, per_axis
+from ._plain_tensor import plain_tensor
 from ._rotation_head import pooled_rotation
 from ._transforms import with_plain_sizes
 from .functional import crossd_conv3d, fourier_shift
@@ -128,7 +129,7 @@ class CrossDConv3d(CrossDLayer):
             if shift.shape != (3,):
                 raise ValueError(f"shift: expected (3,), got {tuple(shift.shape)}")
             dtype = accumulate_dtype(self.weights_3d.dtype)
-            shift = shift.detach().to(self.weights_3d.device, dtype, copy=True)
+            shift = plain_tensor(shift).detach().to(self.weights_3d.device, dtype, copy=True)
         self.fixed_shift = shift
 
     def forward(self, input: Tensor) -> Tensor:
