@@ -91,13 +91,14 @@ def test_nothing_else_comes_along(case: tuple[Any, Convert]) -> None:
     )
 
 
-def test_training_flags_and_hooks(case: tuple[Any, Convert]) -> None:
+@pytest.mark.parametrize("training", [True, False])
+def test_training_flags_and_hooks(case: tuple[Any, Convert], training: bool) -> None:
     model, convert = case
-    model[0].train()
+    model.train(not training)[0].train(training)
     calls: list[nn.Module] = []
     model[0].register_forward_hook(lambda module, arguments, output: calls.append(module))
     twin = convert(model)
-    assert not twin.training and twin[0].training
+    assert [module.training for module in twin.modules()] == [not training] + [training] * (len([*twin.modules()]) - 1)
     assert len(twin[0]._forward_hooks) == 1
     [hook] = twin[0]._forward_hooks.values()
     hook(twin[0], (), None)
