@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import crossd_ops
 from crossd_ops import ACSConv3d, CrossDConv2d, CrossDConv2dEarly, CrossDConv3d, planes, reference, to_2d, to_3d
@@ -160,6 +162,21 @@ def test_compiled_calls_take_integers_of_numpy() -> None:
         torch.testing.assert_close(compiled(input), function(input))
 
 
+def test_a_symbolic_size_stays_symbolic() -> None:
+    unknown = ShapeEnv().create_unbacked_symint()
+    assert int_of(unknown) is unknown
+    one, two = ints_of((unknown, 3), 2) or (None, None)
+    assert one is unknown and two == 3 and ints_of(unknown, 3) is not None
+
+    def doubled(input: Tensor) -> Tensor:
+        return input.new_zeros(2 * int_of(input.shape[0]))
+
+    frames = CompileCounter()
+    compiled = torch.compile(doubled, fullgraph=True, backend=frames, dynamic=True)
+    assert [compiled(torch.zeros(size)).shape[0] for size in (5, 6, 9)] == [10, 12, 18]
+    assert frames.frame_count == 1, "compiled for one size alone"
+
+
 def test_a_compiled_call_takes_a_symbolic_size() -> None:
     """That of another size is not the first one's."""
     weight, shift = torch.randn(4, 4, 3, 3, 3), torch.randn(2, 3)
@@ -217,6 +234,15 @@ def test_planes_of_numpy() -> None:
     for wrong in (np.bool_(True), np.float64(1)):
         with pytest.raises(TypeError, match=r"^dim: expected an int, got"):
             planes.set_plane(model, wrong)
+
+
+def test_numbers_of_a_depth_are_kept_as_ints() -> None:
+    depth = {"0": {"kernel": np.int64(1), "stride": np.uint8(2), "padding": np.int64(3), "dilation": np.int64(2)},
+             "1": {"kernel": np.int64(3)}}  # fmt: skip
+    for recipe in ("i3d", "center"):
+        convolution, pool = to_3d(nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)), recipe, depth=depth)
+        assert repr(convolution) == repr(nn.Conv3d(3, 4, (1, 3, 3), (2, 1, 1), (3, 0, 0), (2, 1, 1)))
+        assert repr(pool.kernel_size) == "(3, 2, 2)"
 
 
 def test_a_depth_that_is_no_int_is_refused() -> None:

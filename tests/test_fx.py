@@ -27,6 +27,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "CrossDConv3d": lambda: CrossDConv3d(4, 6, 3, padding=1, padding_mode="reflect"),
     "ACSConv3d": lambda: ACSConv3d(4, 6, 3),
     "Conv3dSame": lambda: crossd_ops.conversion.Conv3dSame(4, 6, 3, stride=2),
+    "LayerNorm3d": lambda: crossd_ops.conversion.LayerNorm3d(4),
 }
 
 
