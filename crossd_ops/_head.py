@@ -216,7 +216,7 @@ def unused(weight: Tensor, layers: nn.Sequential) -> Tensor:
     """
     parameters = [*layers.parameters()]
     wanted = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
-    if transformed() or torch._C._is_tracing() or not wanted:
+    if not wanted or transformed() or (not torch.compiler.is_compiling() and torch._C._is_tracing()):
         return weight
     function: Any = _Unused
     result: Tensor = function.apply(weight, *parameters)
