@@ -175,7 +175,7 @@ class BuildPython(build_py):
     """Puts what C++ projects need into the package: a prefix with headers and CMake files beside the library."""
 
     def run(self) -> None:
-        if self.editable_mode:  # crossd_ops._cmake points to the checkout
+        if self.editable_mode:  # crossd_ops.library.cmake points to the checkout
             return super().run()
         package = Path(self.build_lib, "crossd_ops")
         shutil.rmtree(package, ignore_errors=True)  # all that lies there goes into a wheel, also what is no more

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.environment import OtherCpuUse, describe_environment
-from benchmarks.network_benchmark import benchmark_networks, network_runs
+from benchmarks.networks.benchmark import benchmark_networks, network_runs
 from benchmarks.operator_benchmark import benchmark_operator
 from benchmarks.operator_cases import operator_cases
 from benchmarks.progress import progress_bar

@@ -20,13 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.operator_cases import (
-    IMPLEMENTATIONS,
-    OperatorCase,
-    make_tensors,
-    run_forward,
-    run_forward_backward,
-)
+from benchmarks.operator_cases import IMPLEMENTATIONS, OperatorCase, make_tensors, run_forward, run_forward_backward
 
 PASSES: dict[str, Callable[..., Any]] = {"forward": run_forward, "forward_backward": run_forward_backward}
 

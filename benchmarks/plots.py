@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib
 
-from benchmarks.network_report import plot_networks
+from benchmarks.networks.report import plot_networks
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.network_report import network_sections
+from benchmarks.networks.report import network_sections
 from benchmarks.plots import write_plots
 
 # Above this share of the CPU time in other hands the report warns that its times are inflated.

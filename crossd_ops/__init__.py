@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from importlib import metadata
 
-from . import _flops, _operator_docs, reference
-from ._backend import backend, use_backend
-from ._build_info import build_info
-from ._cmake import cmake_prefix_path, include_path
-from ._self_test import SelfTestCheck, SelfTestReport, self_test
+from . import reference
 from .checkpoints import CheckpointReport, load_published, save_published, with_early_heads
 from .conversion import ACSConv3d, adapt_input_channels, bake, calibrate, to_2d, to_3d, to_crossd
-from .early import CrossDConv2dEarly
 from .functional import crossd_conv2d, crossd_conv3d, fourier_shift, fourier_shift_slice, rotation_shift
-from .modules import CrossDConv2d
-from .modules_3d import CrossDConv3d
+from .inspection.build_info import build_info
+from .inspection.self_test import SelfTestCheck, SelfTestReport, self_test
+from .layers.conv2d import CrossDConv2d
+from .layers.conv3d import CrossDConv3d
+from .layers.early import CrossDConv2dEarly
+from .library.cmake import cmake_prefix_path, include_path
+from .operators import descriptions, flops
+from .operators.backends import backend, use_backend
 
-_operator_docs.attach()
-_flops.register()
+descriptions.attach()
+flops.register()
 
 try:
     __version__ = metadata.version("crossd_ops")

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from . import _cmake
-from ._report import as_text, describe, is_healthy
-from ._self_test import self_test
+from .inspection.report import as_text, describe, is_healthy
+from .inspection.self_test import self_test
+from .library import cmake
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     paths.add_argument("--include-path", action="store_true", help="print only the folder of the C++ headers")
     options = parser.parse_args(arguments)
     if options.cmake_prefix_path or options.include_path:
-        print(_cmake.cmake_prefix_path if options.cmake_prefix_path else _cmake.include_path)
+        print(cmake.cmake_prefix_path if options.cmake_prefix_path else cmake.include_path)
         return 0
     report = describe()
     tested = self_test() if options.self_test else None

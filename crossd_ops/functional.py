@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
+from torch.fx import Proxy
+from torch.overrides import has_torch_function
 
-from . import _backend, _checks, _export
-from ._autograd import shift_forward, shift_reference
-from ._backend import is_direct
-from ._convolution import grouped_convolution, library_convolution
-from ._crossd_convolution import NotPlain, Place, crossd_convolution, place_of, two_steps
-from ._fx import one_node
-from ._plan import autocast_dtype, plan_of
-from ._transforms import transformed, with_plain_sizes
+from .library import loaded
+from .operators import backends, checks, export
+from .operators.context import autocast_dtype, with_plain_sizes
+from .operators.convolution import NotPlain, checked_convolution, convolution, position_of_slice
+from .operators.rotation_head import shift_of_rotation
+from .operators.shift import shift_forward, shift_reference
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _is_tracing: Callable[[], bool] = torch._C._is_tracing
+_is_transformed: Callable[[], bool] = torch._C._are_functorch_transforms_active
+
+
+def one_node(function: _Function) -> _Function:
+    """`function`, which is one node of a graph of torch.fx where it gets a Proxy, as the functions of torch are."""
+
+    @functools.wraps(function)
+    def traced(*arguments: Any, **options: Any) -> Any:
+        # The quick question, in C++, before the exact one: other things than a Proxy have a __torch_function__ too.
+        if has_torch_function(arguments) or (options and has_torch_function(tuple(options.values()))):
+            tracer = tracer_of(*arguments, *options.values())
+            if tracer is not None:
+                return tracer.create_proxy("call_function", traced, arguments, options)
+        return function(*arguments, **options)
+
+    return cast(_Function, traced)
+
+
+def tracer_of(*values: Any) -> Any:
+    """The tracer whose Proxy is one of the values; None where none is."""
+    return next((value.tracer for value in values if isinstance(value, Proxy)), None)
 
 
 @one_node
@@ -42,15 +65,9 @@ def rotation_shift(axis: Tensor, angle: Tensor, *, rotation: str = "linear") -> 
     Raises:
         TypeError, ValueError: an argument is not a tensor, or not of the type or shape above.
     """
-    with_plain_sizes(_checks.check_rotation, axis, angle, rotation)
+    with_plain_sizes(checks.check_rotation, axis, angle, rotation)
     dtype = torch.promote_types(torch.promote_types(axis.dtype, angle.dtype), torch.float32)
-    axis, angle = axis.to(dtype), angle.to(dtype).reshape(-1, 1)
-    cross_one = axis.roll(-1, -1) - axis.roll(1, -1)
-    if rotation == "linear":
-        return 1 - angle * cross_one
-    cross_twice = axis.roll(-1, -1) * cross_one.roll(1, -1) - axis.roll(1, -1) * cross_one.roll(-1, -1)
-    # 1 - cos t as 2 sin^2(t/2): no cancellation at the small angles that heads predict.
-    return 1 - angle.sin() * cross_one + 2 * (angle / 2).sin().square() * cross_twice
+    return shift_of_rotation(axis.to(dtype), angle.to(dtype).reshape(-1, 1), rotation)
 
 
 @one_node
@@ -125,19 +142,8 @@ def crossd_conv2d(
     Raises:
         TypeError, ValueError: as for `fourier_shift_slice`; also sizes that do not fit each other.
     """
-    if _is_plain():
-        try:
-            place = place_of(stride, padding, dilation, groups, 2)
-            if index is not None or type(dim) is not int or dim:
-                place = *place, dim, _position(weight, dim, index)
-            return _plain_convolution(input, weight, shift, bias, place, 2)
-        except NotPlain:
-            pass
-        except Exception:
-            numbers = stride, padding, dilation, groups, dim, index
-            if _is_no_fault_of(weight, plan_of, input, weight, shift, bias, *numbers, whole=False):
-                raise
-    return _checked_convolution(input, weight, shift, bias, stride, padding, dilation, groups, dim, index, False)
+    convolve = convolution if _is_plain() else checked_convolution
+    return convolve(input, weight, shift, bias, stride, padding, dilation, groups, dim, index, whole=False)
 
 
 @one_node
@@ -164,93 +170,17 @@ def crossd_conv3d(
     Raises:
         TypeError, ValueError: as for `crossd_conv2d`.
     """
-    if _is_plain():
-        try:
-            return _plain_convolution(input, weight, shift, bias, place_of(stride, padding, dilation, groups, 3), 3)
-        except NotPlain:
-            pass
-        except Exception:
-            numbers = stride, padding, dilation, groups, 0, None
-            if _is_no_fault_of(weight, plan_of, input, weight, shift, bias, *numbers, whole=True):
-                raise
-    return _checked_convolution(input, weight, shift, bias, stride, padding, dilation, groups, 0, None, True)
+    convolve = convolution if _is_plain() else checked_convolution
+    return convolve(input, weight, shift, bias, stride, padding, dilation, groups, 0, None, whole=True)
 
 
 def _is_plain() -> bool:
-    """Whether nothing stands between arguments and compiled operators, which make checks of their own before any work.
-
-    What an operator does not take, its caller looks at again, and names where it is an error: looking at everything
-    first takes Python as long as the operators themselves on a small problem.
-    """
-    return is_direct() and not (is_compiling() or transformed() or _is_tracing())
-
-
-def _is_no_fault_of(weight: Tensor, check: Callable[..., Any], *arguments: Any, **options: Any) -> bool:
-    """Whether an operator failed although `check` has nothing to say about its arguments, and `weight` is served here.
-
-    Full memory, or a hook of the user's: another try would do the work twice, and hide that something is wrong.
-    """
-    try:
-        check(*arguments, **options)
-    except Exception:
-        return False
-    return _backend.select(weight.device.type) == _backend.COMPILED
-
-
-def _position(weight: Tensor, dim: Any, index: Any) -> int:
-    """Of the slice along `dim`, as operators take it; or NotPlain."""
-    if type(dim) is not int or not 0 <= dim <= 2:
-        raise NotPlain
-    if index is None:
-        return weight.shape[2 + dim] // 2
-    if type(index) is not int or index < 0:
-        raise NotPlain
-    return index
-
-
-def _plain_convolution(
-    input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place, axes: int
-) -> Tensor:
-    """The per-sample convolution where `_is_plain`; or NotPlain, or what the operator raises."""
-    if input.dim() != 2 + axes:
-        raise NotPlain
-    dtype = autocast_dtype(weight)
-    if dtype is not None:
-        input = input.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-    elif input.dtype is not weight.dtype:
-        raise NotPlain
-    return crossd_convolution(input, weight, shift, bias, place)
-
-
-def _checked_convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-    """The convolution on any backend, of arguments that may be wrong, need a conversion, or carry other derivatives."""
-    *numbers, whole = rest
-    plan = with_plain_sizes(plan_of, input, weight, shift, bias, *numbers, whole=whole)
-    geometry, dtype = plan.geometry, plan.dtype
-    if input.dtype is not dtype:
-        input = input.to(dtype)
-    if bias is not None and bias.dtype is not dtype:
-        bias = bias.to(dtype)
-    if plan.extra_padding:
-        input = F.pad(input, plan.extra_padding)
-    if geometry.samples == 0:
-        # No sample has kernels. Any give the sizes of the result; the shift takes part, or its gradient were missing.
-        kernels = weight if plan.position is None else weight.select(2 + plan.dim, plan.position)
-        return library_convolution(input, kernels.to(dtype), bias, geometry) + shift.sum().to(dtype)
-    if _export.wants_plain_operations():
-        kernels = _export.shift(weight, shift, plan.dim, plan.position, dtype)
-        return _export.convolve(input, kernels, bias, geometry)
-    backend = _backend.select(weight.device.type)
-    if backend == _backend.REFERENCE:
-        kernels = shift_reference(weight, shift, plan.dim, plan.position, dtype)
-        return grouped_convolution(input, kernels, bias, geometry)
-    shift = shift.to(_checks.accumulate_dtype(weight.dtype))
-    if backend == _backend.COMPILED and not transformed():
-        place = *geometry.stride, *geometry.padding, *geometry.dilation, geometry.groups
-        place += () if plan.position is None else (plan.dim, plan.position)
-        return crossd_convolution(input, weight, shift, bias, place)
-    return two_steps(input, weight, shift, bias, geometry, plan.dim, plan.position, backend)
+    """Whether nothing stands between arguments and compiled operators: no other backend, no transform, no tracer."""
+    return (
+        backends.forced is None
+        and loaded.runs_wherever_built
+        and not (_is_transformed() or forward_ad._current_level >= 0 or is_compiling() or _is_tracing())
+    )
 
 
 def _shift(
@@ -259,16 +189,16 @@ def _shift(
     """fourier_shift or its slice."""
     if _is_plain():
         try:
-            position = None if whole else _position(weight, dim, index)
+            position = None if whole else position_of_slice(weight, dim, index)
             result_dtype = dtype or autocast_dtype(weight) or weight.dtype
-            if shift.dtype not in _checks.DTYPES:
+            if shift.dtype not in checks.DTYPES:
                 raise NotPlain
-            compute_shift = shift.to(_checks.accumulate_dtype(weight.dtype))
-            return shift_forward(weight, compute_shift, dim, position, result_dtype, _backend.COMPILED)
+            compute_shift = shift.to(checks.accumulate_dtype(weight.dtype))
+            return shift_forward(weight, compute_shift, dim, position, result_dtype, backends.COMPILED)
         except NotPlain:
             pass
         except Exception:
-            if _is_no_fault_of(weight, _checks_of_shift, weight, shift, dim, index, dtype, whole):
+            if backends.failed(weight, _checks_of_shift, weight, shift, dim, index, dtype, whole):
                 raise
     return _checked_shift(weight, shift, dim, index, dtype, whole)
 
@@ -280,17 +210,17 @@ def _checked_shift(
     dim, index = with_plain_sizes(_checks_of_shift, weight, shift, dim, index, dtype, whole)
     if dtype is None:
         dtype = autocast_dtype(weight) or weight.dtype
-    if _export.wants_plain_operations():
-        return _export.shift(weight, shift, dim, index, dtype)
-    backend = _backend.select(weight.device.type)
-    if backend == _backend.REFERENCE:
+    if export.wants_plain_operations():
+        return export.shift(weight, shift, dim, index, dtype)
+    backend = backends.select(weight.device.type)
+    if backend == backends.REFERENCE:
         return shift_reference(weight, shift, dim, index, dtype)
-    return shift_forward(weight, shift.to(_checks.accumulate_dtype(weight.dtype)), dim, index, dtype, backend)
+    return shift_forward(weight, shift.to(checks.accumulate_dtype(weight.dtype)), dim, index, dtype, backend)
 
 
 def _checks_of_shift(
     weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: torch.dtype | None, whole: bool
 ) -> tuple[int, int | None]:
     """`dim` and `index` as operators take them, of arguments that fit each other."""
-    _checks.check_weight_and_shift(weight, shift, dtype)
-    return (0, None) if whole else _checks.check_slice(weight, dim, index)
+    checks.check_weight_and_shift(weight, shift, dtype)
+    return (0, None) if whole else checks.check_slice(weight, dim, index)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ._checks import check_tensor, int_of
 from .conversion.calibration import crossd_layers
+from .operators.checks import check_tensor, int_of
 
 
 def set_plane(model: nn.Module, dim: int) -> None:

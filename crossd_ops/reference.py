@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import _checks
+from .operators import checks
 
 _AXES = (-3, -2, -1)
 
@@ -25,7 +25,7 @@ def rotation_matrix(axis: Tensor, angle: Tensor, rotation: str = "linear") -> Te
     "linear": I + t [k]x, what the published code computes. "exact": I + sin t [k]x + (1 - cos t) [k]x^2, Rodrigues'
     rotation for a unit axis.
     """
-    _checks.check_rotation(axis, angle, rotation)
+    checks.check_rotation(axis, angle, rotation)
     x, y, z = axis.unbind(-1)
     zero = torch.zeros_like(x)
     cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).reshape(-1, 3, 3)
@@ -46,9 +46,9 @@ def fourier_shift(weight: Tensor, shift: Tensor, *, dtype: torch.dtype | None = 
 
     Equation: W_b = Re IFFT3(FFT3(W) phase_b). The result has `dtype`, or the weight's.
     """
-    _checks.check_weight_and_shift(weight, shift, dtype)
+    checks.check_weight_and_shift(weight, shift, dtype)
     out_dtype = weight.dtype if dtype is None else dtype
-    compute_dtype = _checks.accumulate_dtype(weight.dtype)
+    compute_dtype = checks.accumulate_dtype(weight.dtype)
     weight, shift = weight.to(compute_dtype), shift.to(compute_dtype)
     fd, fh, fw = (torch.fft.fftfreq(size, dtype=compute_dtype, device=weight.device) for size in weight.shape[2:])
     sd, sh, sw = shift[..., None, None, None].unbind(1)
@@ -64,6 +64,6 @@ def fourier_shift_slice(
     weight: Tensor, shift: Tensor, *, dim: int = 0, index: int | None = None, dtype: torch.dtype | None = None
 ) -> Tensor:
     """One slice of `fourier_shift`, at `index` (default K // 2) of spatial axis `dim` -> (B, O, C, K', K'')."""
-    _checks.check_weight_and_shift(weight, shift, dtype)
-    dim, index = _checks.check_slice(weight, dim, index)
+    checks.check_weight_and_shift(weight, shift, dtype)
+    dim, index = checks.check_slice(weight, dim, index)
     return fourier_shift(weight, shift, dtype=dtype).select(3 + dim, index)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import crossd_ops
-from crossd_ops import _backend, _library
+from crossd_ops.library import loaded
+from crossd_ops.operators import backends
 
 BACKENDS = ("reference", "compiled", "emulated")
 
@@ -23,8 +24,8 @@ def _seed() -> None:
 @pytest.fixture
 def compiled_library() -> None:
     """Skips where the compiled operators do not load."""
-    if _library.load_error:
-        pytest.skip(_library.load_error)
+    if loaded.load_error:
+        pytest.skip(loaded.load_error)
 
 
 @pytest.fixture(params=BACKENDS)
@@ -54,4 +55,4 @@ def _register_emulated() -> None:
         rotation_head=head.rotation_head,
         rotation_head_backward=head.rotation_head_backward,
     )
-    _backend.register("emulated", operators)
+    backends.register("emulated", operators)

@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "report":
-            from benchmarks.gpu.report import write_report  # needs matplotlib, which a run does not
+            from benchmarks.gpu.report import write_report
 
             results = read_results(options.results[0])
             for other in map(read_results, options.results[1:]):

@@ -18,7 +18,11 @@ from benchmarks.gpu.parts import Settings
 from benchmarks.gpu.programs import ROOT, find, is_installed, run
 
 _TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-_CUDA_TESTS = ("tests/test_cuda_device.py", "tests/test_cuda_layers.py", "tests/test_graph_capture.py")
+_CUDA_TESTS = (
+    "tests/kernels/test_cuda_device.py",
+    "tests/layers/test_cuda_layers.py",
+    "tests/operators/test_graph_capture.py",
+)
 _KEPT_LINES = 60
 _SECONDS_BETWEEN_SAVES = 1.0
 
@@ -40,7 +44,7 @@ def cuda_tests(settings: Settings) -> dict[str, Any]:
 def suite(settings: Settings) -> dict[str, Any]:
     """Every other test of the package; a dry run has one file."""
     if settings.dry_run:
-        return _pytest(["tests/test_reference.py"], settings, workers=1)
+        return _pytest(["tests/shift/test_reference.py"], settings, workers=1)
     others = [f"--ignore={path}" for path in _CUDA_TESTS]
     return _pytest(["tests", *others], settings, workers=len(os.sched_getaffinity(0)))
 

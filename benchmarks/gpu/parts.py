@@ -41,6 +41,8 @@ class Part:
         return function
 
 
+_MEASURES = "benchmarks.gpu.measurements."
+
 # What is essential comes first: a call may be cut off.
 PARTS: dict[str, Part] = {
     BUILD: Part("benchmarks.gpu.build:build", 120, "install for this GPU's architecture", of_machine=True),
@@ -50,13 +52,13 @@ PARTS: dict[str, Part] = {
     "sanitizer": Part("benchmarks.gpu.checks:sanitizer", 80, "compute-sanitizer's four tools over every kernel"),
     "kernels": Part("benchmarks.gpu.checks:kernels", 20, "which kernels the calls under the sanitizer launch"),
     "suite": Part("benchmarks.gpu.checks:suite", 195, "all other tests", takes_rest=True),
-    "bandwidth": Part("benchmarks.gpu.ceilings:bandwidth", 20, "the measured ceilings: copy, multiply-add"),
+    "bandwidth": Part(_MEASURES + "ceilings:bandwidth", 20, "the measured ceilings: copy, multiply-add"),
     "operators": Part(
-        "benchmarks.gpu.operators:operators", 170, "each operator against its alternatives", takes_rest=True
+        _MEASURES + "operators:operators", 170, "each operator against its alternatives", takes_rest=True
     ),
-    "networks": Part("benchmarks.gpu.networks:networks", 100, "training steps of whole networks"),
-    "convolutions": Part("benchmarks.gpu.convolutions:convolutions", 50, "methods of the per-sample convolution"),
-    "compiled": Part("benchmarks.gpu.operators:compiled_operators", 55, "operators against torch.compile's"),
+    "networks": Part(_MEASURES + "networks:networks", 100, "training steps of whole networks"),
+    "convolutions": Part(_MEASURES + "convolutions:convolutions", 50, "methods of the per-sample convolution"),
+    "compiled": Part(_MEASURES + "operators:compiled_operators", 55, "operators against torch.compile's"),
 }
 
 # Each is one command, which needs nothing of the other: it begins with the parts of the machine, then runs these.

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._checks import check_tensor, int_of, positive_int
-from .._fx import Leaf
-from .._layer import channels_and_groups, check_kernel_and_padding, per_axis
+from ..layers.common import channels_and_groups, check_kernel_and_padding, per_axis
+from ..layers.leaf import Leaf
+from ..operators.checks import check_tensor, int_of, positive_int
 
 
 class _Part(NamedTuple):

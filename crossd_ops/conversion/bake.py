@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import fourier_shift, fourier_shift_slice
-from ..modules_3d import CrossDConv3d
-from ._modules import check_copy, copy_with
-from ._parameters import own_parameter, with_bias_of
+from ..layers.conv3d import CrossDConv3d
 from .calibration import crossd_layers, mean_shifts
 from .layers_2d import CrossDConv2dSame
+from .modules.copies import check_copy, copy_with
+from .modules.parameters import own_parameter, with_bias_of
 
 
 def bake(model: nn.Module, batches: Iterable[Any] | Mapping[str, Tensor], *, progress: bool = True) -> nn.Module:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._plain_tensor import plain_tensor
-from ..modules import CrossDConv2d
-from ..modules_3d import CrossDConv3d
-from ._modules import walk
+from ..layers.conv2d import CrossDConv2d
+from ..layers.conv3d import CrossDConv3d
+from ..layers.plain_tensor import plain_tensor
+from .modules.copies import walk
 
 SHIFT_AT_ANGLE_ZERO = (1.0, 1.0, 1.0)
 _INPUT_KEYS = ("image", "input")

@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from .._checks import int_of
+from ..operators.checks import int_of
 
 DepthOptions = Mapping[str, Mapping[str, int]]
 

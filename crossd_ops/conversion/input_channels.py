@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .._checks import positive_int
-from ..modules import CrossDConv2d
-from ..modules_3d import CrossDConv3d
-from ._modules import check_ties, copy_with, matching, walk
+from ..layers.conv2d import CrossDConv2d
+from ..layers.conv3d import CrossDConv3d
+from ..operators.checks import positive_int
 from .layers_2d import WeightStandardization, timm_forward
+from .modules.copies import check_ties, copy_with, matching, walk
 
 _CROSSD = (CrossDConv2d, CrossDConv3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_CROSSD)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..modules import CrossDConv2d
+from ..layers.conv2d import CrossDConv2d
 
 # timm's convolutions by name, as timm need not be installed: padded as TensorFlow does, and standardising their weight.
 SAME_PADDING = ("Conv2dSame", "StdConv2dSame", "ScaledStdConv2dSame")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._fx import Leaf
+from ..layers.leaf import Leaf
 
 
 class Conv3dSame(Leaf, nn.Conv3d):

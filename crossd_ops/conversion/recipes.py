@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import fourier_shift
-from ..modules import CrossDConv2d
-from ..modules_3d import CrossDConv3d
-from ._modules import copy_with
-from ._parameters import own_parameter, refuse_computed_weight, with_bias_of
+from ..layers.conv2d import CrossDConv2d
+from ..layers.conv3d import CrossDConv3d
 from .acs import ACSConv3d
 from .depth import DepthGeometry, DepthRequests, depth_geometry
 from .layers_2d import SAME_PADDING, STANDARDIZED, CrossDConv2dSame, WeightStandardization
 from .layers_3d import Conv3dSame
+from .modules.copies import copy_with
+from .modules.parameters import own_parameter, refuse_computed_weight, with_bias_of
 from .twins import deepen
 from .weights import centered, cropped, depth_first, inflated, inflated_transposed, mean_slice
 

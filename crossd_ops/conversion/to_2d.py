@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import MAX_KERNEL
-from ..modules import CrossDConv2d
-from ..modules_3d import CrossDConv3d
-from ._modules import copy_with, walk
-from ._parameters import own_parameter, refuse_computed_weight, with_bias_of
+from ..layers.conv2d import CrossDConv2d
+from ..layers.conv3d import CrossDConv3d
+from ..operators.checks import MAX_KERNEL
 from .acs import ACSConv3d
 from .functional_calls import lower_calls
 from .layers_2d import CrossDConv2dSame
 from .layers_3d import Conv3dSame
+from .modules.copies import copy_with, walk
+from .modules.parameters import own_parameter, refuse_computed_weight, with_bias_of
 from .recipes import CROSSD_RECIPES, PLAIN_RECIPES
 from .to_3d import Recipe, recipe_of
 from .twins import flatten

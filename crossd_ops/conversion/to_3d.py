@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..modules import CrossDConv2d
-from ..modules_3d import CrossDConv3d
-from ._modules import check_copy, copy_with, walk
+from ..layers.conv2d import CrossDConv2d
+from ..layers.conv3d import CrossDConv3d
 from .acs import ACSConv3d
 from .calibration import mean_shifts, recorded_shifts
 from .depth import DepthOptions, DepthRequests
 from .functional_calls import lift_calls
+from .modules.copies import check_copy, copy_with, walk
 from .recipes import CALIBRATED_RECIPES, CONVOLUTIONS_2D, convolution_3d, recipe_for
 from .twins import deepen, depth_options, refuse_unknown
 

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .._checks import MAX_KERNEL
-from ..modules import CrossDConv2d
-from ._modules import copy_with, matching, walk
-from ._parameters import own_parameter
+from ..layers.conv2d import CrossDConv2d
+from ..operators.checks import MAX_KERNEL
 from .layers_2d import SAME_PADDING, STANDARDIZED, CrossDConv2dSame, WeightStandardization, timm_forward
+from .modules.copies import copy_with, matching, walk
+from .modules.parameters import own_parameter
 
 Where = Callable[[str, nn.Module], bool] | type[nn.Module] | tuple[type[nn.Module], ...] | str | Iterable[str] | None
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from .._checks import int_of
+from ..operators.checks import int_of
 from .depth import DepthRequests
 from .layers_3d import BatchNormAct3d, LayerNorm3d
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..functional import fourier_shift_slice
-from ..modules import CrossDConv2d
+from ..layers.conv2d import CrossDConv2d
 from .depth import DepthGeometry
 
 # Elements of the largest temporary of `mean_slice`.

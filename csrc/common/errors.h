@@ -21,7 +21,7 @@ inline std::string words_of_torch() {
   return torch_exception_get_what_without_backtrace ? torch_exception_get_what_without_backtrace() : "";
 }
 
-// A failed allocation. Python makes torch.OutOfMemoryError of the text about CUDA (crossd_ops/_backend.py).
+// A failed allocation. Python makes torch.OutOfMemoryError of the text about CUDA (crossd_ops/operators/backends.py).
 [[noreturn]] inline void throw_out_of_memory(bool on_gpu, int64_t bytes) {
   const std::string words = words_of_torch();
   if (!words.empty()) throw std::runtime_error(words);

@@ -58,7 +58,7 @@ void expect_close(const std::string& what, const Tensor& got, const Tensor& expe
   expect(at::allclose(got.to(at::kDouble), expected.to(at::kDouble), tolerance, tolerance), what + ": other numbers");
 }
 
-// The functions as the cases call them; tests/test_cpp.py has the same in Python's reference.
+// The functions as the cases call them; tests/library/test_cpp.py has the same in Python's reference.
 const std::map<std::string, std::function<Tensor(const Tensors&)>> functions = {
     {"rotation_shift", [](const Tensors& x) { return crossd_ops::rotation_shift(x[0], x[1]); }},
     {"rotation_shift_exact", [](const Tensors& x) { return crossd_ops::rotation_shift(x[0], x[1], Rotation::exact); }},

@@ -1,4 +1,4 @@
-// What GPUs get by torch's dispatcher, as operators of their own: tests/test_library_calls.py runs
+// What GPUs get by torch's dispatcher, as operators of their own: tests/convolution/test_library_calls.py runs
 // them on the CPU, where the library takes another way.
 #include <torch/csrc/stable/library.h>
 

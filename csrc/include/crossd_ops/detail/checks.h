@@ -1,4 +1,4 @@
-// Checks of arguments, made before any work, with the texts of crossd_ops/_checks.py.
+// Checks of arguments, made before any work, with the texts of crossd_ops/operators/checks.py.
 #pragma once
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>

@@ -1,4 +1,4 @@
-// Derivatives of the shift, of every order, around operators that have none; derived in crossd_ops/_autograd.py.
+// Derivatives of the shift, of every order, around operators that have none; derived in crossd_ops/operators/shift.py.
 //
 //   forward    F(W, s)    = M(s) W                                     Shift
 //   backward   V(g, W, s) = ( M(s)^T g,  < g, dM(s)/ds_d W > )         ShiftBackward

@@ -1,0 +1,1 @@
+"""Whole networks in training: time, memory, and where the time goes."""

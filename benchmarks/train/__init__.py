@@ -1,0 +1,1 @@
+"""python -m benchmarks.train: a training script for one process or torchrun."""

@@ -1,0 +1,1 @@
+"""python -m benchmarks.transfer: from 2D training to volumes, recipe by recipe."""

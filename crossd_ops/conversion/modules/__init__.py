@@ -1,0 +1,1 @@
+"""Networks as trees of modules: walking, copying, and what a replacement inherits."""

@@ -1,0 +1,1 @@
+"""The compiled library: where it is, what was built, what keeps it from loading."""

@@ -1,0 +1,79 @@
+"""Whether the layers of a head do nothing but their own work, and whether one operator may take their place.
+
+Asked at every call, since layers are replaced, moved, frozen and given hooks between calls; so the answer has to be
+quick. What modules hold is read from their own dicts: Module.__getattr__ takes ten times as long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import backends
+
+_module: Any = nn.modules.module
+HAS_OPERATOR = hasattr(torch.ops.crossd_ops, "predict_shift")  # not where nothing, or an older library, was loaded
+HIDDEN_CHANNELS = 16  # of the operator, which keeps them in registers
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of the norm
+_TENSORS = (Tensor, nn.Parameter)  # not their subclasses
+_KINDS = (  # not SyncBatchNorm, which talks to other processes and must not do so twice
+    (nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Conv2d),
+    (nn.Sequential, nn.Conv3d, nn.BatchNorm3d, nn.ReLU, nn.Conv3d),
+)
+
+
+def plain_parts(layers: nn.Sequential) -> tuple[Any, Sequence[Tensor]] | None:
+    """The norm and the six parameters of 1x1 convolution, norm, ReLU, 1x1 convolution; None if they do more than that.
+
+    What is returned says all that the layers do, so it can be done without them.
+    """
+    modules: Any = (layers, *layers._modules.values())
+    if tuple(map(type, modules)) not in _KINDS:
+        return None
+    for module in modules:
+        if module._forward_pre_hooks or module._forward_hooks or module._backward_pre_hooks or module._backward_hooks:
+            return None
+    _, first, norm, _, last = modules
+    # By name, as their order may change. None for one that is not there, or became a plain attribute of the module.
+    parameters = [layer._parameters.get(name) for layer in (first, norm, last) for name in ("weight", "bias")]
+    plain = (
+        len({id(tensor) for tensor in parameters if tensor is not None}) == 6  # a tensor in two places has one gradient
+        and _is_pointwise(first)
+        and _is_pointwise(last)
+        and not _module._has_any_global_hook()
+    )
+    return (norm, parameters) if plain else None
+
+
+def _is_pointwise(layer: Any) -> bool:
+    return (
+        layer._parameters["weight"].shape[2:] in ((1, 1), (1, 1, 1))
+        and layer.groups == 1
+        and layer.stride in ((1, 1), (1, 1, 1))
+        and layer.padding in ("same", "valid", (0, 0), (0, 0, 0))
+    )
+
+
+def is_fusible(input: Tensor, norm: Any, parameters: Sequence[Tensor]) -> bool:
+    """Whether the operator may do the work of plain layers here and now, and takes these tensors."""
+    buffers = norm._buffers
+    if not HAS_OPERATOR or input.dtype is not torch.float32 or not all(map(buffers.__contains__, STATISTICS)):
+        return False
+    tensors = [input, *parameters]
+    if buffers["running_mean"] is not None:
+        tensors += buffers["running_mean"], buffers["running_var"]
+    for tensor in tensors:
+        if type(tensor) not in _TENSORS or tensor.dtype is not torch.float32 or not tensor.is_cpu:
+            return False
+    return bool(
+        input.layout is torch.strided
+        and input.numel() > 0
+        and parameters[0].shape[:2] == (HIDDEN_CHANNELS, input.shape[1])
+        and parameters[4].shape[:2] == (4, HIDDEN_CHANNELS)
+        and norm.num_features == HIDDEN_CHANNELS
+        and not torch.is_autocast_enabled("cpu")
+        and backends.select("cpu") == backends.COMPILED
+    )
