@@ -8,21 +8,10 @@ from typing import Any
 
 from benchmarks.networks.report import network_sections
 from benchmarks.plots import write_plots
+from benchmarks.tables import format_table
 
 # Above this share of the CPU time in other hands the report warns that its times are inflated.
 _BUSY_SHARE = 0.05
-
-
-def format_table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table whose columns line up as plain text too: the first to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-
-    def line(cells: list[str]) -> str:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-        return "| " + " | ".join([cells[0].ljust(widths[0]), *padded[1:]]) + " |"
-
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([line(header), line(rule), *map(line, rows)])
 
 
 def format_report(results: dict[str, Any]) -> str:

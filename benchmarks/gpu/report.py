@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.plots import write_plots
-from benchmarks.report import format_table
+from benchmarks.tables import format_table
 
 # The share of the copy bandwidth that the operators are built to reach.
 WANTED_SHARE = 0.85

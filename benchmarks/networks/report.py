@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.networks.breakdown import PARTS
+from benchmarks.tables import format_table
 
 _TITLES = {
     "plain": "nn.Conv2d",
@@ -52,8 +53,6 @@ def _megabytes(count: int | None) -> str:
 
 
 def _time_table(networks: list[dict[str, Any]]) -> str:
-    from benchmarks.report import format_table
-
     header = ["network", "convolutions", "step ms", "steps", "x nn.Conv2d", "x faster than expansion"]
     header += ["peak MB", "kept MB", "launches"]
     body = []
@@ -68,8 +67,6 @@ def _time_table(networks: list[dict[str, Any]]) -> str:
 
 
 def _part_table(networks: list[dict[str, Any]]) -> str:
-    from benchmarks.report import format_table
-
     body = []
     for network, name, variant in _broken_down(networks):
         parts = [variant["breakdown"]["milliseconds"].get(column, 0.0) for column in _COLUMNS]
@@ -78,8 +75,6 @@ def _part_table(networks: list[dict[str, Any]]) -> str:
 
 
 def _operator_table(networks: list[dict[str, Any]]) -> str:
-    from benchmarks.report import format_table
-
     body = []
     for network, name, variant in _broken_down(networks):
         if name == "fused":

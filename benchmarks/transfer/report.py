@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import format_table
+from benchmarks.tables import format_table
 from benchmarks.transfer.recipes import PRETRAININGS, RECIPES
 from benchmarks.transfer.training import PROTOCOLS
 

@@ -175,7 +175,9 @@ def _full_precision() -> Iterator[None]:
     cudnn = torch.backends.cudnn
     try:
         torch.set_float32_matmul_precision("highest")
-        with cudnn.flags(enabled=cudnn.enabled, allow_tf32=False):
+        # What is not named would be set to its default.
+        kept = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
+        with cudnn.flags(**kept, allow_tf32=False):
             yield
     finally:
         torch.set_float32_matmul_precision(precision)

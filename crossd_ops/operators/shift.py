@@ -6,7 +6,7 @@ With the translation M(s), a linear map of the weight:
     backward   V(g, W, s) = ( M(s)^T g,  < g, dM(s)/ds_d W > for each axis d )
 
 The derivative of a translation is a translation of the derivative, so the derivatives of V are made of F and V again,
-at shifts moved by u, of weights that a circulant matrix C was applied to along one axis (see _spectral.py):
+at shifts moved by u, of weights that a circulant matrix C was applied to along one axis (see spectral.py):
 
     J(W, s, h) = sum_d h_d dM(s)/ds_d W = sum_d h_d sum_(C, u of axis d) M(s + u) C W
 

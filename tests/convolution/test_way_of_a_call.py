@@ -1,0 +1,56 @@
+"""The way of a call through the package's files, as CONTRIBUTING.md tells it: downwards, and never back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+
+import crossd_ops
+from crossd_ops import crossd_conv2d, crossd_conv3d
+
+PACKAGE = Path(crossd_ops.__file__).parent
+pytestmark = pytest.mark.usefixtures("compiled_library")
+
+
+def way(call: Callable[[], object]) -> list[str]:
+    """The files of the package whose functions are called, in order; a file that is called again from itself once."""
+    files: list[str] = []
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(PACKAGE):
+            name = str(path.relative_to(PACKAGE))
+            if files[-1:] != [name]:
+                files.append(name)
+
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return files
+
+
+@pytest.mark.parametrize("with_grad", [False, True])
+@pytest.mark.parametrize("numbers", [{}, {"stride": (2, 1), "padding": 1}, {"dim": 1, "index": 0}], ids=str)
+def test_of_an_image(numbers: dict[str, Any], with_grad: bool) -> None:
+    weight = torch.randn(4, 3, 3, 3, 3, requires_grad=with_grad)
+    image, shift = torch.randn(2, 3, 8, 8), torch.randn(2, 3)
+    assert way(lambda: crossd_conv2d(image, weight, shift, **numbers)) == ["functional.py", "operators/convolution.py"]
+
+
+def test_of_a_volume() -> None:
+    weight, volume, shift = torch.randn(4, 3, 3, 3, 3), torch.randn(2, 3, 5, 6, 7), torch.randn(2, 3)
+    assert way(lambda: crossd_conv3d(volume, weight, shift)) == ["functional.py", "operators/convolution.py"]
+
+
+def test_backward() -> None:
+    weight = torch.randn(4, 3, 3, 3, 3, requires_grad=True)
+    output = crossd_conv2d(torch.randn(2, 3, 8, 8), weight, torch.randn(2, 3)).sum()
+    assert way(output.backward) == ["operators/convolution.py"]
