@@ -25,7 +25,7 @@ def test_whole_modules_load_and_compute_the_same(name: str) -> None:
 
 def test_only_known_classes_are_loaded() -> None:
     """A file that is loaded with weights alone names the same classes, and lets users allow them."""
-    with pytest.raises(Exception, match="Unsupported global: GLOBAL crossd_ops.modules.CrossDConv2d"):
+    with pytest.raises(Exception, match=r"Unsupported global: GLOBAL crossd_ops\.modules\.CrossDConv2d"):
         torch.load(FILE, weights_only=True)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from crossd_ops.operators.plan import fit
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -17,6 +16,7 @@ from crossd_ops import reference
 from crossd_ops.conversion import CrossDConv2dSame
 from crossd_ops.conversion.bake import bake
 from crossd_ops.operators import export
+from crossd_ops.operators.plan import fit
 
 DYNAMIC_BATCH = {0: Dim.DYNAMIC}
 DYNAMIC = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
