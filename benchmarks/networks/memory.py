@@ -35,7 +35,7 @@ def step_memory(case: NetworkCase, variant: str, device: torch.device) -> dict[s
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).resolve().parent.parent,
+        cwd=Path(__file__).resolve().parents[2],
     )
     if completed.returncode:
         raise RuntimeError(

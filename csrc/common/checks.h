@@ -1,6 +1,6 @@
 // Checks of the operators' arguments, before any work. A failed one throws std::invalid_argument, which arrives in
-// Python as ValueError; the texts are those of crossd_ops/operators/checks.py, which looks first and so is what callers of
-// Python functions see.
+// Python as ValueError; the texts are those of crossd_ops/operators/checks.py, which looks first and so is what callers
+// of Python functions see.
 #pragma once
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>

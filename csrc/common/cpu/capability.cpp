@@ -37,7 +37,8 @@ const char* cpu_capability() {
 
 }  // namespace crossd_ops::cpu
 
-// For crossd_ops/library/loaded.py, which reads it with ctypes: the name, or after "!" what is wrong with the environment.
+// For crossd_ops/library/loaded.py, which reads it with ctypes: the name, or after "!" what is wrong with the
+// environment.
 extern "C" __attribute__((visibility("default"))) const char* crossd_ops_cpu_capability() {
   try {
     return crossd_ops::cpu::cpu_capability();

@@ -1,4 +1,5 @@
-// The derivative of a translation M(s) along one axis, made of translations; derived in crossd_ops/operators/spectral.py.
+// The derivative of a translation M(s) along one axis, made of translations; derived in
+// crossd_ops/operators/spectral.py.
 //
 //   dM(s)/ds W = M(s) D W + pi M(s + 1/2) P W
 //
