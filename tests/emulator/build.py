@@ -17,6 +17,7 @@ from pathlib import Path
 EMULATOR = Path(__file__).resolve().parent
 REPOSITORY = EMULATOR.parents[1]
 CSRC = REPOSITORY / "csrc"
+METER = EMULATOR / "meter"
 CACHE = REPOSITORY / "build" / "emulator"
 
 # Strict IEEE arithmetic in all of them: results of two builds and of two orders of threads are compared bit by bit.
@@ -27,6 +28,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "thread": ("-O1", "-g1", "-fsanitize=thread"),
     # -Og: UBSan's checks take -O1 three times as long to compile, and run no faster.
     "address": ("-Og", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+    # Instrumented as for ThreadSanitizer, and linked with the meter in place of its run-time.
+    "meter": ("-O1", "-g1", "-fsanitize=thread", "-DEMU_METER"),
 }
 
 # Leaks are not looked for: LeakSanitizer needs ptrace, which containers often forbid.
@@ -46,8 +49,8 @@ def compile_program(
     source: Path, variant: str = "plain", *, csrc: Path = CSRC, folder: Path = CACHE, shared: bool = False
 ) -> Path:
     """The program, or the shared library, made from ``source``; RuntimeError with the compiler's text."""
-    command = _command(variant, csrc, shared)
-    target = folder / f"{source.stem}-{variant}-{_digest(source, csrc, command)}{'.so' if shared else ''}"
+    digest = _digest(source, variant, csrc, _command(variant, csrc, shared))
+    target = folder / f"{source.stem}-{variant}-{digest}{'.so' if shared else ''}"
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,9 +58,10 @@ def compile_program(
         if target.exists():
             return target
         result = Path(scratch) / "result"
-        process = subprocess.run([*command, str(source), "-o", str(result)], capture_output=True, text=True)
-        if process.returncode:
-            raise RuntimeError(f"{source.name} ({variant}) does not compile:\n{process.stderr[:6000]}")
+        for command in _steps(source, variant, csrc, shared, result):
+            process = subprocess.run(command, capture_output=True, text=True)
+            if process.returncode:
+                raise RuntimeError(f"{source.name} ({variant}) does not compile:\n{process.stderr[:6000]}")
         for outdated in folder.glob(f"{source.stem}-{variant}-*"):
             outdated.unlink(missing_ok=True)
         os.replace(result, target)  # at once: another process may be looking for it
@@ -132,9 +136,24 @@ def _command(variant: str, csrc: Path, shared: bool) -> list[str]:
     return [gxx, "-DCUDA_ON_CPU", "-ffp-contract=off", *VARIANTS[variant], *library, *includes]
 
 
-def _digest(source: Path, csrc: Path, command: Sequence[str]) -> str:
+def _steps(source: Path, variant: str, csrc: Path, shared: bool, result: Path) -> list[list[str]]:
+    """The commands that make the result."""
+    command = _command(variant, csrc, shared)
+    if variant != "meter":
+        return [[*command, str(source), "-o", str(result)]]
+    plain, kernels, meter = _command("plain", csrc, shared), f"{result}-kernels.o", f"{result}-meter.o"
+    return [
+        [*command, "-c", str(source), "-o", kernels],
+        [*plain, "-O2", "-c", str(METER / "meter.cpp"), "-o", meter],
+        [*plain, kernels, meter, "-ldl", "-Wl,--no-undefined", "-o", str(result)],
+    ]
+
+
+def _digest(source: Path, variant: str, csrc: Path, command: Sequence[str]) -> str:
     # Programs of the mutants include a check's source.
     files = [source, *csrc.rglob("*.h"), *csrc.rglob("*.cuh"), *EMULATOR.rglob("*.h"), *EMULATOR.glob("*.cpp")]
+    files = [file for file in files if METER not in file.parents]
+    files += METER.glob("*") if variant == "meter" else []
     digest = hashlib.sha256("\0".join([_compiler_version(), *command]).encode())
     for path in sorted(set(files)):
         digest.update(f"\0{path}\0".encode() + path.read_bytes())

@@ -71,8 +71,9 @@ class EmulatedBackend:
     on a device raises RuntimeError. ``csrc``: the folder of the sources, for a test that alters them.
     """
 
-    def __init__(self, csrc: Path = CSRC) -> None:
-        self._library = _load(compile_program(EMULATOR / "harness.cpp", csrc=csrc, shared=True))
+    def __init__(self, csrc: Path = CSRC, variant: str = "plain") -> None:
+        self.path = compile_program(EMULATOR / "harness.cpp", variant, csrc=csrc, shared=True)
+        self._library = _load(self.path)
 
     def set_order(self, order: str, seed: int = 0) -> None:
         """The order in which the threads of a block run: "forward", "reverse" or "random"."""
@@ -94,7 +95,7 @@ class EmulatedBackend:
             shape, weight.data_ptr(), _weight_strides(weight, shape), DTYPES[weight.dtype], DTYPES[dtype],
             shift.data_ptr(), out.data_ptr(),
         )  # fmt: skip
-        self._run("forward", problem)
+        self._run("forward", problem, weight=weight, shift=shift, out=out)
         return out
 
     def fourier_shift_backward(
@@ -124,10 +125,14 @@ class EmulatedBackend:
             grad_shift.data_ptr() if need_shift else None, partial.data_ptr() if need_shift else None,
         )  # fmt: skip
         if need_weight or need_shift:
-            self._run("backward", problem)
+            self._run(
+                "backward", problem, grad=grad, weight=weight, shift=shift, grad_weight=grad_weight,
+                grad_shift=grad_shift, partial=partial,
+            )  # fmt: skip
         return grad_weight, grad_shift
 
-    def _run(self, direction: str, problem: ForwardProblem | BackwardProblem) -> None:
+    def _run(self, direction: str, problem: ForwardProblem | BackwardProblem, **tensors: torch.Tensor) -> None:
+        """``tensors``: those that the problem points to, for the meter."""
         error: bytes | None = getattr(self._library, f"emulated_{direction}")(ctypes.byref(problem))
         if error is not None:
             raise RuntimeError(error.decode())

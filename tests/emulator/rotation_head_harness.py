@@ -51,8 +51,9 @@ class RotationHeadBackward(ctypes.Structure):
 class EmulatedRotationHead:
     """Same contract as ``torch.ops.crossd_ops.rotation_head`` and ``rotation_head_backward``; slow: for small maps."""
 
-    def __init__(self, csrc: Path = CSRC) -> None:
-        self._library = _load(compile_program(EMULATOR / "rotation_head_harness.cpp", csrc=csrc, shared=True))
+    def __init__(self, csrc: Path = CSRC, variant: str = "plain") -> None:
+        self.path = compile_program(EMULATOR / "rotation_head_harness.cpp", variant, csrc=csrc, shared=True)
+        self._library = _load(self.path)
 
     def rotation_head(self, map: torch.Tensor, exact: bool) -> tuple[torch.Tensor, torch.Tensor]:
         map = map.detach()
@@ -67,7 +68,7 @@ class EmulatedRotationHead:
             shape, map.data_ptr(), MapStrides(*map.stride()), DTYPES[map.dtype], exact,
             shift.data_ptr(), statistics.data_ptr(), partial.data_ptr(),
         )  # fmt: skip
-        _check(self._library.emulated_rotation_head(ctypes.byref(problem)))
+        self._run("rotation_head", problem, map=map, shift=shift, statistics=statistics, partial=partial)
         return shift, statistics
 
     def rotation_head_backward(
@@ -79,8 +80,17 @@ class EmulatedRotationHead:
             _shape(map), map.data_ptr(), MapStrides(*map.stride()), DTYPES[map.dtype], exact,
             grad_shift.data_ptr(), statistics.data_ptr(), grad_map.data_ptr(), MapStrides(*grad_map.stride()),
         )  # fmt: skip
-        _check(self._library.emulated_rotation_head_backward(ctypes.byref(problem)))
+        self._run(
+            "rotation_head_backward", problem,
+            map=map, grad_shift=grad_shift, statistics=statistics, grad_map=grad_map,
+        )  # fmt: skip
         return grad_map
+
+    def _run(self, operator: str, problem: RotationHeadForward | RotationHeadBackward, **tensors: torch.Tensor) -> None:
+        """``tensors``: those that the problem points to, for the meter."""
+        error: bytes | None = getattr(self._library, f"emulated_{operator}")(ctypes.byref(problem))
+        if error is not None:
+            raise RuntimeError(error.decode())
 
 
 @functools.cache
@@ -99,11 +109,6 @@ def _load(path: Path) -> ctypes.CDLL:
             f"the structs of the harness and head/rotation_problem.h differ: expected {expected}, got {got}"
         )
     return library
-
-
-def _check(error: bytes | None) -> None:
-    if error is not None:
-        raise RuntimeError(error.decode())
 
 
 def _shape(map: torch.Tensor) -> MapShape:

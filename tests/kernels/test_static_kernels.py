@@ -142,7 +142,7 @@ def test_no_kernel_spills(resources: dict[str, Resources], architecture: str) ->
 def note_launches(csrc: Path) -> None:
     """launch() hands over what it was asked, and runs nothing."""
     source = csrc / "common" / "cuda" / "device.cuh"
-    text, runs = source.read_text(), "emu::launch(grid, block, shared_bytes, [&] { kernel(arguments...); });"
+    text, runs = source.read_text(), "emu::launch(grid, block, shared_bytes, [&] { kernel(arguments...); }, kernel);"
     assert text.count(runs) == 1, "the launch in the emulator is written in another way"
     noted = text.replace(runs, "note_launch(reinterpret_cast<const void*>(kernel), block, shared_bytes);")
     declared = "void note_launch(const void* kernel, dim3 block, size_t shared_bytes);\nnamespace crossd_ops::cuda {"

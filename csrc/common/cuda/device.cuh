@@ -45,7 +45,7 @@ T* dynamic_shared() {
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t,
             Arguments... arguments) {
-  emu::launch(grid, block, shared_bytes, [&] { kernel(arguments...); });
+  emu::launch(grid, block, shared_bytes, [&] { kernel(arguments...); }, kernel);
 }
 
 inline float to_float(BFloat16 value) {

@@ -74,6 +74,7 @@ inline bool open_block_barrier(size_t threads) {
   }
   for (size_t t = 0; t < threads; ++t) m.fibers[t].state = State::ready;
   m.block_phase ^= 1;
+  if (observer) observer->barrier_opens();
   return true;
 }
 
@@ -134,13 +135,17 @@ inline void poison_shared_memory() {
 
 }  // namespace detail
 
-// Runs body() once for each CUDA thread of the grid.
-template <typename Body>
-void launch(dim3 grid, dim3 block, size_t dynamic_shared_bytes, Body&& body) {
+// Runs body() once for each CUDA thread of the grid. `kernel` is what it calls, for the observer.
+template <typename Body, typename... Parameters>
+void launch(dim3 grid, dim3 block, size_t dynamic_shared_bytes, Body&& body, void (*kernel)(Parameters...) = nullptr) {
   detail::Machine& m = detail::machine();
   detail::check_configuration(grid, block, dynamic_shared_bytes);
   detail::set_up_launch(grid, block, dynamic_shared_bytes);
   m.body = std::ref(body);
+  if (observer) {
+    observer->launch_begins(reinterpret_cast<const void*>(kernel), grid, block, m.dynamic_shared.get(),
+                            dynamic_shared_bytes);
+  }
   std::mt19937_64 random(seed);
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
@@ -158,9 +163,11 @@ void launch(dim3 grid, dim3 block, size_t dynamic_shared_bytes, Body&& body) {
           throw;
         }
         detail::acquire(&m.end_tag);
+        if (observer) observer->block_ends();
       }
     }
   }
+  if (observer) observer->launch_ends();
 }
 
 inline void* dynamic_shared() { return detail::machine().dynamic_shared.get(); }

@@ -11,6 +11,7 @@
 
 #include <sys/mman.h>
 
+#include "observer.h"
 #include "sanitizers.h"
 #include "switch_stack.h"
 #include "types.h"
@@ -83,6 +84,7 @@ EMU_UNSEEN_BY_TSAN inline uint3 thread_index() { return machine().current->index
 struct PoisonedArray {
   PoisonedArray(void* array, size_t bytes) {
     machine().poisoned_arrays.push_back({array, bytes});
+    if (observer) observer->shared_array(array, bytes);
     std::memset(array, 0xff, bytes);
   }
 };

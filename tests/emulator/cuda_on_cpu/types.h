@@ -8,7 +8,11 @@
 #define __device__
 #define __host__
 #define __constant__
+#if defined(EMU_METER)
+#define __forceinline__ inline __attribute__((always_inline))  // what is counted has the place of each call
+#else
 #define __forceinline__ inline
+#endif
 #define __launch_bounds__(...)
 #define __shared__ static  // blocks run one after the other, so one copy serves them all
 #define __align__(bytes) __attribute__((aligned(bytes)))
@@ -21,6 +25,37 @@ struct dim3 {
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
   constexpr size_t count() const { return size_t(x) * y * z; }
 };
+#if defined(EMU_METER)
+namespace emu::detail {
+template <typename T>
+struct Two {
+  T x, y;
+};
+template <typename T>
+struct Four {
+  T x, y, z, w;
+};
+// Copied in one access, as on the device; g++ would copy the members of a plain struct one by one.
+template <typename Members>
+struct alignas(sizeof(Members)) Whole : Members {
+  typedef float Vector __attribute__((vector_size(sizeof(Members)), may_alias));
+  template <typename... Values>
+  Whole(Values... values) : Members{values...} {}
+  Whole(const Whole& other) { *this = other; }
+  Whole& operator=(const Whole& other) {
+    *reinterpret_cast<Vector*>(this) = reinterpret_cast<const Vector&>(other);
+    return *this;
+  }
+};
+}  // namespace emu::detail
+using int2 = emu::detail::Whole<emu::detail::Two<int>>;
+using int4 = emu::detail::Whole<emu::detail::Four<int>>;
+using uint2 = emu::detail::Whole<emu::detail::Two<unsigned>>;
+using uint4 = emu::detail::Whole<emu::detail::Four<unsigned>>;
+using float2 = emu::detail::Whole<emu::detail::Two<float>>;
+using float4 = emu::detail::Whole<emu::detail::Four<float>>;
+using double2 = emu::detail::Whole<emu::detail::Two<double>>;
+#else
 struct alignas(8) int2 {
   int x, y;
 };
@@ -42,6 +77,7 @@ struct alignas(16) float4 {
 struct alignas(16) double2 {
   double x, y;
 };
+#endif
 inline int2 make_int2(int x, int y) { return {x, y}; }
 inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }

@@ -1,0 +1,105 @@
+// The run-time half of -fsanitize=thread, replaced: the compiler calls __tsan_read4(address) and its like before every
+// access of the instrumented kernels, and the emulator names its fibers by the same interface. Here the calls count
+// what is asked of memory, instead of looking for races. This file itself is compiled without the option, and the
+// library is linked without the sanitizer's own run-time.
+#include <dlfcn.h>
+
+#include <sstream>
+#include <string>
+
+#include "recorder.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+size_t current_thread = 0;  // of the block, from 1; 0: the code that launches
+size_t threads_known = 0;
+
+meter::Recorder& recorder() {
+  static meter::Recorder instance;
+  return instance;
+}
+const bool observes = (emu::observer = &recorder(), true);
+
+void note(const void* address, uint32_t size, bool write, const void* instruction) {
+  if (current_thread > 0)
+    recorder().access(current_thread - 1, reinterpret_cast<uintptr_t>(address), size, write, instruction);
+}
+
+// A copy of a struct that no instruction moves at once: word by word.
+void note_range(const char* address, size_t bytes, bool write, const void* instruction) {
+  for (size_t at = 0; at < bytes; at += meter::kWordBytes)
+    note(address + at, uint32_t(std::min<size_t>(bytes - at, meter::kWordBytes)), write, instruction);
+}
+
+uintptr_t in_library(const void* address) {
+  Dl_info library{};
+  dladdr(reinterpret_cast<const void*>(&in_library), &library);
+  return reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(library.dli_fbase);
+}
+
+}  // namespace
+
+#define CALLER __builtin_return_address(0)
+#define NOTE_ACCESSES(size)                                                               \
+  void __tsan_read##size(void* address) { note(address, size, false, CALLER); }           \
+  void __tsan_write##size(void* address) { note(address, size, true, CALLER); }           \
+  void __tsan_unaligned_read##size(void* address) { note(address, size, false, CALLER); } \
+  void __tsan_unaligned_write##size(void* address) { note(address, size, true, CALLER); }
+
+extern "C" {
+NOTE_ACCESSES(1)
+NOTE_ACCESSES(2)
+NOTE_ACCESSES(4)
+NOTE_ACCESSES(8)
+NOTE_ACCESSES(16)
+void __tsan_read_range(char* address, unsigned long bytes) { note_range(address, bytes, false, CALLER); }
+void __tsan_write_range(char* address, unsigned long bytes) { note_range(address, bytes, true, CALLER); }
+
+// The emulator makes a fiber for each thread of a block, in their order.
+void* __tsan_create_fiber(unsigned) { return reinterpret_cast<void*>(++threads_known); }
+void* __tsan_get_current_fiber() { return nullptr; }
+void __tsan_switch_to_fiber(void* fiber, unsigned) { current_thread = reinterpret_cast<size_t>(fiber); }
+
+// Of no concern here: order, calls, virtual tables, atomics of the emulator's own.
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+void __tsan_vptr_update(void**, void*) {}
+void __tsan_vptr_read(void**) {}
+void __tsan_acquire(void*) {}
+void __tsan_release(void*) {}
+void AnnotateIgnoreReadsBegin(const char*, int) {}
+void AnnotateIgnoreReadsEnd(const char*, int) {}
+void AnnotateIgnoreWritesBegin(const char*, int) {}
+void AnnotateIgnoreWritesEnd(const char*, int) {}
+char __tsan_atomic8_load(const volatile char* address, int) { return *address; }
+}
+
+EXPORT void meter_start(int count, const char** names, const uintptr_t* begins, const uintptr_t* bytes) {
+  std::vector<meter::Array> arrays;
+  for (int i = 0; i < count; ++i) arrays.push_back({names[i], begins[i], begins[i] + bytes[i]});
+  recorder().start(arrays);
+}
+
+// What has been counted since meter_start, in lines of fields between tabs; metering.py has their order.
+EXPORT const char* meter_stop() {
+  static std::string text;
+  std::ostringstream out;
+  recorder().stop();
+  const auto name = [](int array) { return array == meter::kShared ? "shared" : recorder().arrays()[array].name; };
+  for (const meter::Launch& launch : recorder().launches()) {
+    out << "launch\t" << in_library(launch.kernel) << '\t' << launch.grid.count() << '\t' << launch.block.count()
+        << '\t' << launch.dynamic_shared << '\t' << launch.barriers << '\n';
+    for (const auto& [source, counts] : launch.instructions)
+      out << "instruction\t" << name(source.array) << '\t' << source.write << '\t' << in_library(source.instruction) - 1
+          << '\t' << counts.size << '\t' << counts.requests << '\t' << counts.partial << '\t' << counts.bytes << '\t'
+          << counts.units << '\t' << counts.ideal << '\n';
+    for (const auto& [key, counts] : launch.arrays)
+      out << "array\t" << name(key.first) << '\t' << key.second << '\t' << counts.bytes << '\t' << counts.sectors
+          << '\t' << counts.block_sectors << '\t' << counts.distinct_sectors << '\t' << counts.distinct_bytes << '\n';
+  }
+  text = out.str();
+  return text.c_str();
+}
