@@ -28,7 +28,7 @@ SECTOR_BYTES = 32
 
 @dataclass(frozen=True)
 class Instruction:
-    """An access in the code, with all requests of all warps that it made to one array."""
+    """A line of code that accesses an array, with all requests of all warps that it made to it."""
 
     array: str  # "shared": shared memory
     write: bool
@@ -84,7 +84,7 @@ class Meter:
     """Counts for the launches of one library that was compiled as ``compile_program(..., "meter", shared=True)``."""
 
     def __init__(self, path: Path, csrc: Path = CSRC) -> None:
-        self._path, self._csrc, self._library = path, csrc, ctypes.CDLL(str(path))
+        self.path, self._csrc, self._library = path, csrc, ctypes.CDLL(str(path))
         self._library.meter_stop.restype = ctypes.c_char_p
 
     def measure(self, call: Callable[[], object], **tensors: torch.Tensor) -> tuple[Launch, ...]:
@@ -110,22 +110,24 @@ class Meter:
         rows = [[line.split("\t") for line in lines] for lines in launches]
         addresses = {int(lines[0][0]) for lines in rows}
         addresses |= {int(row[3]) for lines in rows for row in lines if row[0] == "instruction"}
-        frames = _frames(self._path, tuple(sorted(addresses)))
+        frames = _frames(self.path, tuple(sorted(addresses)))
         return tuple(self._launch(head, rest, sizes, frames) for head, *rest in rows)
 
     def _launch(self, head: list[str], rows: list[list[str]], sizes: dict[str, int], frames: Frames) -> Launch:
         kernel, *counts = map(int, head)
-        instructions, arrays = [], []
+        found: dict[tuple[object, ...], list[int]] = {}  # machine code may have a line several times
+        arrays = []
         for kind, array, *fields in rows:
             write, *numbers = map(int, fields)
-            if kind == "instruction":
-                place, *callers = self._places(frames[numbers[0]])
-                instructions.append(Instruction(array, bool(write), place, tuple(callers), *numbers[1:]))
-            else:
+            if kind == "array":
                 arrays.append(Traffic(array, bool(write), sizes[array], *numbers))
-        name = _short_name(frames[kernel][-1][0])
-        instructions.sort(key=lambda one: (one.array, one.write, one.place, one.callers, one.size))
-        return Launch(name, *counts, tuple(instructions), tuple(arrays))
+                continue
+            address, size, *costs = numbers
+            place, *callers = self._places(frames[address])
+            key = (array, bool(write), place, tuple(callers), size)
+            found[key] = [a + b for a, b in zip(found.get(key, [0] * len(costs)), costs, strict=True)]
+        instructions = tuple(Instruction(*key, *costs) for key, costs in sorted(found.items()))
+        return Launch(_short_name(frames[kernel][-1][0]), *counts, instructions, tuple(arrays))
 
     def _places(self, frames: list[tuple[str, str]]) -> list[str]:
         """Of the kernels' own code: the emulator's vector types are left out."""

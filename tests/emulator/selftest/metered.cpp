@@ -1,0 +1,102 @@
+// Kernels whose requests are known, sound ones and planted faults, for the test of the meter: a shared library with one
+// function, run(name, in, out, order). The test finds a line by the mark at its end.
+#include <cstring>
+
+#include "common/cuda/device.cuh"
+
+using namespace crossd_ops::cuda;
+
+constexpr unsigned kBlocks = 2, kThreads = 64;  // four warps
+
+__device__ __forceinline__ unsigned place() { return blockIdx.x * kThreads + threadIdx.x; }
+__device__ __forceinline__ float4* shared_vectors() { return dynamic_shared<float4>(); }
+
+__global__ void copy_dense(const float* in, float* out) {
+  const float value = in[place()];  // dense read
+  out[place()] = value;             // dense store
+}
+__global__ void copy_vectors(const float* in, float* out) {
+  const float4 value = reinterpret_cast<const float4*>(in)[place()];  // vector read
+  reinterpret_cast<float4*>(out)[place()] = value;                    // vector store
+}
+__global__ void copy_scalars(const float* in, float* out) {
+  for (unsigned i = 0; i < 4; ++i) {
+    const float value = in[place() * 4 + i];  // scalar read
+    out[place() * 4 + i] = value;             // scalar store
+  }
+}
+__global__ void store_strided(const float* in, float* out) {
+  out[place() * 8] = in[place()];  // strided store
+}
+__global__ void read_twice(const float* in, float* out) {
+  float sum = in[place()];  // first read
+  __syncthreads();          // the compiler keeps no value across it
+  sum += in[place()];       // second read
+  out[place()] = sum;
+}
+
+// Words at a stride: without conflicts, 2-way, 8-way; in static shared memory, unlike the others.
+template <unsigned kStride>
+__global__ void read_banks(const float*, float* out) {
+  EMU_SHARED(float, words, kThreads* kStride);
+  words[threadIdx.x] = 1;  // dense banks
+  __syncthreads();
+  out[place()] = words[threadIdx.x * kStride];  // strided banks
+}
+// Vectors at a stride: four wavefronts each, or eight where every second one is left out.
+template <unsigned kStride>
+__global__ void read_vector_banks(const float*, float* out) {
+  shared_vectors()[threadIdx.x] = float4{1, 1, 1, 1};
+  __syncthreads();
+  const float4 value = shared_vectors()[threadIdx.x * kStride];  // strided vectors
+  out[place()] = value.x;
+}
+__global__ void broadcast_vector(const float*, float* out) {
+  shared_vectors()[threadIdx.x] = float4{1, 1, 1, 1};
+  __syncthreads();
+  const float4 value = shared_vectors()[3];  // one for all
+  out[place()] = value.x;
+}
+
+__global__ void copy_async(const float* in, float* out) {
+  copy_vector_async(shared_vectors() + threadIdx.x, in + place() * 4);
+  commit_copies();
+  wait_copies<0>();
+  __syncthreads();
+  out[place()] = shared_vectors()[threadIdx.x].x;
+}
+
+// A lane makes lane % 4 rounds.
+__global__ void diverge(const float* in, float* out) {
+  float sum = 0;
+  for (unsigned round = 0; round < threadIdx.x % 4; ++round) sum += in[round * kBlocks * kThreads + place()];  // rounds
+  out[place()] = sum;
+}
+
+using Kernel = void (*)(const float*, float*);
+struct Named {
+  const char* name;
+  Kernel kernel;
+};
+constexpr Named kKernels[] = {
+    {"copy_dense", copy_dense},
+    {"copy_vectors", copy_vectors},
+    {"copy_scalars", copy_scalars},
+    {"store_strided", store_strided},
+    {"read_twice", read_twice},
+    {"read_banks<1>", read_banks<1>},
+    {"read_banks<2>", read_banks<2>},
+    {"read_banks<8>", read_banks<8>},
+    {"read_vector_banks<1>", read_vector_banks<1>},
+    {"read_vector_banks<2>", read_vector_banks<2>},
+    {"broadcast_vector", broadcast_vector},
+    {"copy_async", copy_async},
+    {"diverge", diverge},
+};
+
+extern "C" __attribute__((visibility("default"))) void run(const char* name, const float* in, float* out, int order) {
+  emu::order = static_cast<emu::Order>(order);
+  for (const Named& named : kKernels)
+    if (std::strcmp(named.name, name) == 0)
+      launch(named.kernel, dim3(kBlocks), dim3(kThreads), 2 * kThreads * sizeof(float4), nullptr, in, out);
+}
