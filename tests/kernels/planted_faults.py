@@ -29,9 +29,12 @@ ADDRESS_SHIFT = [
         Mutant("shift/cuda/rows.cuh", "i < rows.count * rows.kPlane", "i < kLanes * rows.kPlane"),
         Mutant("shift/cuda/rows_tile.cuh", "rows.lane < rows.count", "true"),
         Mutant("shift/cuda/general.cuh", "element < count * plane", "element < (count + 1) * plane"),
-        Mutant("shift/cuda/partial_sums.cuh", "row * tiles + tile", "row * tiles + tile + tiles"),
+        Mutant("shift/cuda/partial_sums.cuh", "tile * stride + row", "tile * stride + row + stride"),
         # Beyond the end of dynamic shared memory.
-        Mutant("shift/cuda/partial_sums.cuh", "warp_sums[threadIdx.x / kLanes]", "warp_sums[threadIdx.x / kLanes + 1]"),
+        Mutant(
+            "shift/cuda/partial_sums.cuh", "threadIdx.x / kLanes * kSumRows", "(threadIdx.x / kLanes + 1) * kSumRows"
+        ),
+        Mutant("shift/cuda/partial_sums.cuh", "row >= 3 * samples", "false"),
     ),
     *faults(
         "runtime error: signed integer overflow",
@@ -64,7 +67,7 @@ SHIFT = [
     ),
     *faults(
         WRONG,
-        Mutant("shift/cuda/partial_sums.cuh", "threadIdx.x % kLanes == 0", "threadIdx.x == 0"),
+        Mutant("shift/cuda/partial_sums.cuh", "threadIdx.x % kLanes < kSumRows", "threadIdx.x < kSumRows"),
         Mutant("shift/cuda/rows_tile.cuh", "to[n - 1] = values[n]", "taps[0]"),
         Mutant("shift/cuda/general.cuh", "planes.grad_weight[tile.volume_index(pair, x, y, z)] = 0;", ""),
     ),

@@ -3,7 +3,8 @@
 //   cubic3_spectrum.cuh
 // 62 operations for a sample, instead of 81 with circulants. Results pass through shared memory so that stores
 // coalesce. Bytes, the floor: 27 E once for each pair and split of the samples, 9 E_out for each sample and pair.
-// Instructions (SASS, sm_90): 99 for a sample and pair with bfloat16 output, 100 with float32, stores included.
+// Instructions (SASS, sm_90): 94 for a sample and pair with bfloat16 output, 90 with float32, stores included, and 9
+// for its share of the phases.
 #pragma once
 #include "common/cuda/device.cuh"
 #include "common/cuda/element.cuh"
@@ -29,7 +30,6 @@ struct Cubic3Warp {
     const int64_t left = pair_count(shape) - first;
     count = left >= kLanes ? kLanes : left > 0 ? static_cast<int>(left) : 0;
   }
-  __device__ Team team() const { return {lane, kLanes}; }
   int lane, count;
   int64_t first;
 };
@@ -54,8 +54,8 @@ __device__ __forceinline__ void load_cubic3_weight(const ShiftShape& shape, Dtyp
   vectors = vectors && warp.count == kLanes;
   if (vectors) {
     with_weight_type<Acc>(dtype, [&](auto type) {
-      load_vectors(warp.team(), static_cast<const decltype(type)*>(weight) + warp.first * kCubic3Volume,
-                   kLanes * kCubic3Volume, scratch);
+      load_vectors<kLanes * kCubic3Volume, kLanes>(
+          warp.lane, static_cast<const decltype(type)*>(weight) + warp.first * kCubic3Volume, scratch);
     });
   } else {
     const int64_t offset = warp.lane < warp.count ? pair_offset(strides, shape.in_channels, warp.first + warp.lane) : 0;
@@ -83,7 +83,7 @@ class RowWriter {
     for (int round = 0; round < kRounds; ++round) {
       const int vector = round * kLanes + warp.lane, sample = vector / kVectors;
       target_[round] =
-          sample * static_cast<uint32_t>(pairs * kRow / kVectorElements<Out>) + (vector - sample * kVectors);
+          sample * static_cast<uint32_t>(pairs * kRow / kVectorElements<Acc>) + (vector - sample * kVectors);
     }
   }
   __device__ __forceinline__ void store(const Acc* stage, int samples, Out* out) const {
@@ -92,16 +92,16 @@ class RowWriter {
     for (int round = 0; round < kRounds; ++round) {
       const int vector = round * kLanes + warp_.lane;
       if (vector >= samples * kVectors) break;
-      Acc values[kVectorElements<Out>];
-      read_shared(stage + vector * kVectorElements<Out>, values);
-      reinterpret_cast<uint4*>(out)[target_[round]] = pack<Out>(values);
+      Acc values[kVectorElements<Acc>];
+      read_shared(stage + vector * kVectorElements<Acc>, values);
+      reinterpret_cast<TileVector<Out, Acc>*>(out)[target_[round]] = pack<Out>(values);
     }
   }
 
  private:
-  static constexpr int kElements = kLanes * kRow, kVectors = kElements / kVectorElements<Out>;  // of a sample
+  static constexpr int kElements = kLanes * kRow, kVectors = kElements / kVectorElements<Acc>;  // of a sample
   static constexpr int kRounds = (kChunk * kVectors + kLanes - 1) / kLanes;
-  static_assert(kElements % kVectorElements<Out> == 0);
+  static_assert(kElements % kVectorElements<Acc> == 0);
 
   __device__ void store_elements(const Acc* stage, int samples, Out* out) const {
 #pragma unroll 1
@@ -148,8 +148,8 @@ __global__ void __launch_bounds__(kCubic3Threads, sizeof(Acc) == 4 ? 6 : 3)
     compute_phases(shape, problem.shift, group, group_samples, kCubic3Threads, all_phases);
     __syncthreads();
     Out* out = static_cast<Out*>(problem.out) + (group * pairs + warp.first) * kRow;
-    for (int chunk = 0; chunk < group_samples; chunk += kChunk, out += kChunk * pairs * kRow) {
-      const int samples = min(group_samples - chunk, kChunk);
+    int chunk = 0;
+    const auto work_on = [&](int samples) {
 #pragma unroll
       for (int sample = 0; sample < kChunk; ++sample) {
         if (sample >= samples) break;
@@ -168,7 +168,10 @@ __global__ void __launch_bounds__(kCubic3Threads, sizeof(Acc) == 4 ? 6 : 3)
       __syncwarp();
       writer.store(stage, samples, out);
       __syncwarp();
-    }
+    };
+    // A full chunk, whose number of samples the compiler knows, has no branches.
+    for (; chunk + kChunk <= group_samples; chunk += kChunk, out += kChunk * pairs * kRow) work_on(kChunk);
+    if (chunk < group_samples) work_on(group_samples - chunk);
   }
 }
 

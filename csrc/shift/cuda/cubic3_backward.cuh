@@ -10,6 +10,7 @@
 // need issue slots as much as bandwidth.
 #pragma once
 #include "shift/cuda/cubic3.cuh"
+#include "shift/cuda/partial_sums.cuh"
 
 namespace crossd_ops::cuda {
 
@@ -116,18 +117,6 @@ __device__ __forceinline__ void sum_shares(const Acc* shares, const Cubic3Warp& 
     sums[row] = sum * static_cast<Acc>(2 * 3.14159265358979323846 / 3);
 }
 
-// Sums of the block's warps, in the order of the warps, to partial[sample, spatial axis, tile].
-template <typename Acc>
-__device__ void write_cubic3_partial(const BackwardProblem& problem, int64_t group, int samples, const Acc* sums) {
-  for (int task = threadIdx.x; task < 3 * samples; task += kCubic3Threads) {
-    const int sample = task / 3, axis = task - sample * 3;
-    Acc sum = 0;
-    for (int warp = 0; warp < kCubic3Warps; ++warp) sum += sums[warp * kGroupSamples * 3 + task];
-    static_cast<Acc*>(
-        problem.partial)[((group + sample) * 3 + select(problem.shape.axis, axis)) * gridDim.x + blockIdx.x] = sum;
-  }
-}
-
 // Adds the sums of the warps that had other samples of the same pairs, in their order, and stores grad_weight.
 template <typename Acc>
 __device__ void store_cubic3_grad_weight(const BackwardProblem& problem, bool vectors, const Cubic3Warp& warp,
@@ -154,8 +143,8 @@ __device__ void store_cubic3_grad_weight(const BackwardProblem& problem, bool ve
   __syncwarp();
   if (vectors) {
     with_weight_type<Acc>(problem.weight_dtype, [&](auto type) {
-      store_vectors(warp.team(), stage, kLanes * kCubic3Volume,
-                    static_cast<decltype(type)*>(problem.grad_weight) + warp.first * kCubic3Volume);
+      store_vectors<kLanes * kCubic3Volume, kLanes>(
+          warp.lane, stage, static_cast<decltype(type)*>(problem.grad_weight) + warp.first * kCubic3Volume);
     });
   } else if (warp.lane < warp.count) {
     const int64_t offset = pair_offset(strides, problem.shape.in_channels, warp.first + warp.lane);
@@ -227,7 +216,7 @@ __global__ void __launch_bounds__(kCubic3Threads, sizeof(Acc) == 4 ? 4 : 2)
       if (need_shift) sum_shares<kChunk>(all_shares, warp, samples, sums + (warp_index * kGroupSamples + chunk) * 3);
     }
     __syncthreads();
-    if (need_shift) write_cubic3_partial(problem, group, group_samples, sums);
+    if (need_shift) write_partial<kCubic3Warps, kGroupSamples>(problem, group, group_samples, sums);
     __syncthreads();  // sums and phases are about to be replaced
   }
   if (need_weight)

@@ -130,17 +130,12 @@ __device__ void compute_phases(const ShiftShape& shape, const void* shift, int64
           fmod(static_cast<const Acc*>(shift)[(first + sample) * 3 + select(shape.axis, axis)], static_cast<Acc>(3));
       return fma(static_cast<Acc>(-3), rint(value / 3), value);
     };
-    Acc thirds;
-    if (phase == 0)
-      thirds = reduced(0) - shape.first_slice;
-    else if (phase < 3)
-      thirds = reduced(phase);
-    else
-      thirds = phase == 3 ? reduced(1) + reduced(2) : reduced(1) - reduced(2);
-    Acc sine, cosine;
-    sin_cos_pi(2 * thirds / 3, &sine, &cosine);
-    Acc* to = phases + sample * kPhaseStride + (phase == 0 ? 0 : 2 + 2 * phase);
-    to[0] = cosine, to[1] = sine;
+    // The lanes of a warp have different phases: one way for all.
+    const Acc other = reduced(2), thirds = phase == 2 ? other : reduced(phase == 0 ? 0 : 1);
+    const Acc added = phase == 0 ? -static_cast<Acc>(shape.first_slice) : phase == 3 ? other : phase == 4 ? -other : 0;
+    Acc cosine_sine[2];
+    sin_cos_pi(2 * (thirds + added) / 3, &cosine_sine[1], &cosine_sine[0]);
+    write_shared(phases + sample * kPhaseStride + (phase == 0 ? 0 : 2 + 2 * phase), cosine_sine);
   }
 }
 

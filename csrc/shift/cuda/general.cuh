@@ -17,6 +17,8 @@ namespace crossd_ops::cuda {
 constexpr int kGeneralThreads = 256;
 constexpr int kGeneralWarps = kGeneralThreads / kLanes;
 constexpr int kGeneralTapElements = 3 * 4 * kMaxKernel;
+constexpr int kGeneralGroup = 8;  // samples whose sums a block of the backward writes at a time
+constexpr int kGeneralSumElements = kGeneralWarps * kGeneralGroup * 3;
 
 template <typename Acc>
 struct Complex {
@@ -169,11 +171,11 @@ struct GeneralBackwardPlanes {
         grad_axis2(tile.take_plane()),
         after_axis0(tile.take_plane()),
         after_axis1(tile.take_plane()),
-        warp_sums(tile.take(3 * kGeneralWarps)) {}
+        warp_sums(tile.take(kGeneralSumElements)) {}
   Acc *weight, *grad_weight;
   ComplexPointer<Acc> grad, grad_axis2;          // g, (a2 + i b2)^T g
   ComplexPointer<Acc> after_axis0, after_axis1;  // of the weight
-  Acc* warp_sums;                                // [3, warps]
+  Acc* warp_sums;                                // [warps, kGeneralGroup, 3]
 };
 
 // The part of one slice: adds to the planes' grad_weight and to the thread's shares of the sample's grad_shift.
@@ -237,18 +239,19 @@ __global__ void __launch_bounds__(kGeneralThreads, 2) backward_general(const Bac
   for (int64_t sample = 0; sample < shape.samples; ++sample) {
     tile.compute_taps(static_cast<const Acc*>(problem.shift) + sample * 3);
     __syncthreads();
+    const int in_group = static_cast<int>(sample % kGeneralGroup);
     Acc shares[3] = {0, 0, 0};
     for (int slice = 0; slice < shape.slices; ++slice)
       backward_general_slice(problem, tile, planes, sample, slice, shares);
     for (int axis = 0; axis < 3; ++axis) {
       const Acc sum = sum_of_warp(shares[axis]);
-      if (threadIdx.x % kLanes == 0) planes.warp_sums[axis * kGeneralWarps + threadIdx.x / kLanes] = sum;
+      if (threadIdx.x % kLanes == 0)
+        planes.warp_sums[(threadIdx.x / kLanes * kGeneralGroup + in_group) * 3 + axis] = sum;
     }
-    __syncthreads();
-    if (problem.grad_shift && threadIdx.x < 3) {
-      Acc sum = 0;
-      for (int warp = 0; warp < kGeneralWarps; ++warp) sum += planes.warp_sums[threadIdx.x * kGeneralWarps + warp];
-      static_cast<Acc*>(problem.partial)[(sample * 3 + select(shape.axis, threadIdx.x)) * gridDim.x + blockIdx.x] = sum;
+    if (in_group + 1 == kGeneralGroup || sample + 1 == shape.samples) {
+      __syncthreads();
+      if (problem.grad_shift)
+        write_partial<kGeneralWarps, kGeneralGroup>(problem, sample - in_group, in_group + 1, planes.warp_sums);
     }
   }
   if (!problem.grad_weight) return;

@@ -32,7 +32,7 @@ inline GeneralPlan plan_general(const ShiftShape& shape, bool backward) {
   constexpr size_t kBudgetBytes =
       48 * 1024;  // a larger pair takes what it needs, 67 KB for a backward of 15^3 in float64
   const int plane = shape.kernel[1] * shape.kernel[2], volume = shape.kernel[0] * plane;
-  const size_t fixed = kGeneralTapElements + (backward ? 3 * kGeneralWarps : 0),
+  const size_t fixed = kGeneralTapElements + (backward ? kGeneralSumElements : 0),
                of_pair = backward ? 2 * volume + 7 * plane : volume + 4 * plane;
   const int64_t fitting = static_cast<int64_t>((kBudgetBytes / sizeof(double) - fixed) / of_pair),
                 useful = 4 * kGeneralThreads / plane;
@@ -84,7 +84,7 @@ inline int64_t cubic3_backward_tiles(const ShiftShape& shape) {
 inline size_t backward_partial_elements(const ShiftShape& shape) {
   int64_t tiles = plan_general(shape, true).tiles;
   tiles = std::max(tiles, is_cubic(shape, 3) ? cubic3_backward_tiles(shape) : ceil_divide(pair_count(shape), kLanes));
-  return static_cast<size_t>(tiles * shape.samples * 3);
+  return static_cast<size_t>(tiles * partial_stride(shape.samples));
 }
 
 template <typename Acc>
@@ -190,9 +190,9 @@ template <typename Acc>
 void launch_backward_as(const BackwardProblem& problem, cudaStream_t stream) {
   const int64_t tiles = pair_count(problem.shape) > 0 ? launch_backward_tiles<Acc>(problem, stream) : 0;
   if (problem.grad_shift && problem.shape.samples > 0)
-    launch(sum_partials<Acc>, dim3(static_cast<unsigned>(3 * problem.shape.samples)), kSumThreads,
-           kSumThreads / kLanes * sizeof(Acc), stream, static_cast<const Acc*>(problem.partial), tiles,
-           static_cast<Acc*>(problem.grad_shift));
+    launch(sum_partials<Acc>, dim3(static_cast<unsigned>(partial_stride(problem.shape.samples) / kSumRows)),
+           kSumThreads, kSumThreads / kLanes * kSumRows * sizeof(Acc), stream, static_cast<const Acc*>(problem.partial),
+           tiles, problem.shape.samples, static_cast<Acc*>(problem.grad_shift));
 }
 
 // With no samples grad_weight is filled with zeros, with no pairs grad_shift is.

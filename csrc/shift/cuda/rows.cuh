@@ -17,7 +17,7 @@ template <int kSize, typename Acc, typename Out>
 __device__ __forceinline__ void store_rows_plane(const Rows<kSize>& rows, const Acc* plane, int slices, int slice,
                                                  bool vectors, Out* out) {
   if (vectors && slices == 1 && rows.count == kLanes)
-    return store_vectors(rows.team(), plane, kLanes * rows.kPlane, out);
+    return store_vectors<kLanes * rows.kPlane, rows.kThreads>(threadIdx.x, plane, out);
 #pragma unroll 1
   for (int i = threadIdx.x; i < rows.count * rows.kPlane; i += rows.kThreads) {
     const int pair = i / rows.kPlane, element = i - pair * rows.kPlane;

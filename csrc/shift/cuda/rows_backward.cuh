@@ -15,7 +15,7 @@ struct BackwardRowsShared {  // byte offsets; the planes k and e and the buffers
                              // start and the end
   static constexpr size_t kElements = kLanes * Rows<kSize>::kPlane;
   static constexpr size_t kSums = kRowsGroup * kRowsTapStride * sizeof(Acc),
-                          kTile = kSums + kSize * kRowsGroup * 4 * sizeof(Acc);
+                          kTile = kSums + kSize * kRowsGroup * 3 * sizeof(Acc);
   static constexpr size_t kBuffers = 2 * kElements * sizeof(Acc), kWork = kBuffers + 2 * kElements * sizeof(Grad);
   static constexpr size_t kWeight = kLanes * Rows<kSize>::kVolume * sizeof(Acc);
   static constexpr size_t kTotal = kTile + (kWork > kWeight ? kWork : kWeight);
@@ -94,8 +94,8 @@ __device__ __forceinline__ void store_rows_grad_weight(const BackwardProblem& pr
   __syncthreads();
   if (vectors) {
     with_weight_type<Acc>(problem.weight_dtype, [&](auto type) {
-      store_vectors(rows.team(), tile, kLanes * rows.kVolume,
-                    static_cast<decltype(type)*>(problem.grad_weight) + rows.first * rows.kVolume);
+      store_vectors<kLanes * rows.kVolume, rows.kThreads>(
+          threadIdx.x, tile, static_cast<decltype(type)*>(problem.grad_weight) + rows.first * rows.kVolume);
     });
   } else if (rows.lane < rows.count) {
     const int64_t offset = pair_offset(strides, problem.shape.in_channels, rows.first + rows.lane);
@@ -104,18 +104,6 @@ __device__ __forceinline__ void store_rows_grad_weight(const BackwardProblem& pr
       store_as(problem.weight_dtype, problem.grad_weight,
                offset + kernel_offset(strides, i / kSize, i % kSize, rows.warp),
                tile[rows.lane * rows.kVolume + i * kSize + rows.warp]);
-  }
-}
-
-// Sums of a group's samples over the block's warps, [warps, samples, 4], to partial[sample, spatial axis, tile].
-template <int kSize, typename Acc>
-__device__ void write_rows_partial(const BackwardProblem& problem, int64_t group, int samples, const Acc* sums) {
-  for (int task = threadIdx.x; task < 3 * samples; task += Rows<kSize>::kThreads) {
-    const int sample = task / 3, axis = task - sample * 3;
-    Acc sum = 0;
-    for (int warp = 0; warp < kSize; ++warp) sum += sums[(warp * kRowsGroup + sample) * 4 + axis];
-    static_cast<Acc*>(
-        problem.partial)[((group + sample) * 3 + select(problem.shape.axis, axis)) * gridDim.x + blockIdx.x] = sum;
   }
 }
 
@@ -171,12 +159,12 @@ __global__ void __launch_bounds__(Rows<kSize>::kThreads, sizeof(Acc) == 4 && kSi
 #pragma unroll
       for (int axis = 0; axis < 3; ++axis) {
         const Acc sum = sum_of_warp(shares[axis]);
-        if (rows.lane == 0) sums[(rows.warp * kRowsGroup + in_group) * 4 + axis] = sum;
+        if (rows.lane == 0) sums[(rows.warp * kRowsGroup + in_group) * 3 + axis] = sum;
         shares[axis] = 0;
       }
       if (in_group + 1 == kRowsGroup || next_sample == shape.samples) {
         __syncthreads();  // also: the taps are no longer read
-        if (need_shift) write_rows_partial<kSize>(problem, group, in_group + 1, sums);
+        if (need_shift) write_partial<kSize, kRowsGroup>(problem, group, in_group + 1, sums);
         group = next_sample;
       }
     }

@@ -23,7 +23,6 @@ struct Rows {
     const int64_t left = pair_count(shape) - first;
     count = left < kLanes ? static_cast<int>(left) : kLanes;
   }
-  __device__ Team team() const { return {static_cast<int>(threadIdx.x), kThreads}; }
   __device__ int at(int y, int z) const { return lane * kPlane + y * kSize + z; }  // of a plane, [pairs, K, K]
 
   int lane, warp, count;
@@ -47,8 +46,8 @@ __device__ __forceinline__ void load_rows_weight(const ShiftShape& shape, Dtype 
   vectors = vectors && rows.count == kLanes;
   if (vectors) {
     with_weight_type<Acc>(dtype, [&](auto type) {
-      load_vectors(rows.team(), static_cast<const decltype(type)*>(weight) + rows.first * rows.kVolume,
-                   kLanes * rows.kVolume, scratch);
+      load_vectors<kLanes * rows.kVolume, rows.kThreads>(
+          threadIdx.x, static_cast<const decltype(type)*>(weight) + rows.first * rows.kVolume, scratch);
     });
   } else {
     const bool active = rows.lane < rows.count;

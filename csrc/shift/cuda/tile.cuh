@@ -1,6 +1,8 @@
 // Tiles: the elements of neighbouring pairs, moved between global and shared memory in vectors of 16 bytes where they
 // lie densely and aligned, which the launcher finds out, and one by one elsewhere.
 #pragma once
+#include <type_traits>
+
 #include "common/cuda/device.cuh"
 #include "common/cuda/element.cuh"
 #include "shift/cuda/pairs.cuh"
@@ -44,59 +46,74 @@ __device__ __forceinline__ void write_shared(Acc* to, const Acc (&values)[kCount
   using Wide = typename WideVector<Acc>::Type;
 #pragma unroll
   for (int i = 0; i < kCount; i += kVectorElements<Acc>) {
-    if constexpr (sizeof(Acc) == 4)
+    if constexpr (sizeof(Acc) * kCount == 8)
+      *reinterpret_cast<float2*>(to) = float2{values[0], values[1]};
+    else if constexpr (sizeof(Acc) == 4)
       *reinterpret_cast<Wide*>(to + i) = Wide{values[i], values[i + 1], values[i + 2], values[i + 3]};
     else
       *reinterpret_cast<Wide*>(to + i) = Wide{values[i], values[i + 1]};
   }
 }
 
-// A vector of global memory and the elements in it.
+// What a thread moves between global memory and 16 bytes of Acc in shared memory, so that neighbouring threads touch
+// neighbouring banks: 16 bytes of global memory, or 8 of a half type.
 template <typename T, typename Acc>
-__device__ __forceinline__ void unpack(uint4 vector, Acc (&values)[kVectorElements<T>]) {
-  const uint32_t words[4] = {vector.x, vector.y, vector.z, vector.w};
-#pragma unroll
-  for (int i = 0; i < kVectorElements<T>; ++i) {
-    T element;
-    if constexpr (sizeof(T) == 2)
-      element.bits = static_cast<uint16_t>(words[i / 2] >> i % 2 * 16);
-    else
-      memcpy(&element, &words[i * sizeof(T) / 4], sizeof(T));
-    values[i] = load_element<Acc>(&element);
-  }
-}
+using TileVector = std::conditional_t<sizeof(T) == sizeof(Acc), uint4, uint2>;
+
 template <typename T, typename Acc>
-__device__ __forceinline__ uint4 pack(const Acc (&values)[kVectorElements<T>]) {
-  uint4 vector;
-  if constexpr (sizeof(T) == 2) {
-    vector = {pack_pair(values[0], values[1], T{}), pack_pair(values[2], values[3], T{}),
-              pack_pair(values[4], values[5], T{}), pack_pair(values[6], values[7], T{})};
+__device__ __forceinline__ void unpack(TileVector<T, Acc> vector, Acc (&values)[kVectorElements<Acc>]) {
+  if constexpr (sizeof(T) == sizeof(Acc)) {
+    memcpy(values, &vector, kVectorBytes);
   } else {
+    const uint32_t words[2] = {vector.x, vector.y};
+#pragma unroll
+    for (int i = 0; i < kVectorElements<Acc>; ++i) {
+      const T element = {static_cast<uint16_t>(words[i / 2] >> i % 2 * 16)};
+      values[i] = to_float(element);
+    }
+  }
+}
+template <typename T, typename Acc>
+__device__ __forceinline__ TileVector<T, Acc> pack(const Acc (&values)[kVectorElements<Acc>]) {
+  if constexpr (sizeof(T) == sizeof(Acc)) {
+    uint4 vector;
     memcpy(&vector, values, kVectorBytes);
-  }
-  return vector;
-}
-
-// The threads that move a tile together: `index` of `count`.
-struct Team {
-  int index, count;
-};
-
-template <typename T, typename Acc>
-__device__ __forceinline__ void load_vectors(const Team& team, const T* from, int elements, Acc* to) {
-  for (int v = team.index; v < elements / kVectorElements<T>; v += team.count) {
-    Acc values[kVectorElements<T>];
-    const uint4 vector = reinterpret_cast<const uint4*>(from)[v];
-    unpack<T>(vector, values);
-    write_shared(to + v * kVectorElements<T>, values);
+    return vector;
+  } else {
+    return {pack_pair(values[0], values[1], T{}), pack_pair(values[2], values[3], T{})};
   }
 }
-template <typename T, typename Acc>
-__device__ __forceinline__ void store_vectors(const Team& team, const Acc* from, int elements, T* to) {
-  for (int v = team.index; v < elements / kVectorElements<T>; v += team.count) {
-    Acc values[kVectorElements<T>];
-    read_shared(from + v * kVectorElements<T>, values);
-    reinterpret_cast<uint4*>(to)[v] = pack<T>(values);
+
+// Tiles of kElements that kThreads threads move together. All loads are under way before the first is waited for.
+template <int kElements, int kThreads, typename T, typename Acc>
+__device__ __forceinline__ void load_vectors(int thread, const T* from, Acc* to) {
+  constexpr int kVectors = kElements / kVectorElements<Acc>, kRounds = (kVectors + kThreads - 1) / kThreads;
+  static_assert(kElements % kVectorElements<Acc> == 0);
+  TileVector<T, Acc> vectors[kRounds];
+#pragma unroll
+  for (int round = 0; round < kRounds; ++round)
+    if (const int v = round * kThreads + thread; (round + 1) * kThreads <= kVectors || v < kVectors)
+      vectors[round] = reinterpret_cast<const TileVector<T, Acc>*>(from)[v];
+#pragma unroll
+  for (int round = 0; round < kRounds; ++round) {
+    const int v = round * kThreads + thread;
+    if ((round + 1) * kThreads > kVectors && v >= kVectors) break;
+    Acc values[kVectorElements<Acc>];
+    unpack<T>(vectors[round], values);
+    write_shared(to + v * kVectorElements<Acc>, values);
+  }
+}
+template <int kElements, int kThreads, typename T, typename Acc>
+__device__ __forceinline__ void store_vectors(int thread, const Acc* from, T* to) {
+  constexpr int kVectors = kElements / kVectorElements<Acc>;
+  static_assert(kElements % kVectorElements<Acc> == 0);
+#pragma unroll
+  for (int first = 0; first < kVectors; first += kThreads) {
+    const int v = first + thread;
+    if (first + kThreads > kVectors && v >= kVectors) break;
+    Acc values[kVectorElements<Acc>];
+    read_shared(from + v * kVectorElements<Acc>, values);
+    reinterpret_cast<TileVector<T, Acc>*>(to)[v] = pack<T>(values);
   }
 }
 
