@@ -1,9 +1,10 @@
 """What each launch of a CUDA kernel asks of memory, counted in the emulator: sectors, bank conflicts, bytes, barriers.
 
 Counted is what the lanes of each warp ask for together, before any cache: 32-byte sectors of global memory, wavefronts
-of shared memory. An asynchronous copy is a read of global and a write of shared memory, where it is waited for. Lanes
-that pass an instruction different numbers of times between two barriers are paired by count, which the device need not
-do: ``Instruction.partial`` says how many requests lacked lanes. ``meter/request.h`` has the rules.
+of shared memory. An asynchronous copy is a read of global and a write of shared memory. Lanes that branch apart are put
+together again by a model of the device (``meter/lockstep.h``); ``Instruction.partial`` says how many requests lacked
+lanes. The machine code is that of g++, with loops as they stand in the source: it may read again what nvcc keeps in a
+register, or the reverse.
 """
 
 from __future__ import annotations

@@ -127,16 +127,30 @@ def test_a_misaligned_array_takes_one_more_sector_of_each_request(meter: Meter) 
 
 def test_asynchronous_copies_are_reads_and_writes_of_16_bytes(meter: Meter) -> None:
     (launch,) = measured(meter, "copy_async")
-    copies = [one for one in launch.instructions if one.place.startswith("common/cuda/device.cuh:")]
+    copies = [one for one in launch.instructions if one.callers == (line_of("asynchronous copy"),)]
     assert [(one.array, one.write, one.size) for one in copies] == [("in", False, 16), ("shared", True, 16)]
     assert [(one.requests, one.units, one.ideal) for one in copies] == [(WARPS, 64, 64), (WARPS, 16, 16)]
 
 
-def test_lanes_that_take_no_part_are_counted(meter: Meter) -> None:
-    (launch,) = measured(meter, "diverge")
-    rounds = at(launch, "rounds")
-    assert (rounds.requests, rounds.partial) == (3 * WARPS, 3 * WARPS)
-    assert rounds.bytes == WARPS * (24 + 16 + 8) * 4
+# kernel, mark, array; requests and sectors for each warp, and whether lanes are lacking.
+DIVERGENT = [
+    ("diverge_in_rounds", "rounds", "in", 3, 12, True),
+    ("diverge_in_rounds", "after the rounds", "out", 1, 4, False),
+    ("diverge_in_turns", "turns", "in", 4, 16, True),
+    ("diverge_in_two_ways", "first way", "in", 1, 4, True),
+    ("diverge_in_two_ways", "second way", "in", 1, 4, True),
+    ("diverge_in_two_ways", "after both ways", "out", 1, 4, False),
+]
+
+
+@pytest.mark.parametrize(("kernel", "mark", "array", "requests", "sectors", "lacking"), DIVERGENT)
+def test_lanes_that_part_meet_again(
+    meter: Meter, kernel: str, mark: str, array: str, requests: int, sectors: int, lacking: bool
+) -> None:
+    (launch,) = measured(meter, kernel)
+    found = at(launch, mark, array)
+    assert (found.requests, found.partial) == (WARPS * requests, WARPS * requests * lacking)
+    assert found.units == WARPS * sectors
 
 
 def test_other_memory_does_not_count(meter: Meter) -> None:
@@ -150,5 +164,5 @@ def test_other_memory_does_not_count(meter: Meter) -> None:
 
 @pytest.mark.parametrize("order", ["reverse", "random"])
 def test_the_order_of_threads_changes_nothing(meter: Meter, order: str) -> None:
-    kernels = ("copy_dense", "read_banks<8>", "copy_async", "diverge")
+    kernels = ("copy_dense", "read_banks<8>", "copy_async", "diverge_in_rounds", "diverge_in_two_ways")
     assert measured(meter, *kernels, order=order) == measured(meter, *kernels)

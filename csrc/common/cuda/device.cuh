@@ -111,8 +111,12 @@ inline CopyQueue& copy_queue() {
   static std::vector<CopyQueue> queues(1024);
   return queues[(threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x];
 }
-inline void copy_vector_async(void* to_shared, const void* from_global) {
+__forceinline__ void copy_vector_async(void* to_shared, const void* from_global) {
+#if defined(EMU_METER)  // which counts a copy where it is asked for
+  *static_cast<uint4*>(to_shared) = *static_cast<const uint4*>(from_global);
+#else
   copy_queue().pending.push_back({to_shared, from_global, copy_queue().group});
+#endif
 }
 inline void commit_copies() { ++copy_queue().group; }
 template <int kGroupsLeft>

@@ -1,7 +1,8 @@
 // The run-time half of -fsanitize=thread, replaced: the compiler calls __tsan_read4(address) and its like before every
 // access of the instrumented kernels, and the emulator names its fibers by the same interface. Here the calls count
 // what is asked of memory, instead of looking for races. This file itself is compiled without the option, and the
-// library is linked without the sanitizer's own run-time.
+// library is linked without the sanitizer's own run-time. -fsanitize-coverage=trace-pc tells of each basic block, by
+// which the lanes of a warp are put together again.
 #include <dlfcn.h>
 
 #include <sstream>
@@ -22,26 +23,38 @@ meter::Recorder& recorder() {
 }
 const bool observes = (emu::observer = &recorder(), true);
 
-void note(const void* address, uint32_t size, bool write, const void* instruction) {
-  if (current_thread > 0)
-    recorder().access(current_thread - 1, reinterpret_cast<uintptr_t>(address), size, write, instruction);
+struct Caller {  // of the function that the compiler has put a call of in
+  uintptr_t instruction, frame;
+};
+#define CALLER                                                                                                        \
+  Caller {                                                                                                            \
+    reinterpret_cast<uintptr_t>(__builtin_return_address(0)), reinterpret_cast<uintptr_t>(__builtin_frame_address(0)) \
+  }
+
+void note(const void* address, uint32_t size, bool write, Caller caller) {
+  if (current_thread == 0) return;
+  recorder().access(current_thread - 1, {reinterpret_cast<uintptr_t>(address), size}, write, caller.instruction,
+                    caller.frame);
 }
 
 // A copy of a struct that no instruction moves at once: word by word.
-void note_range(const char* address, size_t bytes, bool write, const void* instruction) {
+void note_range(const char* address, size_t bytes, bool write, Caller caller) {
   for (size_t at = 0; at < bytes; at += meter::kWordBytes)
-    note(address + at, uint32_t(std::min<size_t>(bytes - at, meter::kWordBytes)), write, instruction);
+    note(address + at, uint32_t(std::min<size_t>(bytes - at, meter::kWordBytes)), write, caller);
 }
 
-uintptr_t in_library(const void* address) {
+void note_barrier(Caller caller) {
+  if (current_thread > 0) recorder().barrier(current_thread - 1, caller.frame);
+}
+
+uintptr_t in_library(uintptr_t address) {
   Dl_info library{};
   dladdr(reinterpret_cast<const void*>(&in_library), &library);
-  return reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(library.dli_fbase);
+  return address - reinterpret_cast<uintptr_t>(library.dli_fbase);
 }
 
 }  // namespace
 
-#define CALLER __builtin_return_address(0)
 #define NOTE_ACCESSES(size)                                                               \
   void __tsan_read##size(void* address) { note(address, size, false, CALLER); }           \
   void __tsan_write##size(void* address) { note(address, size, true, CALLER); }           \
@@ -62,13 +75,19 @@ void* __tsan_create_fiber(unsigned) { return reinterpret_cast<void*>(++threads_k
 void* __tsan_get_current_fiber() { return nullptr; }
 void __tsan_switch_to_fiber(void* fiber, unsigned) { current_thread = reinterpret_cast<size_t>(fiber); }
 
-// Of no concern here: order, calls, virtual tables, atomics of the emulator's own.
+// Where a thread arrives after a barrier, of the warp or of the block.
+void __tsan_acquire(void*) { note_barrier(CALLER); }
+void __sanitizer_cov_trace_pc() {
+  const Caller caller = CALLER;
+  if (current_thread > 0) recorder().basic_block(current_thread - 1, caller.instruction, caller.frame);
+}
+
+// Of no concern here: calls, virtual tables, atomics of the emulator's own.
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
-void __tsan_acquire(void*) {}
 void __tsan_release(void*) {}
 void AnnotateIgnoreReadsBegin(const char*, int) {}
 void AnnotateIgnoreReadsEnd(const char*, int) {}
@@ -90,8 +109,8 @@ EXPORT const char* meter_stop() {
   recorder().stop();
   const auto name = [](int array) { return array == meter::kShared ? "shared" : recorder().arrays()[array].name; };
   for (const meter::Launch& launch : recorder().launches()) {
-    out << "launch\t" << in_library(launch.kernel) << '\t' << launch.grid.count() << '\t' << launch.block.count()
-        << '\t' << launch.dynamic_shared << '\t' << launch.barriers << '\n';
+    out << "launch\t" << in_library(reinterpret_cast<uintptr_t>(launch.kernel)) << '\t' << launch.grid.count() << '\t'
+        << launch.block.count() << '\t' << launch.dynamic_shared << '\t' << launch.barriers << '\n';
     for (const auto& [source, counts] : launch.instructions)
       out << "instruction\t" << name(source.array) << '\t' << source.write << '\t' << in_library(source.instruction) - 1
           << '\t' << counts.size << '\t' << counts.requests << '\t' << counts.partial << '\t' << counts.bytes << '\t'

@@ -1,16 +1,13 @@
-// Gathers the accesses of each lane, pairs those of a warp into requests, and adds up what the requests cost.
-//
-// The n-th access of each lane at one instruction since the block's last barrier is one request. That is what the
-// device does where the lanes of a warp go the same way; lanes that pass an instruction different numbers of times are
-// paired by count, which may join what the device keeps apart: requests that lack lanes are counted, as `partial`.
+// Gathers what each lane does, and adds up what the requests of the warps cost: for each launch, by instruction and by
+// array.
 #pragma once
 #include <map>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "lockstep.h"
 #include "observer.h"
-#include "request.h"
 
 namespace meter {
 
@@ -36,14 +33,14 @@ struct ArrayCounts {
 struct Source {
   int array;
   bool write;
-  const void* instruction;
+  uintptr_t instruction;
   bool operator==(const Source& o) const {
     return array == o.array && write == o.write && instruction == o.instruction;
   }
 };
 struct HashSource {
   size_t operator()(const Source& source) const {
-    return reinterpret_cast<uintptr_t>(source.instruction) * 64 + size_t(source.array + 1) * 2 + source.write;
+    return source.instruction * 64 + size_t(source.array + 1) * 2 + source.write;
   }
 };
 
@@ -67,7 +64,7 @@ class Recorder final : public emu::Observer {
     if (!counting_) return;
     dynamic_shared_ = {reinterpret_cast<uintptr_t>(shared), reinterpret_cast<uintptr_t>(shared) + bytes};
     launches_.push_back({kernel, grid, block, bytes, 0, {}, {}});
-    pending_.clear(), block_ = 1, in_launch_ = true;
+    lanes_.assign(block.count(), {}), bases_.assign(block.count(), 0), block_ = 1, in_launch_ = true;
   }
   void shared_array(const void* array, size_t bytes) override {
     const auto begin = reinterpret_cast<uintptr_t>(array);
@@ -77,27 +74,29 @@ class Recorder final : public emu::Observer {
     if (in_launch_) count_phase(), ++launches_.back().barriers;
   }
   void block_ends() override {
-    if (in_launch_) count_phase(), ++block_;
+    if (in_launch_) count_phase(), bases_.assign(bases_.size(), 0), ++block_;
   }
   void launch_ends() override { in_launch_ = false; }
 
-  void access(size_t thread, uintptr_t address, uint32_t size, bool write, const void* instruction) {
-    if (!in_launch_) return;
-    const int array = array_at(address);
-    if (array == kUnknown) return;
-    auto& warps = pending_[{array, write, instruction}];
-    const size_t warp = thread / kLanes;
-    if (warps.size() <= warp) warps.resize(warp + 1);
-    warps[warp][thread % kLanes].push_back({address, size});
+  // What a thread does, at an instruction and with a stack that ends at `frame`.
+  void basic_block(size_t thread, uintptr_t instruction, uintptr_t frame) {
+    if (in_launch_) add(thread, frame, {Event::basic_block, instruction, 0, 0, false, {}});
+  }
+  void barrier(size_t thread, uintptr_t frame) {
+    if (in_launch_) add(thread, frame, {Event::barrier, 0, 0, 0, false, {}});
+  }
+  void access(size_t thread, Access what, bool write, uintptr_t instruction, uintptr_t frame) {
+    const int array = in_launch_ ? array_at(what.address) : kUnknown;
+    if (array != kUnknown) add(thread, frame, {Event::access, instruction, 0, array, write, what});
   }
 
  private:
-  using Lanes = std::array<std::vector<Access>, kLanes>;  // of a warp, each lane's accesses in its order
   struct Range {
     uintptr_t begin, end;
     bool holds(uintptr_t address) const { return address >= begin && address < end; }
   };
-  static constexpr int kUnknown = -2;  // the emulator's own, a stack, parameters of the kernel
+  static constexpr uintptr_t kStackBytes = 64 * 1024;  // at least what the emulator gives a thread
+  static constexpr int kUnknown = -2;                  // the emulator's own, a stack, parameters of the kernel
 
   int array_at(uintptr_t address) const {
     if (dynamic_shared_.holds(address)) return kShared;
@@ -108,31 +107,33 @@ class Recorder final : public emu::Observer {
     return kUnknown;
   }
 
-  void count_phase() {
-    for (auto& [source, warps] : pending_) {
-      for (size_t warp = 0; warp < warps.size(); ++warp) {
-        size_t most = 0;
-        for (const auto& lane : warps[warp]) most = std::max(most, lane.size());
-        for (size_t n = 0; n < most; ++n) count_request(source, warp, warps[warp], n);
-        for (auto& lane : warps[warp]) lane.clear();
-      }
-    }
+  // A block begins where the thread passes its first barrier, on its own stack. What the emulator does on the stack of
+  // the code that launches, on the way from one thread to the next, is none of the thread's.
+  void add(size_t thread, uintptr_t frame, Event event) {
+    if (bases_[thread] == 0 && event.kind == Event::barrier) bases_[thread] = frame;
+    if (bases_[thread] < frame || bases_[thread] - frame >= kStackBytes) return;
+    event.depth = bases_[thread] - frame;
+    lanes_[thread].push_back(event);
   }
 
-  void count_request(const Source& source, size_t warp, const Lanes& lanes, size_t n) {
-    Launch& launch = launches_.back();
-    InstructionCounts& counts = launch.instructions[source];
-    Request request;
-    unsigned taking_part = 0;
-    for (unsigned lane = 0; lane < kLanes; ++lane) {
-      if (n >= lanes[lane].size()) continue;
-      request[lane] = lanes[lane][n];
-      counts.size = std::max(counts.size, request[lane].size);
-      ++taking_part;
+  void count_phase() {
+    for (size_t first = 0; first < lanes_.size(); first += kLanes) {
+      const auto count = unsigned(std::min<size_t>(kLanes, lanes_.size() - first));
+      in_lockstep(&lanes_[first], count,
+                  [&](const Event& event, const Request& request) { count_request(event, request, count); });
     }
+    for (auto& events : lanes_) events.clear();
+  }
+
+  void count_request(const Event& source, const Request& request, unsigned lanes) {
+    Launch& launch = launches_.back();
+    InstructionCounts& counts = launch.instructions[{source.array, source.write, source.instruction}];
+    unsigned taking_part = 0;
+    for (const Access& access : request)
+      counts.size = std::max(counts.size, access.size), taking_part += access.size > 0;
     const Cost cost = source.array == kShared ? shared_cost(request) : global_cost(request);
     ++counts.requests, counts.bytes += cost.bytes, counts.units += cost.units, counts.ideal += cost.ideal;
-    counts.partial += taking_part < std::min<size_t>(kLanes, launch.block.count() - warp * kLanes);
+    counts.partial += taking_part < lanes;
     if (source.array != kShared) count_sectors(launch.arrays[{source.array, source.write}], source.array, request);
   }
 
@@ -153,7 +154,8 @@ class Recorder final : public emu::Observer {
 
   std::vector<Array> arrays_;
   std::vector<Launch> launches_;
-  std::unordered_map<Source, std::vector<Lanes>, HashSource> pending_;
+  std::vector<std::vector<Event>> lanes_;  // by thread, since the block's last barrier
+  std::vector<uintptr_t> bases_;           // by thread, where its stack was when the block began
   std::vector<Range> static_shared_;
   Range dynamic_shared_{0, 0};
   uint64_t block_ = 1;

@@ -16,8 +16,8 @@ __global__ void copy_dense(const float* in, float* out) {
   out[place()] = value;             // dense store
 }
 __global__ void copy_vectors(const float* in, float* out) {
-  const float4 value = reinterpret_cast<const float4*>(in)[place()];  // vector read
-  reinterpret_cast<float4*>(out)[place()] = value;                    // vector store
+  const float4 value = reinterpret_cast<const float4*>(in)[place()];                     // vector read
+  reinterpret_cast<float4*>(out)[place()] = float4{value.w, value.z, value.y, value.x};  // vector store
 }
 __global__ void copy_scalars(const float* in, float* out) {
   for (unsigned i = 0; i < 4; ++i) {
@@ -59,18 +59,32 @@ __global__ void broadcast_vector(const float*, float* out) {
 }
 
 __global__ void copy_async(const float* in, float* out) {
-  copy_vector_async(shared_vectors() + threadIdx.x, in + place() * 4);
+  copy_vector_async(shared_vectors() + threadIdx.x, in + place() * 4);  // asynchronous copy
   commit_copies();
   wait_copies<0>();
   __syncthreads();
   out[place()] = shared_vectors()[threadIdx.x].x;
 }
 
-// A lane makes lane % 4 rounds.
-__global__ void diverge(const float* in, float* out) {
+// Lanes that make different numbers of rounds, that skip every second one, that come from two ways.
+__global__ void diverge_in_rounds(const float* in, float* out) {
   float sum = 0;
   for (unsigned round = 0; round < threadIdx.x % 4; ++round) sum += in[round * kBlocks * kThreads + place()];  // rounds
+  out[place()] = sum;  // after the rounds
+}
+__global__ void diverge_in_turns(const float* in, float* out) {
+  float sum = 0;
+  for (unsigned round = 0; round < 4; ++round)
+    if ((threadIdx.x + round) % 2 == 0) sum += in[round * kBlocks * kThreads + place()];  // turns
   out[place()] = sum;
+}
+__global__ void diverge_in_two_ways(const float* in, float* out) {
+  float value;
+  if (threadIdx.x % 2 == 0)
+    value = in[place()];  // first way
+  else
+    value = in[place() - 1] + 1;  // second way
+  out[place()] = value;           // after both ways
 }
 
 using Kernel = void (*)(const float*, float*);
@@ -91,7 +105,9 @@ constexpr Named kKernels[] = {
     {"read_vector_banks<2>", read_vector_banks<2>},
     {"broadcast_vector", broadcast_vector},
     {"copy_async", copy_async},
-    {"diverge", diverge},
+    {"diverge_in_rounds", diverge_in_rounds},
+    {"diverge_in_turns", diverge_in_turns},
+    {"diverge_in_two_ways", diverge_in_two_ways},
 };
 
 extern "C" __attribute__((visibility("default"))) void run(const char* name, const float* in, float* out, int order) {
