@@ -1,0 +1,201 @@
+"""What the CUDA kernels ask of memory, held against a table that the meter in the emulator has counted.
+
+``CROSSD_UPDATE_KERNELS=1 pytest tests/kernels/test_kernel_traffic.py`` writes the table anew; its changes are to be
+read before they are committed. For each launch it has the barriers of all blocks; for each array in bytes the floor
+(what is asked for, once), what the requests move and what is left where a block asks only once for each sector; for
+shared memory the wavefronts and the ideal, by the bytes of a lane.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from emulator.build import compiler, why_not
+from emulator.metering import SECTOR_BYTES, HeadCase, Launch, ShiftCase
+
+TABLE = Path(__file__).with_name("kernel_traffic.json")
+UPDATE = os.environ.get("CROSSD_UPDATE_KERNELS") == "1"
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+SHIFTS = {
+    "3x3x3": functools.partial(ShiftCase, 32, 32, 16, (3, 3, 3)),
+    "3x3x3, few samples": functools.partial(ShiftCase, 4, 64, 8, (3, 3, 3)),
+    "3x3x3, whole": functools.partial(ShiftCase, 8, 16, 8, (3, 3, 3), whole=True),
+    "3x3x3, misaligned": functools.partial(ShiftCase, 9, 5, 7, (3, 3, 3), misaligned=True),
+    "5x5x5": functools.partial(ShiftCase, 8, 16, 8, (5, 5, 5)),
+    "5x5x5, misaligned": functools.partial(ShiftCase, 5, 5, 7, (5, 5, 5), misaligned=True),
+    "7x7x7": functools.partial(ShiftCase, 8, 32, 3, (7, 7, 7)),
+    "2x2x2": functools.partial(ShiftCase, 8, 4, 2, (2, 2, 2)),
+    "4x4x4": functools.partial(ShiftCase, 8, 4, 2, (4, 4, 4)),
+    "6x6x6": functools.partial(ShiftCase, 4, 4, 2, (6, 6, 6)),
+    "3x5x7": functools.partial(ShiftCase, 4, 4, 2, (3, 5, 7)),
+}
+HEADS = {
+    "56x56": functools.partial(HeadCase, 2, 56, 56),
+    "56x56, channels-last": functools.partial(HeadCase, 2, 56, 56, channels_last=True),
+    "56x56, misaligned": functools.partial(HeadCase, 2, 56, 56, misaligned=True),
+    "7x7": functools.partial(HeadCase, 4, 7, 7),
+    "7x7, channels-last": functools.partial(HeadCase, 4, 7, 7, channels_last=True),
+}
+CASES: dict[str, ShiftCase | HeadCase] = {
+    f"{group} {name}, {type_name}": make(**{argument: dtype})
+    for group, cases, argument in (("shift", SHIFTS, "other"), ("head", HEADS, "map"))
+    for name, make in cases.items()
+    for type_name, dtype in TYPES.items()
+}
+
+DIRECTIONS = ("forward", "backward")
+
+# Whose tensors begin at whole sectors, and whose tiles are whole sectors. Elsewhere, and in maps of less than a row of
+# vectors for each warp, elements are moved one by one, and a sector is asked for by several requests.
+ALIGNED = ["3x3x3", "3x3x3, few samples", "3x3x3, whole", "5x5x5", "7x7x7", "4x4x4", "56x56", "56x56, channels-last"]
+LIMIT = 1.05  # of the bytes of an array
+WIDE_LIMIT = 1.1  # of the wavefronts of 16-byte accesses
+# What is read again, by the beginning of the kernel's name, and where it comes from.
+READ_AGAIN = {
+    ("forward_", "read weight"): "by each split of the samples, after the first from L2",
+    ("backward_cubic3", "read weight"): "by the warps of a block that share pairs, after the first from L1",
+}
+
+COSTS = ("moved", "moved_once_a_block", "wavefronts", "barriers")
+
+Counts = dict[str, int]
+Kernels = dict[str, dict[str, Counts]]  # by kernel, then by what it does with which memory
+
+
+def counts_of(launch: Launch) -> dict[str, Counts]:
+    counts = {"launch": {"blocks": launch.blocks, "threads": launch.threads, "barriers": launch.barriers}}
+    for one in launch.arrays:
+        counts[f"{'write' if one.write else 'read'} {one.array}"] = {
+            "floor": one.distinct_bytes,
+            "moved": one.moved,
+            "moved_once_a_block": one.block_sectors * SECTOR_BYTES,
+        }
+    for one in launch.instructions:
+        if one.array == "shared":
+            name = f"{'write' if one.write else 'read'} shared, {one.size} bytes"
+            entry = counts.setdefault(name, {"wavefronts": 0, "ideal": 0})
+            entry["wavefronts"] += one.units
+            entry["ideal"] += one.ideal
+    return counts
+
+
+@functools.cache
+def launches(name: str, direction: str) -> tuple[Launch, ...]:
+    return CASES[name].measure(direction)
+
+
+def measured(name: str, direction: str) -> Kernels:
+    return {launch.kernel: counts_of(launch) for launch in launches(name, direction)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _buildable() -> None:
+    reason = why_not("meter")
+    if reason is not None:
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def table() -> dict[str, Kernels]:
+    """By case and direction. Counts depend on the compiler: it may keep a value that another one reads again."""
+    version = subprocess.run([compiler() or "", "-dumpversion"], capture_output=True, text=True, check=True).stdout
+    here = f"g++ {version.split('.')[0].strip()} {platform.machine()}"
+    if UPDATE:
+        cases = {f"{name}, {direction}": measured(name, direction) for name in CASES for direction in DIRECTIONS}
+        text = json.dumps({"compiler": here, "cases": cases}, indent=1, sort_keys=True)
+        innermost = r"\{[^{}]*\d\s*\}"  # in a line each
+        TABLE.write_text(re.sub(innermost, lambda found: " ".join(found[0].split()), text) + "\n")
+    content = json.loads(TABLE.read_text())
+    if content["compiler"] != here:
+        pytest.skip(f"the table was made with {content['compiler']}, here is {here}")
+    cases = content["cases"]
+    return cases
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("name", CASES)
+def test_traffic_is_that_of_the_table(table: dict[str, Kernels], name: str, direction: str) -> None:
+    got, expected = measured(name, direction), table[f"{name}, {direction}"]
+    assert sorted(got) == sorted(expected), "kernels came or went: look at them, then write the table anew"
+    changed = {
+        f"{kernel}, {what}, {key}": (old, new)
+        for kernel in got
+        for what in sorted(got[kernel].keys() | expected[kernel].keys())
+        for key, old, new in differences(expected[kernel].get(what, {}), got[kernel].get(what, {}))
+    }
+    worse = {place for place, (old, new) in changed.items() if new > old and place.endswith(COSTS)}
+    assert worse == set(), f"costs more than the table has (table, now): {changed}"
+    assert changed == {}, "no worse than the table (table, now): write it anew"
+
+
+def differences(old: Counts, new: Counts) -> list[tuple[str, int, int]]:
+    keys = sorted(old.keys() | new.keys())
+    return [(key, old.get(key, 0), new.get(key, 0)) for key in keys if old.get(key, 0) != new.get(key, 0)]
+
+
+def is_small(kernel: str, what: str) -> bool:
+    """At most 48 bytes for each sample, or for each block of the head."""
+    array = what.split()[1]
+    return array in ("shift", "grad_shift", "statistics") or (array == "partial" and kernel.startswith("rotation_head"))
+
+
+def read_again(kernel: str, what: str) -> bool:
+    return any(kernel.startswith(prefix) and what == entry for prefix, entry in READ_AGAIN)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("name", [name for name in CASES if name.split(" ", 1)[1].rsplit(", ", 1)[0] in ALIGNED])
+def test_arrays_are_moved_once(name: str, direction: str) -> None:
+    """But for a sector at the edge of each block's tile, and what is read again by name."""
+    for kernel, counts in measured(name, direction).items():
+        for what, count in counts.items():
+            if "floor" not in count or is_small(kernel, what):
+                continue
+            allowed = LIMIT * count["floor"] + SECTOR_BYTES * counts["launch"]["blocks"]
+            if count["moved"] <= allowed:
+                continue
+            assert read_again(kernel, what), f"{kernel}, {what}: {count}"
+            once, again = count["moved_once_a_block"], count["moved"]
+            assert again <= LIMIT * once if kernel.startswith("forward_") else once <= allowed
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("name", CASES)
+def test_wide_accesses_of_shared_memory_have_no_conflicts(name: str, direction: str) -> None:
+    for kernel, counts in measured(name, direction).items():
+        for what, count in counts.items():
+            if what.endswith("shared, 16 bytes"):
+                assert count["wavefronts"] <= WIDE_LIMIT * count["ideal"], f"{kernel}, {what}: {count}"
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("name", CASES)
+def test_every_element_is_read_or_written(name: str, direction: str) -> None:
+    """Of the tensors, of which the floors therefore are the sizes; of workspaces a kernel may use a part."""
+    for launch in launches(name, direction):
+        for one in launch.arrays:
+            if one.array != "partial":
+                assert one.distinct_bytes == one.size, one
+
+
+def test_what_is_read_again_is_so() -> None:
+    """By the kernels for which it is allowed: else the entry is to go."""
+    for prefix, what in READ_AGAIN:
+        ratios = [
+            count["moved"] / count["floor"]
+            for name in CASES
+            for direction in DIRECTIONS
+            for kernel, counts in measured(name, direction).items()
+            for entry, count in counts.items()
+            if kernel.startswith(prefix) and entry == what
+        ]
+        assert max(ratios) >= 2
