@@ -1,4 +1,4 @@
-"""Command line of the GPU run: `python -m benchmarks.gpu run --help`, `python -m benchmarks.gpu report --help`."""
+"""Command line of the GPU run: `python -m benchmarks.gpu run --help`, and `report` or `predict` in place of `run`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch  # noqa: F401  imported once, for all parts: see run.py
 
 from benchmarks import gpu
 from benchmarks.gpu.parts import CALL_SECONDS, CALLS, PARTS
+from benchmarks.gpu.prediction.gpus import GPUS
 from benchmarks.gpu.run import read_results, run_parts
 
 _DEFAULT_OUT = Path(__file__).resolve().parents[1] / "out" / "gpu.json"
@@ -29,6 +30,14 @@ def main(arguments: list[str] | None = None) -> int:
                 results["dry_run"] |= other["dry_run"]
             for path in write_report(results, options.out or options.results[0].parent):
                 print(f"wrote {path}")
+            return 0
+        if options.command == "predict":
+            from benchmarks.gpu.plots import write_predicted_plot
+            from benchmarks.gpu.prediction.predict import format_prediction, predicted_rows
+
+            print(format_prediction(options.gpu), end="")
+            if options.plot:
+                write_predicted_plot(predicted_rows(GPUS[options.gpu])[0], GPUS[options.gpu], options.plot)
             return 0
         options.out.parent.mkdir(parents=True, exist_ok=True)
         calls = [options.call] if options.call else list(CALLS)
@@ -73,6 +82,9 @@ def _make_parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="tables, plots and a roofline from the JSON of a run; needs no GPU")
     report.add_argument("results", type=Path, nargs="+", help="of one run, or of several calls: the last has the say")
     report.add_argument("--out", type=Path, metavar="FOLDER", help="default: that of the first results")
+    predict = commands.add_parser("predict", help="the operators' times by their bounds, for a GPU; needs none")
+    predict.add_argument("--gpu", choices=list(GPUS), default="H200", help="default: %(default)s")
+    predict.add_argument("--plot", type=Path, metavar="FILE", help="a PNG of the bandwidths, too")
     return parser
 
 

@@ -10,6 +10,9 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from benchmarks.gpu.prediction.gpus import GPU
+from benchmarks.gpu.prediction.predict import Key, Row, key_of, predictions_of
+
 _COLORS = {"fused": "tab:blue", "expansion": "tab:orange", "matrix": "tab:green", "compiled expansion": "tab:red"}
 _COLORS["plain"] = "tab:gray"
 
@@ -20,9 +23,10 @@ def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
     rows = parts.get("operators", {}).get("rows", []) + parts.get("compiled", {}).get("rows", [])
     ceilings = parts.get("bandwidth", {})
     moved = [row for row in rows if row["floor_bytes"]]
+    gpu = (parts.get("environment", {}).get("gpu") or {}).get("name")
     figures = {}
     if moved:
-        figures["gpu_bandwidth"] = _plot_bandwidth(moved, ceilings)
+        figures["gpu_bandwidth"] = _plot_bandwidth(moved, ceilings, predictions_of(gpu))
     if ceilings and any(row["multiply_adds"] and row["floor_bytes"] for row in rows):
         figures["gpu_roofline"] = _plot_roofline(rows, ceilings)
     if parts.get("networks", {}).get("rows"):
@@ -41,7 +45,18 @@ def _seconds(row: dict[str, Any], name: str) -> float | None:
     return seconds
 
 
-def _plot_bandwidth(rows: list[dict[str, Any]], ceilings: dict[str, Any]) -> plt.Figure:
+def write_predicted_plot(rows: list[Row], gpu: GPU, file: Path) -> None:
+    """The predicted bandwidths of all operators."""
+    names = ("operator", "shape", "dtype", "pass", "floor_bytes")
+    cells = [dict(zip(names, (*row.key, row.floor_bytes), strict=True), candidates={}) for row in rows]
+    ceilings = {"copy_bytes_per_second": gpu.dram_bytes_per_second}
+    figure = _plot_bandwidth(cells, ceilings, {row.key: row for row in rows})
+    figure.axes[0].set_title(f"Bandwidth of the operators on {gpu.name}: predicted, not measured")
+    figure.savefig(file, dpi=120, bbox_inches="tight")
+    plt.close(figure)
+
+
+def _plot_bandwidth(rows: list[dict[str, Any]], ceilings: dict[str, Any], predicted: dict[Key, Row]) -> plt.Figure:
     """Each candidate's bytes per second, one line of dots for each operator, shape, type and pass."""
     figure, axes = plt.subplots(figsize=(9, 1.5 + 0.22 * len(rows)))
     for name, color in _COLORS.items():
@@ -52,6 +67,10 @@ def _plot_bandwidth(rows: list[dict[str, Any]], ceilings: dict[str, Any]) -> plt
         ]
         if points:
             axes.plot(*zip(*points, strict=True), "o", color=color, label=name)
+    expected = [(predicted[key_of(row)], place) for place, row in enumerate(rows) if key_of(row) in predicted]
+    if expected:
+        points = [(row.floor_bytes / row.seconds / 1e9, place) for row, place in expected]
+        axes.plot(*zip(*points, strict=True), "x", color="black", label="fused, predicted")
     if ceilings:
         axes.axvline(ceilings["copy_bytes_per_second"] / 1e9, color="black", linewidth=1, label="copy")
     titles = [f"{row['operator']} {row['shape']} {row['dtype']}, {row['pass'].replace('_', ' + ')}" for row in rows]

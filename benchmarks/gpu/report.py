@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.plots import write_plots
+from benchmarks.gpu.prediction.predict import Key, Row, key_of, predictions_of
 from benchmarks.tables import format_table
 
 # The share of the copy bandwidth that the operators are built to reach.
@@ -31,6 +32,8 @@ def format_report(results: dict[str, Any]) -> str:
     rows = rows_of(results, "operators") + rows_of(results, "compiled")
     if rows:
         sections += [*_operators(rows, copy_bandwidth(results)), _losing(rows, copy_bandwidth(results))]
+        gpu = (result_of(results, "environment").get("gpu") or {}).get("name")
+        sections.append(_predicted(rows, predictions_of(gpu)))
     if rows_of(results, "networks"):
         sections.append(_networks(rows_of(results, "networks")))
     if rows_of(results, "convolutions"):
@@ -150,6 +153,28 @@ def _ratios(row: dict[str, Any]) -> dict[str, float]:
         if name != "fused" and fused.get(by) and other.get(by) and not of_host:
             ratios[name] = other[by] / fused[by]
     return ratios
+
+
+def _predicted(rows: list[dict[str, Any]], predicted: dict[Key, Row]) -> str:
+    """Measured beside predicted; empty where nothing is predicted for this GPU."""
+    body = []
+    for row in rows:
+        expected, seconds = predicted.get(key_of(row)), row["candidates"].get("fused", {}).get("kernel_seconds")
+        if expected is not None:
+            times = f"{seconds / expected.seconds:.2f}" if seconds else ""
+            cells = [_title(row), row["pass"].replace("_", " + "), _micro(seconds), _micro(expected.seconds), times]
+            launches = row["candidates"].get("fused", {}).get("launches", "")
+            body.append([*cells, str(launches), str(len(expected.launches)), expected.holds])
+    if not body:
+        return ""
+    introduction = (
+        "Microseconds in kernels, and launches. What is predicted goes by counts of bytes, bank conflicts and "
+        "instructions (`python -m benchmarks.gpu predict`); times predicted: how far latency, occupancy and what else "
+        "the counts leave out make it longer."
+    )
+    header = ["operator", "pass", "measured", "predicted", "times predicted"]
+    header += ["launches", "launches predicted", "bounds that hold, predicted"]
+    return f"## Measured beside predicted\n\n{introduction}\n\n{format_table(header, body)}"
 
 
 def _losing(rows: list[dict[str, Any]], bandwidth: float | None) -> str:

@@ -1,0 +1,74 @@
+"""What named GPUs can do, from measurements and data sheets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Results of a multiprocessor in a cycle, by class of instruction: CUDA C++ Programming Guide, throughput of native
+# arithmetic instructions, compute capabilities 8.0, 9.0 and 10.0. Integers go by additions and logic.
+_AMPERE = {"float32": 64, "float64": 32, "integer": 64, "special": 16, "shuffle": 32}
+_HOPPER = {"float32": 128, "float64": 64, "integer": 64, "special": 16, "shuffle": 32}
+
+SCHEDULERS = 4  # of a multiprocessor; each issues an instruction of a warp in a cycle
+LANES = 32
+WAVEFRONT_BYTES = 128  # of shared memory, or of the L1 cache, in a cycle
+
+
+@dataclass(frozen=True)
+class GPU:
+    name: str
+    architecture: str  # whose machine code runs there
+    multiprocessors: int
+    hertz: float
+    dram_bytes_per_second: float
+    l2_bytes_per_cycle: float
+    tensor_flops_per_second: float  # bfloat16, dense
+    lanes_per_cycle: dict[str, int]
+    source: str
+
+
+# The L2 cache of A100: 5120 bytes per cycle (NVIDIA A100 Tensor Core GPU Architecture, 2020). None is given for the
+# later ones; they are taken to have as much for each cycle.
+_L2_BYTES_PER_CYCLE = 5120
+
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        GPU(
+            "H200",
+            "sm_90",
+            multiprocessors=132,
+            hertz=1.83e9,
+            dram_bytes_per_second=4.3e12,
+            l2_bytes_per_cycle=_L2_BYTES_PER_CYCLE,
+            tensor_flops_per_second=790e12,
+            lanes_per_cycle=_HOPPER,
+            source="bandwidth of a copy, clock and bfloat16 products measured elsewhere on an H200 SXM",
+        ),
+        # NVIDIA A100 data sheet, 80 GB SXM: 2039 GB/s, 312 TFLOPS of bfloat16; 108 multiprocessors at 1410 MHz.
+        GPU(
+            "A100",
+            "sm_80",
+            multiprocessors=108,
+            hertz=1.41e9,
+            dram_bytes_per_second=2.039e12,
+            l2_bytes_per_cycle=_L2_BYTES_PER_CYCLE,
+            tensor_flops_per_second=312e12,
+            lanes_per_cycle=_AMPERE,
+            source="data sheet of the 80 GB SXM board",
+        ),
+        # NVIDIA HGX B200 data sheet, one GPU: 8 TB/s, 2.25 PFLOPS of dense bfloat16, 75 TFLOPS of float32, which are
+        # 148 multiprocessors of 128 lanes at 1.98 GHz.
+        GPU(
+            "B200",
+            "sm_100",
+            multiprocessors=148,
+            hertz=1.98e9,
+            dram_bytes_per_second=8e12,
+            l2_bytes_per_cycle=_L2_BYTES_PER_CYCLE,
+            tensor_flops_per_second=2250e12,
+            lanes_per_cycle=_HOPPER,
+            source="data sheet of HGX B200",
+        ),
+    )
+}

@@ -1,0 +1,303 @@
+"""The tables behind predicted times: instructions of every loop by the disassembler, wavefronts by the meter.
+
+``CROSSD_UPDATE_KERNELS=1 pytest tests/kernels/test_kernel_instructions.py`` writes them anew, to be read before they
+are committed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from emulator.build import CSRC, why_not
+from emulator.metering import HeadCase, Launch, ShiftCase
+from test_static_kernels import ARCHITECTURES, SOURCES, UPDATE, demangled, disassembler, nvcc_release
+
+from benchmarks.gpu.prediction import bounds, launches
+from benchmarks.gpu.prediction.bounds import TABLE
+from benchmarks.gpu.prediction.machine_code import ONE_WARP, Loop, instruction_class, loops_of
+
+TOLERANCE = 0.03  # of a loop's instructions
+LEAST = 8  # a change of fewer instructions is none
+CHECKED = ARCHITECTURES if UPDATE else ("sm_90",)
+PREDICTED = re.compile(r"\w+_(cubic3|rows)<|sum_partials<|rotation_head_")
+
+Loops = dict[str, dict[str, int]]
+
+
+def machine_code(source: Path, architecture: str, folder: Path) -> dict[str, str]:
+    """The disassembly of each kernel, with the lines of the source."""
+    program = disassembler()
+    if shutil.which("nvcc") is None or program is None:
+        pytest.skip("nvcc or nvdisasm is not installed")
+    cubin = folder / f"{source.stem}-{architecture}.cubin"
+    command = ["nvcc", "-O3", f"-arch={architecture}", "-lineinfo", f"-I{CSRC}", "-cubin", str(source)]
+    subprocess.run([*command, "-o", str(cubin)], check=True, capture_output=True)
+    text = subprocess.run([program, "-c", "-g", str(cubin)], capture_output=True, text=True, check=True).stdout
+    sections = re.split(r"^\s*\.section\s+\.text\.", text, flags=re.MULTILINE)[1:]
+    return {re.match(r"\w+", body)[0]: body for body in sections}  # type: ignore[index]
+
+
+def counted(loops: list[Loop]) -> Loops:
+    """As the table has them: without the loops that the fast ways do not take."""
+    return {
+        loop.name: loop.counts | ({"iterations": loop.iterations} if loop.iterations > 1 else {})
+        for loop in loops
+        if not launches.SLOW_LOOPS.fullmatch(loop.name)
+    }
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Loops]]:
+    """By architecture and kernel."""
+    folder = tmp_path_factory.mktemp("cubin")
+    jobs = [(architecture, source) for architecture in CHECKED for source in SOURCES]
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        found = list(pool.map(lambda job: machine_code(CSRC / job[1], job[0], folder), jobs))
+    result: dict[str, dict[str, Loops]] = {architecture: {} for architecture in CHECKED}
+    for (architecture, _), codes in zip(jobs, found, strict=True):
+        named = {demangled(symbol): code for symbol, code in codes.items()}
+        result[architecture] |= {name: counted(loops_of(code)) for name, code in named.items() if PREDICTED.match(name)}
+    if UPDATE:
+        write_table(nvcc=nvcc_release(), kernels=result)
+    return result
+
+
+def write_table(**entries: Any) -> None:
+    """A line for each loop."""
+    table = {"nvcc": "", "kernels": {}, "wavefronts": {}} | (json.loads(TABLE.read_text()) if TABLE.exists() else {})
+    text = json.dumps(table | entries, indent=1, sort_keys=True)
+    TABLE.write_text(re.sub(r"\{[^{}]*\}", lambda match: re.sub(r"\s+", " ", match[0]), text) + "\n")
+
+
+def table() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(TABLE.read_text())
+    return found
+
+
+@pytest.mark.parametrize("architecture", CHECKED)
+def test_instructions_are_those_of_the_table(kernels: dict[str, dict[str, Loops]], architecture: str) -> None:
+    if table()["nvcc"] != nvcc_release():
+        pytest.skip(f"the table was made with nvcc {table()['nvcc']}, here is {nvcc_release()}")
+    expected = table()["kernels"][architecture]
+    got = kernels[architecture]
+    assert sorted(got) == sorted(expected), "kernels came or went: write the table anew"
+    other = {}
+    for name, loops in got.items():
+        assert sorted(loops) == sorted(expected[name]), f"{name}: loops came or went: write the table anew"
+        for loop, counts in loops.items():
+            before, now = (sum(found.values()) for found in (expected[name][loop], counts))
+            if abs(now - before) > max(LEAST, TOLERANCE * before):
+                other[f"{name} {loop}"] = f"{before} -> {now}"
+    assert other == {}, "read the changes and write the table anew"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_loop_is_one_that_the_prediction_knows(architecture: str) -> None:
+    """A loop that it does not know would count as never run."""
+    types = [("float32", "float32"), ("float32", "bfloat16"), ("float32", "float16"), ("float64", "float64")]
+    known: dict[str, set[str]] = {}
+    for weight, other in types:
+        for size in (3, 5, 7):
+            for slices in (1, size):
+                problem = launches.ShiftProblem(32, 4096, size, slices, weight, other)
+                for launch in (*launches.forward_launches(problem), *launches.backward_launches(problem)):
+                    known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)
+    head = launches.HeadProblem(2, 200 * 200, "float32", False)
+    for launch in (*launches.head_forward_launches(head), *launches.head_backward_launches(head)):
+        known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)
+    unknown = {
+        (kernel, path)
+        for kernel, loops in table()["kernels"][architecture].items()
+        for path in loops
+        if path not in ("", ONE_WARP)
+        and "(PixelOrder)2" not in kernel
+        and path.rpartition("/")[2] not in known[kernel.partition("<")[0]]
+    }
+    assert unknown == set()
+
+
+# What tells a tile's cost from a sample's: by K the pairs of a block, and the samples of two calls; forward in chunks,
+# of which one block takes two.
+SHIFTS = {
+    ("forward", 3): (128, 1, 2),
+    ("backward", 3): (128, 4, 32),
+    ("forward", 7): (32, 1, 2),
+    ("backward", 7): (32, 8, 16),
+}
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+def metered(direction: str, problem: launches.ShiftProblem) -> tuple[Launch, ...]:
+    size = (problem.size,) * 3
+    weight, other = TYPES[problem.weight], TYPES[problem.other]
+    case = ShiftCase(problem.samples, problem.pairs, 1, size, weight, other, whole=problem.slices > 1)
+    return case.measure(direction)
+
+
+def expected_launches(direction: str, problem: launches.ShiftProblem) -> list[launches.Launch]:
+    return (launches.forward_launches if direction == "forward" else launches.backward_launches)(problem)
+
+
+def problems() -> list[tuple[str, launches.ShiftProblem, launches.ShiftProblem]]:
+    """Of every kernel that the rows of the operator benchmark launch, two of different numbers of samples."""
+    found = []
+    for (direction, size), (pairs, *samples) in SHIFTS.items():
+        for other in TYPES:
+            if other == "float64" and size == 7:
+                continue
+            weight = "float64" if other == "float64" else "float32"
+            for slices in (1, 3) if size == 3 and other == "float32" else (1,):
+                one = launches.ShiftProblem(1, pairs, size, slices, weight, other)
+                chunk = one.chunk if (direction, size) == ("forward", 3) else 1
+                few, many = (dataclasses.replace(one, samples=count * chunk) for count in samples)
+                found.append((direction, few, many))
+    return found
+
+
+def wavefronts(launch: Launch) -> int:
+    return launch.shared(write=False)[0] + launch.shared(write=True)[0]
+
+
+@pytest.fixture(scope="module")
+def costs() -> dict[str, dict[str, float]]:
+    """By kernel: wavefronts of shared memory for a tile of 32 pairs, and for each sample of it."""
+    reason = why_not("meter")
+    if reason is not None:
+        pytest.skip(reason)
+    found = {}
+    for direction, *both in problems():
+        rows, sums = [], []
+        for problem in both:
+            launch = expected_launches(direction, problem)[0]
+            rows.append([float(launch.tiles), float(launch.tile_samples)])
+            sums.append([float(wavefronts(metered(direction, problem)[0]))])
+        tile, sample = torch.linalg.solve(torch.tensor(rows), torch.tensor(sums)).flatten().tolist()
+        found[launch.kernel] = {"tile": round(tile, 2), "sample": round(sample, 2)}
+    if UPDATE:
+        write_table(wavefronts=found)
+    return found
+
+
+def test_wavefronts_are_those_of_the_table(costs: dict[str, dict[str, float]]) -> None:
+    expected = table()["wavefronts"]
+    assert sorted(costs) == sorted(expected)
+    assert costs == {kernel: pytest.approx(value, rel=TOLERANCE, abs=0.5) for kernel, value in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("direction", "problem"),
+    [
+        ("forward", launches.ShiftProblem(24, 300, 3, 1, "float32", "bfloat16")),
+        ("forward", launches.ShiftProblem(40, 32, 3, 3, "float32", "float32")),
+        ("backward", launches.ShiftProblem(40, 300, 3, 1, "float32", "float32")),
+        ("backward", launches.ShiftProblem(9, 64, 3, 1, "float32", "float16")),
+        ("forward", launches.ShiftProblem(6, 70, 7, 1, "float32", "float32")),
+        ("backward", launches.ShiftProblem(20, 70, 5, 1, "float64", "float64")),
+    ],
+)
+def test_launches_are_those_of_the_launchers(direction: str, problem: launches.ShiftProblem) -> None:
+    """Kernels, blocks, threads, and the bytes of all arrays: those that lanes ask for, once."""
+    got, expected = metered(direction, problem), expected_launches(direction, problem)
+    assert [described(one) for one in got] == [described(one) for one in expected]
+    for launch, wanted in zip(got, expected, strict=True):
+        asked_for = sum(one.distinct_bytes for one in launch.arrays)
+        assert sum(wanted.arrays.values()) == pytest.approx(asked_for, rel=0.02)
+
+
+def described(launch: Launch | launches.Launch) -> tuple[str, int, int]:
+    return launch.kernel, launch.blocks, launch.threads
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize(("dtype", "channels_last", "side"), [("float32", False, 40), ("bfloat16", True, 9)])
+def test_launches_of_the_head_are_those_of_the_launchers(
+    direction: str, dtype: str, channels_last: bool, side: int
+) -> None:
+    problem = launches.HeadProblem(3, side * side, dtype, channels_last)
+    expected = (launches.head_forward_launches if direction == "forward" else launches.head_backward_launches)(problem)
+    got = HeadCase(3, side, side, TYPES[dtype], channels_last).measure(direction)
+    assert [described(one) for one in got] == [described(one) for one in expected]
+    for launch, wanted in zip(got, expected, strict=True):
+        asked_for = sum(one.distinct_bytes for one in launch.arrays)
+        assert sum(wanted.arrays.values()) == pytest.approx(asked_for, rel=0.02, abs=1000)
+
+
+@pytest.mark.parametrize(
+    ("direction", "problem"),
+    [
+        ("forward", launches.ShiftProblem(32, 1024, 3, 1, "float32", "float32")),
+        ("forward", launches.ShiftProblem(32, 4096, 3, 1, "float32", "bfloat16")),
+        ("forward", launches.ShiftProblem(32, 192, 7, 1, "float32", "float32")),
+        ("backward", launches.ShiftProblem(32, 192, 7, 1, "float32", "bfloat16")),
+    ],
+)
+def test_the_loops_add_up_to_what_runs(direction: str, problem: launches.ShiftProblem) -> None:
+    """Instructions that access shared memory: by the machine code and the iterations, and by the meter."""
+    got, wanted = metered(direction, problem)[0], expected_launches(direction, problem)[0]
+    counts = bounds.instructions(wanted, table()["kernels"]["sm_90"][wanted.kernel])
+    requests = sum(one.requests for one in got.instructions if one.array == "shared")
+    assert counts["shared"] == pytest.approx(requests, rel=0.08)
+    assert bounds.shared_wavefronts(wanted, counts, table()) == pytest.approx(wavefronts(got), rel=0.02)
+
+
+COUNTED = """
+__global__ void counted(const float* in, float* out, int rows, int columns) {
+  __shared__ float tile[64];
+  float sum = 0;
+  for (int row = 0; row < rows; ++row) {
+    tile[threadIdx.x] = in[row * 64 + threadIdx.x];
+    __syncthreads();
+#pragma unroll 1
+    for (int column = 0; column < columns; ++column) {
+      const float value = tile[column];
+      sum = (((sum * value + 1.5f) * value + 2.5f) * value + 3.5f) * value + 4.5f;
+    }
+    __syncthreads();
+    if (sum > 1e3f) sum = sum * sum + in[row];
+  }
+  out[threadIdx.x] = sum;
+  if (threadIdx.x == 0) out[64] = sqrtf(sum) * in[0];
+}
+"""
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_instructions_of_a_kernel_that_is_known(architecture: str, tmp_path: Path) -> None:
+    source = tmp_path / "counted.cu"
+    source.write_text(COUNTED)
+    (code,) = machine_code(source, architecture, tmp_path).values()
+    found = {loop.name: loop.counts for loop in loops_of(code)}
+    assert list(found) == ["", "counted.row", "counted.row/counted.column", ONE_WARP]
+    row, column = found["counted.row"], found["counted.row/counted.column"]
+    assert (column["shared"], column["float32"], column.get("global", 0)) == (1, 4, 0)
+    assert (row["shared"], row["global"]) == (1, 2)  # what lies in the loop within is not its own
+    assert (found[""]["global"], found[ONE_WARP]["global"]) == (1, 2)
+    assert sum(column.values()) < 12
+
+
+@pytest.mark.parametrize(
+    ("opcode", "expected"),
+    [
+        ("FFMA.FTZ", "float32"),
+        ("IMAD.WIDE.U32", "float32"),
+        ("DFMA", "float64"),
+        ("LDS.128", "shared"),
+        ("LDGSTS.E.BYPASS.128", "global"),
+        ("HMMA.16816.F32.BF16", "tensor"),
+        ("F2FP.BF16.F32.PACK_AB", "integer"),
+        ("MUFU.EX2", "special"),
+        ("UIADD3", "uniform"),
+        ("BAR.SYNC", "other"),
+    ],
+)
+def test_class_of_an_instruction(opcode: str, expected: str) -> None:
+    assert instruction_class(opcode) == expected
