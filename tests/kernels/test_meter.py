@@ -61,8 +61,10 @@ EXPECTED = [
     ("read_banks<2>", "strided banks", "shared", 4, 1, 2, 1),
     ("read_banks<8>", "strided banks", "shared", 4, 1, 8, 1),
     ("read_banks<8>", "dense banks", "shared", 4, 1, 1, 1),
-    ("read_vector_banks<1>", "strided vectors", "shared", 16, 1, 4, 4),
-    ("read_vector_banks<2>", "strided vectors", "shared", 16, 1, 8, 4),
+    ("read_vector_banks<float2, 1>", "strided vectors", "shared", 8, 1, 2, 2),
+    ("read_vector_banks<float2, 2>", "strided vectors", "shared", 8, 1, 4, 2),
+    ("read_vector_banks<float4, 1>", "strided vectors", "shared", 16, 1, 4, 4),
+    ("read_vector_banks<float4, 2>", "strided vectors", "shared", 16, 1, 8, 4),
     ("broadcast_vector", "one for all", "shared", 16, 1, 1, 1),
 ]
 

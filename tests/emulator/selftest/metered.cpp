@@ -9,7 +9,6 @@ using namespace crossd_ops::cuda;
 constexpr unsigned kBlocks = 2, kThreads = 64;  // four warps
 
 __device__ __forceinline__ unsigned place() { return blockIdx.x * kThreads + threadIdx.x; }
-__device__ __forceinline__ float4* shared_vectors() { return dynamic_shared<float4>(); }
 
 __global__ void copy_dense(const float* in, float* out) {
   const float value = in[place()];  // dense read
@@ -43,27 +42,27 @@ __global__ void read_banks(const float*, float* out) {
   __syncthreads();
   out[place()] = words[threadIdx.x * kStride];  // strided banks
 }
-// Vectors at a stride: four wavefronts each, or eight where every second one is left out.
-template <unsigned kStride>
+// Vectors at a stride: of 16 bytes four wavefronts, or eight where every second one is left out; of 8 bytes half of it.
+template <typename Vector, unsigned kStride>
 __global__ void read_vector_banks(const float*, float* out) {
-  shared_vectors()[threadIdx.x] = float4{1, 1, 1, 1};
+  dynamic_shared<Vector>()[threadIdx.x] = Vector{};
   __syncthreads();
-  const float4 value = shared_vectors()[threadIdx.x * kStride];  // strided vectors
+  const Vector value = dynamic_shared<Vector>()[threadIdx.x * kStride];  // strided vectors
   out[place()] = value.x;
 }
 __global__ void broadcast_vector(const float*, float* out) {
-  shared_vectors()[threadIdx.x] = float4{1, 1, 1, 1};
+  dynamic_shared<float4>()[threadIdx.x] = float4{1, 1, 1, 1};
   __syncthreads();
-  const float4 value = shared_vectors()[3];  // one for all
+  const float4 value = dynamic_shared<float4>()[3];  // one for all
   out[place()] = value.x;
 }
 
 __global__ void copy_async(const float* in, float* out) {
-  copy_vector_async(shared_vectors() + threadIdx.x, in + place() * 4);  // asynchronous copy
+  copy_vector_async(dynamic_shared<float4>() + threadIdx.x, in + place() * 4);  // asynchronous copy
   commit_copies();
   wait_copies<0>();
   __syncthreads();
-  out[place()] = shared_vectors()[threadIdx.x].x;
+  out[place()] = dynamic_shared<float4>()[threadIdx.x].x;
 }
 
 // Lanes that make different numbers of rounds, that skip every second one, that come from two ways.
@@ -101,8 +100,10 @@ constexpr Named kKernels[] = {
     {"read_banks<1>", read_banks<1>},
     {"read_banks<2>", read_banks<2>},
     {"read_banks<8>", read_banks<8>},
-    {"read_vector_banks<1>", read_vector_banks<1>},
-    {"read_vector_banks<2>", read_vector_banks<2>},
+    {"read_vector_banks<float2, 1>", read_vector_banks<float2, 1>},
+    {"read_vector_banks<float2, 2>", read_vector_banks<float2, 2>},
+    {"read_vector_banks<float4, 1>", read_vector_banks<float4, 1>},
+    {"read_vector_banks<float4, 2>", read_vector_banks<float4, 2>},
     {"broadcast_vector", broadcast_vector},
     {"copy_async", copy_async},
     {"diverge_in_rounds", diverge_in_rounds},
