@@ -44,8 +44,7 @@ constexpr double kLargestAngle = 0.78539816339744830962;  // pi / 4
 CROSSD_HOST_DEVICE inline Rotation rotation_of(const double* v) {  // [4]
   const Vector3 direction{v[0], v[1], v[2]};
   const double norm = std::sqrt(dot(direction, direction)), tanh = std::tanh(v[3]);
-  const double n = norm + kNormEpsilon;
-  return {direction, norm, {direction.x / n, direction.y / n, direction.z / n}, tanh, kLargestAngle * tanh};
+  return {direction, norm, 1 / (norm + kNormEpsilon) * direction, tanh, kLargestAngle * tanh};
 }
 
 // 1 - cos t without cancellation at the small angles that heads predict.
@@ -77,8 +76,7 @@ CROSSD_HOST_DEVICE inline void grad_of_pooled(const double* v, Vector3 g, bool e
     grad_angle = -dot(g, c);
     grad_axis = cross(one, -rotation.angle * g);
   }
-  const double n = rotation.norm + kNormEpsilon;
-  Vector3 grad_direction{grad_axis.x / n, grad_axis.y / n, grad_axis.z / n};
+  Vector3 grad_direction = 1 / (rotation.norm + kNormEpsilon) * grad_axis;
   if (rotation.norm != 0) grad_direction = grad_direction - dot(grad_direction, k) / rotation.norm * rotation.direction;
   grad_v[0] = grad_direction.x, grad_v[1] = grad_direction.y, grad_v[2] = grad_direction.z;
   grad_v[3] = grad_angle * kLargestAngle * (1 - rotation.tanh) * (1 + rotation.tanh);

@@ -124,6 +124,9 @@ inline std::vector<Case> size_cases() {
     one.samples = pairs == 33 ? 9 : 2;
     cases.push_back(one);
   }
+  Case many_tiles = cubic(4);  // more than sum_partials takes in one round, and two groups of samples
+  many_tiles.out_channels = 70, many_tiles.in_channels = 1, many_tiles.samples = 9;
+  cases.push_back(many_tiles);
   for (const int kernel : {3, 4, 5}) {
     for (const int empty : {0, 1, 2}) {
       Case one = cubic(kernel);

@@ -30,6 +30,10 @@ ADDRESS_SHIFT = [
         Mutant("shift/cuda/rows_tile.cuh", "rows.lane < rows.count", "true"),
         Mutant("shift/cuda/general.cuh", "element < count * plane", "element < (count + 1) * plane"),
         Mutant("shift/cuda/partial_sums.cuh", "tile * stride + row", "tile * stride + row + stride"),
+        Mutant("shift/cuda/cubic3_spectrum.cuh", "sample < count", "true"),
+        Mutant("shift/cuda/cubic3_grad.cuh", "sample < kChunk", "true"),
+        Mutant("shift/cuda/cubic3_grad.cuh", "row < left", "true", 0),
+        Mutant("shift/cuda/cubic3_grad.cuh", "row < left", "true", 1),
         # Beyond the end of dynamic shared memory.
         Mutant(
             "shift/cuda/partial_sums.cuh", "threadIdx.x / kLanes * kSumRows", "(threadIdx.x / kLanes + 1) * kSumRows"

@@ -205,15 +205,29 @@ struct ChannelGradient {
   }
 };
 
-template <PixelOrder kOrder, typename Acc, typename T>
+// The gradient of elements begin .. end - 1 of a run. Loads are one step ahead of the work: the first is under way
+// before wait_for() returns what the channels need.
+template <PixelOrder kOrder, typename Acc, typename T, typename WaitFor>
 __device__ __forceinline__ void gradient_of_run(const Share<kOrder>& share, const T* run, T* grad, int64_t begin,
-                                                int64_t end, const ChannelGradient<Acc>* channels) {
-  constexpr int size = Pack<T>::size;
+                                                int64_t end, const WaitFor& wait_for) {
+  constexpr int size = Pack<T>::size, kStep = Share<kOrder>::kThreads * size;
   const int64_t past = past_boundary(run + begin);
   const bool together = past == past_boundary(grad + begin);
-  for (int64_t i = begin - past + share.thread * size; i < end; i += share.kThreads * size) {
-    if (together && i >= begin && i + size <= end) {
-      Pack<T> pack = *reinterpret_cast<const Pack<T>*>(run + i);
+  const auto load = [&](int64_t i, Pack<T>& pack) {
+    const bool whole = together && i >= begin && i + size <= end;
+    if (whole) pack = *reinterpret_cast<const Pack<T>*>(run + i);
+    return whole;
+  };
+  int64_t i = begin - past + share.thread * size;
+  Pack<T> next;
+  bool next_is_whole = load(i, next);
+  ChannelGradient<Acc> channels[Share<kOrder>::kPeriod];
+  wait_for(channels);
+  for (; i < end; i += kStep) {
+    Pack<T> pack = next;
+    const bool whole = next_is_whole;
+    next_is_whole = load(i + kStep, next);
+    if (whole) {
 #pragma unroll
       for (int j = 0; j < size; ++j)
         pack.elements[j] = convert<T>(channels[j % share.kPeriod].at(load_element<Acc>(&pack.elements[j])));
@@ -229,42 +243,50 @@ __device__ __forceinline__ void gradient_of_run(const Share<kOrder>& share, cons
   }
 }
 
+// By one warp, whose lane c < 4 writes what channel c needs, [4, 3]: maximum, scale, v.
+template <typename Acc>
+__device__ __forceinline__ void write_channels(const RotationHeadBackward& problem, int64_t sample, Acc* channels) {
+  const int lane = threadIdx.x % kLanes;
+  const Acc* statistics = static_cast<const Acc*>(problem.statistics) + sample * kHeadChannels * 3;
+  const Acc* grad_shift = static_cast<const Acc*>(problem.grad_shift) + sample * 3;
+  double v[kHeadChannels], grad_v[kHeadChannels];
+  for (int channel = 0; channel < kHeadChannels; ++channel) v[channel] = statistics[channel * 3 + 2];
+  grad_of_pooled(v, {grad_shift[0], grad_shift[1], grad_shift[2]}, problem.exact, grad_v);
+  if (lane >= kHeadChannels) return;
+  const double of_lane = lane < 2 ? (lane == 0 ? grad_v[0] : grad_v[1]) : lane == 2 ? grad_v[2] : grad_v[3];
+  channels[lane * 3] = statistics[lane * 3], channels[lane * 3 + 2] = statistics[lane * 3 + 2];
+  channels[lane * 3 + 1] = static_cast<Acc>(of_lane / statistics[lane * 3 + 1]);
+}
+
 // dynamic shared memory: 4 * 3 elements.
 template <typename Acc, typename T, PixelOrder kOrder>
 __global__ void __launch_bounds__(kHeadThreads) rotation_head_gradient(RotationHeadBackward problem, HeadParts parts) {
   const PixelRange range = range_of_block(parts, problem.shape);
-  Acc* shared = dynamic_shared<Acc>();  // [4, 3]: maximum, scale, v
-  if (threadIdx.x == 0) {
-    const Acc* statistics = static_cast<const Acc*>(problem.statistics) + range.sample * kHeadChannels * 3;
-    const Acc* grad_shift = static_cast<const Acc*>(problem.grad_shift) + range.sample * 3;
-    double v[kHeadChannels], grad_v[kHeadChannels];
-    for (int channel = 0; channel < kHeadChannels; ++channel) v[channel] = statistics[channel * 3 + 2];
-    grad_of_pooled(v, {grad_shift[0], grad_shift[1], grad_shift[2]}, problem.exact, grad_v);
-    for (int channel = 0; channel < kHeadChannels; ++channel) {
-      shared[channel * 3] = statistics[channel * 3], shared[channel * 3 + 2] = statistics[channel * 3 + 2];
-      shared[channel * 3 + 1] = static_cast<Acc>(grad_v[channel] / statistics[channel * 3 + 1]);
-    }
-  }
-  __syncthreads();
   const Share<kOrder> share;
   constexpr int kPeriod = Share<kOrder>::kPeriod;
-  ChannelGradient<Acc> channels[kPeriod];
+  const auto wait_for = [&](ChannelGradient<Acc>(&channels)[kPeriod]) {
+    Acc* shared = dynamic_shared<Acc>();
+    if (threadIdx.x < kLanes) write_channels(problem, range.sample, shared);
+    __syncthreads();
 #pragma unroll
-  for (int i = 0; i < kPeriod; ++i) {
-    const Acc* of_channel = shared + (share.channel + i) * 3;
-    channels[i] = {of_channel[0], of_channel[1], of_channel[2]};
-  }
+    for (int i = 0; i < kPeriod; ++i) {
+      const Acc* of_channel = shared + (share.channel + i) * 3;
+      channels[i] = {of_channel[0], of_channel[1], of_channel[2]};
+    }
+  };
   const MapStrides &strides = problem.map_strides, &grad_strides = problem.grad_strides;
   const T* map = static_cast<const T*>(problem.map) + range.sample * strides.sample + share.channel * strides.channel;
   T* grad =
       static_cast<T*>(problem.grad_map) + range.sample * grad_strides.sample + share.channel * grad_strides.channel;
   if constexpr (kOrder == PixelOrder::strided) {
+    ChannelGradient<Acc> channels[kPeriod];
+    wait_for(channels);
     for (int64_t pixel = range.first + share.thread; pixel < range.last; pixel += share.kThreads) {
       const Acc element = load_element<Acc>(map + offset_of(strides, problem.shape.columns, pixel));
       grad[offset_of(grad_strides, problem.shape.columns, pixel)] = convert<T>(channels[0].at(element));
     }
   } else {
-    gradient_of_run(share, map, grad, range.first * kPeriod, range.last * kPeriod, channels);
+    gradient_of_run<kOrder, Acc>(share, map, grad, range.first * kPeriod, range.last * kPeriod, wait_for);
   }
 }
 

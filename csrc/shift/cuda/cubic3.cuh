@@ -17,7 +17,6 @@ namespace crossd_ops::cuda {
 constexpr int kCubic3Warps = 4;
 constexpr int kCubic3Threads = kCubic3Warps * kLanes;
 constexpr int kCubic3Volume = 27, kCubic3Plane = 9;
-constexpr int kGroupSamples = 32;  // samples whose phases are computed at a time
 
 // Elements of Out that a warp stores at a time: of 4 samples, 9 vectors of a half type for each 8 lanes.
 template <typename Acc, int kSlices>

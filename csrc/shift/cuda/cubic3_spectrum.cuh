@@ -12,6 +12,8 @@
 namespace crossd_ops::cuda {
 
 constexpr double kHalfRoot3 = 0.86602540378443864676;  // sin(2 pi / 3)
+// Samples whose phases are computed at a time.
+constexpr int kGroupSamples = 32;
 constexpr int kPhaseCount = 5,
               kPhaseStride = 12;  // three vectors: phi and two elements to spare; (1,0), (0,1); (1,1), (1,-1)
 
@@ -119,22 +121,26 @@ struct Cubic3Phases {
   Acc values[kPhaseStride];
 };
 
-// Phases of samples first .. first + count - 1, computed by `threads` threads.
+// Phases of samples first .. first + count - 1, and zeros up to kGroupSamples, computed by `threads` threads.
 template <typename Acc>
 __device__ void compute_phases(const ShiftShape& shape, const void* shift, int64_t first, int count, int threads,
                                Acc* phases) {
-  for (int task = threadIdx.x; task < kPhaseCount * count; task += threads) {
+  for (int task = threadIdx.x; task < kPhaseCount * kGroupSamples; task += threads) {
     const int sample = task / kPhaseCount, phase = task - sample * kPhaseCount;
     const auto reduced = [&](int axis) {  // exact; a whole turn is a shift of 3
       const Acc value =
           fmod(static_cast<const Acc*>(shift)[(first + sample) * 3 + select(shape.axis, axis)], static_cast<Acc>(3));
-      return fma(static_cast<Acc>(-3), rint(value / 3), value);
+      return fma(static_cast<Acc>(-3), rint(value * static_cast<Acc>(1.0 / 3)), value);
     };
-    // The lanes of a warp have different phases: one way for all.
-    const Acc other = reduced(2), thirds = phase == 2 ? other : reduced(phase == 0 ? 0 : 1);
-    const Acc added = phase == 0 ? -static_cast<Acc>(shape.first_slice) : phase == 3 ? other : phase == 4 ? -other : 0;
-    Acc cosine_sine[2];
-    sin_cos_pi(2 * (thirds + added) / 3, &cosine_sine[1], &cosine_sine[0]);
+    Acc cosine_sine[2] = {0, 0};
+    if (sample < count) {  // the lanes of a warp have different phases: one way for all
+      const Acc other = reduced(2), thirds = phase == 2 ? other : reduced(phase == 0 ? 0 : 1);
+      const Acc added = phase == 0   ? -static_cast<Acc>(shape.first_slice)
+                        : phase == 3 ? other
+                        : phase == 4 ? -other
+                                     : 0;
+      sin_cos_pi((thirds + added) * static_cast<Acc>(2.0 / 3), &cosine_sine[1], &cosine_sine[0]);
+    }
     write_shared(phases + sample * kPhaseStride + (phase == 0 ? 0 : 2 + 2 * phase), cosine_sine);
   }
 }

@@ -31,6 +31,7 @@ __device__ __forceinline__ void write_partial(const BackwardProblem& problem, in
                                               const Acc* sums) {
   static_assert(kGroup * 3 % kSumRows == 0);
   Acc* partial = static_cast<Acc*>(problem.partial) + blockIdx.x * partial_stride(problem.shape.samples) + first * 3;
+#pragma unroll 1
   for (int task = threadIdx.x; task < 3 * samples; task += kWarps * kLanes) {
     const int sample = task / 3, axis = task - sample * 3;
     Acc sum = 0;

@@ -143,9 +143,7 @@ __global__ void __launch_bounds__(Rows<kSize>::kThreads, sizeof(Acc) == 4 && kSi
     __syncthreads();
     const Acc* taps = all_taps + in_group * kRowsTapStride;
     Acc values[kSize], h[kSize], e[kSize];
-#pragma unroll
-    for (int z = 0; z < kSize; ++z)
-      values[z] = load_element<Acc>(buffers + turn * Shared::kElements + rows.at(rows.warp, z));
+    read_elements(buffers + turn * Shared::kElements, rows.at(rows.warp, 0), values);
     apply_taps<true>(taps + kRowsAxis2, values, h);
     differentiate<true>(h, e);
 #pragma unroll

@@ -55,6 +55,27 @@ __device__ __forceinline__ void write_shared(Acc* to, const Acc (&values)[kCount
   }
 }
 
+// kCount neighbouring elements from `first` on of an array in shared memory that is aligned to 4 bytes. Half types are
+// read in words: one by one they take twice the reads, and two lanes collide in a bank.
+template <int kCount, typename T, typename Acc>
+__device__ __forceinline__ void read_elements(const T* from, int first, Acc (&values)[kCount]) {
+  if constexpr (sizeof(T) == 2) {
+    const uint32_t* at = reinterpret_cast<const uint32_t*>(from) + first / 2;
+    uint32_t words[kCount / 2 + 1];
+#pragma unroll
+    for (int i = 0; i < kCount / 2 + 1; ++i) words[i] = at[i];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const uint64_t both = words[i / 2] | static_cast<uint64_t>(i / 2 < kCount / 2 ? words[i / 2 + 1] : 0) << 32;
+      const auto aligned = static_cast<uint32_t>(both >> first % 2 * 16);
+      values[i] = to_float(T{static_cast<uint16_t>(aligned >> i % 2 * 16)});
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) values[i] = load_element<Acc>(from + first + i);
+  }
+}
+
 // What a thread moves between global memory and 16 bytes of Acc in shared memory, so that neighbouring threads touch
 // neighbouring banks: 16 bytes of global memory, or 8 of a half type.
 template <typename T, typename Acc>
