@@ -53,6 +53,7 @@ EXPECTED = [
     ("copy_dense", "dense store", "out", 4, 1, 4, 4),
     ("copy_vectors", "vector read", "in", 16, 1, 16, 16),
     ("copy_vectors", "vector store", "out", 16, 1, 16, 16),
+    ("copy_structs", "struct read", "in", 16, 1, 16, 16),
     # A scalar loop where a vector should be: four requests, and each sector asked for four times.
     ("copy_scalars", "scalar read", "in", 4, 4, 64, 16),
     ("copy_scalars", "scalar store", "out", 4, 4, 64, 16),

@@ -18,6 +18,13 @@ __global__ void copy_vectors(const float* in, float* out) {
   const float4 value = reinterpret_cast<const float4*>(in)[place()];                     // vector read
   reinterpret_cast<float4*>(out)[place()] = float4{value.w, value.z, value.y, value.x};  // vector store
 }
+struct alignas(16) Pack {
+  float elements[4];
+};
+__global__ void copy_structs(const float* in, float* out) {
+  const Pack pack = reinterpret_cast<const Pack*>(in)[place()];  // struct read
+  out[place()] = pack.elements[0] + pack.elements[1] + pack.elements[2] + pack.elements[3];
+}
 __global__ void copy_scalars(const float* in, float* out) {
   for (unsigned i = 0; i < 4; ++i) {
     const float value = in[place() * 4 + i];  // scalar read
@@ -94,6 +101,7 @@ struct Named {
 constexpr Named kKernels[] = {
     {"copy_dense", copy_dense},
     {"copy_vectors", copy_vectors},
+    {"copy_structs", copy_structs},
     {"copy_scalars", copy_scalars},
     {"store_strided", store_strided},
     {"read_twice", read_twice},
