@@ -33,11 +33,12 @@ def int_of(value: Any) -> Any:
 
 def ints_of(value: Any, axes: int) -> tuple[int, ...] | None:
     """An int for each of the axes, of one int or of one each, in a tuple, a list or an array; None for all else."""
-    number = int_of(value)
-    if number is not None:
-        return (number,) * axes
-    if not isinstance(value, (tuple, list)) and not hasattr(value, "__array__"):
-        return None
+    if not isinstance(value, (tuple, list)):  # asked first: Dynamo of torch 2.11 does not survive the index of a tuple
+        number = int_of(value)
+        if number is not None:
+            return (number,) * axes
+        if not hasattr(value, "__array__"):
+            return None
     try:
         numbers = [int_of(item) for item in value]
     except TypeError:  # a number of NumPy is an array too

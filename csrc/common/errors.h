@@ -46,7 +46,9 @@ struct InWordsOfTorch<function> {
       const std::string words = words_of_torch();
       if (!words.empty()) throw std::runtime_error(words);
       throw std::runtime_error(
-          "torch failed inside of crossd_ops; before torch 2.13 its reason is on standard error only (" + text + ")");
+          "torch failed inside of crossd_ops, as a rule for want of memory; before torch 2.13 its own words are on "
+          "standard error only (" +
+          text + ")");
     }
   }
 };

@@ -233,6 +233,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., No
         monkeypatch.setattr(loaded, "_load_problem", None)
         monkeypatch.setattr(loaded, "devices", frozenset({"cpu", "cuda", "meta"}))
         monkeypatch.setattr(loaded, "_gpu_problem", None)
+        monkeypatch.setattr(loaded, "runs_wherever_built", True)
         monkeypatch.setattr(backends, "_warned_devices", set())
         loaded._examine_gpus()
 
