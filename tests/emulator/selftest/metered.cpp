@@ -21,9 +21,16 @@ __global__ void copy_vectors(const float* in, float* out) {
 struct alignas(16) Pack {
   float elements[4];
 };
+// The second is loaded before the first is used; the compiler would like to copy element by element.
 __global__ void copy_structs(const float* in, float* out) {
-  const Pack pack = reinterpret_cast<const Pack*>(in)[place()];  // struct read
-  out[place()] = pack.elements[0] + pack.elements[1] + pack.elements[2] + pack.elements[3];
+  float sum = 0;
+  Pack next = reinterpret_cast<const Pack*>(in)[place()];
+  for (unsigned round = 0; round < 2; ++round) {
+    Pack pack = next;
+    if (round == 0) next = reinterpret_cast<const Pack*>(in)[place() + kBlocks * kThreads];  // struct read
+    for (unsigned i = 0; i < 4; ++i) sum += pack.elements[i];
+  }
+  out[place()] = sum;
 }
 __global__ void copy_scalars(const float* in, float* out) {
   for (unsigned i = 0; i < 4; ++i) {
