@@ -102,7 +102,6 @@ CUDA_SHIFT = [
            "blockIdx.x * 3 * problem.shape.samples"),
     Mutant("shift/cuda/partial_sums.cuh", "tile * stride + row", "tile * stride"),
     Mutant("shift/cuda/partial_sums.cuh", "distance >= nearest", "distance > nearest"),
-    Mutant("shift/cuda/partial_sums.cuh", "tile += kSumThreads / kSumRows", "tile = tiles"),
     Mutant("shift/cuda/general.cuh", "sample - in_group", "sample"),
     Mutant("shift/cuda/general.cuh", "in_group + 1 == kGeneralGroup", "false"),
     Mutant("shift/cuda/pairs.cuh", "pair - out_channel * in_channels", "pair"),
