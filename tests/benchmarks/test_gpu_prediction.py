@@ -86,12 +86,12 @@ def test_rows_are_those_of_the_run(case: cases.Case) -> None:
 def test_what_is_known_about_the_kernels_comes_out() -> None:
     """Found by hand from counts and in a simulator: what holds the kernels of K = 3 up on an H200."""
     rows = {row.key[2:]: row for row in predicted_rows(GPUS["H200"])[0] if row.shape == "512x512x3^3"}
-    (forward,) = rows["float32", "forward"].launches
-    assert forward.holds == "DRAM" and forward.bounds["issue"] < 0.6 * forward.bounds["DRAM"]
-    _, backward, _ = rows["float32", "forward_backward"].launches
-    assert 0.75 < backward.bounds["issue"] / backward.bounds["DRAM"] < 1.25
-    _, backward, _ = rows["bfloat16", "forward_backward"].launches
-    assert backward.holds == "issue" and backward.bounds["issue"] > 1.1 * backward.bounds["DRAM"]
+    issue = {}
+    for dtype in ("float32", "bfloat16"):
+        forward, backward, _ = rows[dtype, "forward_backward"].launches
+        assert forward.holds == "DRAM"
+        issue[dtype] = backward.bounds["issue"] / backward.bounds["DRAM"]
+    assert 0.5 < issue["float32"] < 1 < issue["bfloat16"] < 1.5
 
 
 @pytest.mark.parametrize("gpu", GPUS)

@@ -71,11 +71,24 @@ __global__ void chunked(const float* in, float* out, int samples) {
 }
 """
 
+HALVES = """
+__global__ void halves(const float* in, float* out) {
+  float sum = 0;
+#pragma unroll 2
+  for (int column = 0; column < 64; ++column) sum = sum * sum + in[column * 32 + threadIdx.x];
+  out[threadIdx.x] = sum;
+}
+"""
+
 
 @pytest.mark.parametrize(
     ("text", "name", "iterations", "accesses", "outside"),
-    [(UNROLLED, "unrolled.column", 4, 4, 1), (CHUNKED, "chunked.chunk", 1, 8, 0)],
-    ids=["unrolled", "chunked"],
+    [
+        (UNROLLED, "unrolled.column", 4, 4, 1),
+        (HALVES, "halves.column", 2, 2, 1),
+        (CHUNKED, "chunked.chunk", 1, 8, 0),
+    ],
+    ids=["unrolled", "halves", "chunked"],
 )
 def test_the_rest_of_a_loop_does_not_count(
     text: str, name: str, iterations: int, accesses: int, outside: int, tmp_path: Path

@@ -19,7 +19,7 @@ _TYPES = {"float64": ("double", 8), "float32": ("float", 4), "bfloat16": ("BFloa
 
 # Loops that fast ways do not take: elements moved one by one; what is no loop of ours (turns of an angle over 1e5).
 SLOW_LOOPS = re.compile(
-    r"(.*/)?(load_(cubic3|rows)_weight\.i|store_elements\.i|fetch_cubic3_grad\.(row|i)|store_rows_plane\.i|"
+    r"(.*/)?(load_(cubic3|rows)_weight\.i|store_elements\.i|bring_(elements|vectors)\.\w+|store_rows_plane\.i|"
     r"store_(cubic3|rows)_grad_weight\.i|\w+)|fetch_rows_grad\.i"
 )
 
@@ -84,7 +84,7 @@ class ShiftProblem:
 
     @property
     def backward_chunk(self) -> int:
-        return 1 if self.slices > 1 else {8: 1, 4: 2, 2: 4}[_TYPES[self.other][1]]
+        return 1 if self.slices > 1 or self.other == "float64" else 4
 
 
 def forward_launches(problem: ShiftProblem) -> list[Launch]:

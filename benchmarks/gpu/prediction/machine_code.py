@@ -13,7 +13,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 _LINE = re.compile(
@@ -38,11 +38,12 @@ _CLASSES = {
     "integer": r"[UV]?I(ADD3?|MNMX3?|ABS)|VIADDMNMX|LEA|P?LOP3|ISETP|SHF|F?SEL|PRMT|FSETP|FMNMX3?|FCHK|MOV|CS2R|P2R|R2P"
     r"|POPC|FLO|BREV|BMSK|SGXT|[IF]2FP",
 }
+_UNROLL = re.compile(r"#pragma unroll (\d+)")
 # A function's first line, or the second of a kernel's: its name is the first that is called in it.
 _FUNCTION = re.compile(r"__device__|__global__|^ {4}\w+\(const \w+Problem ")
 _CALLED = re.compile(r"\b(?!__launch_bounds__|sizeof)(\w+)\(")
 _REST, _REST_LENGTH = 0.9, 12  # a block with this share of a loop's lines, and so many instructions, is of its rest
-_ALONE = re.compile(r"\bif \((threadIdx\.x (==|>=)|warp != 0|lane != 0)")
+_ALONE = re.compile(r"\bif \((threadIdx\.x (==|>=|< kLanes)|warp != 0|lane != 0)")
 ONE_WARP = "one warp"  # in place of a loop's name
 _KERNEL = -1  # in place of a loop's head: the kernel itself
 
@@ -85,17 +86,19 @@ def loops_of(code: str) -> list[Loop]:
     }
     names = {_KERNEL: ""}
     for head in sorted(bodies, key=lambda head: -len(bodies[head])):
-        names[head] = f"{names[around[head]]}/{_variable(blocks, head, bodies[head])}".lstrip("/")
+        function, variable, _ = _source_of(blocks, head, bodies[head])
+        names[head] = f"{names[around[head]]}/{function}{variable}".lstrip("/")
     bodies[_KERNEL] = set(range(len(blocks)))
     inner = {head: [bodies[other] for other in around if around[other] == head] for head in bodies}
     ways = {head: _longest_way(blocks, head, bodies[head], inner[head]) for head in sorted(bodies)}
     alone = _of_one_warp(blocks, before, dominators)
-    found: dict[str, list[dict[str, int]]] = {}
+    found: dict[str, list[Loop]] = {}
     for head, way in ways.items():
         of_all = [index for index in way if head != _KERNEL or index not in alone]
-        found.setdefault(names[head], []).append(_classes(blocks, of_all))
+        iterations = 1 if head == _KERNEL else _source_of(blocks, head, bodies[head])[2]
+        found.setdefault(names[head], []).append(Loop(names[head], _classes(blocks, of_all), iterations))
     of_one = _classes(blocks, [index for index in ways[_KERNEL] if index in alone])
-    return [_unrolled(name, same) for name, same in found.items()] + [Loop(ONE_WARP, of_one)] * bool(of_one)
+    return [*map(_unrolled, found.values()), *([Loop(ONE_WARP, of_one)] if of_one else [])]
 
 
 def _classes(blocks: list[_Block], way: list[int]) -> dict[str, int]:
@@ -103,11 +106,13 @@ def _classes(blocks: list[_Block], way: list[int]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _unrolled(name: str, found: list[dict[str, int]]) -> Loop:
+def _unrolled(found: list[Loop]) -> Loop:
     """One of several loops that the compiler made of one in the source: the longest, which does several iterations."""
-    longest, shortest = (choose(found, key=lambda counts: sum(counts.values())) for choose in (max, min))
-    accesses = [counts.get("global", 0) or counts.get("shared", 0) for counts in (longest, shortest)]
-    return Loop(name, longest, max(accesses[0] // accesses[1], 1) if accesses[1] else 1)
+    longest, shortest = (choose(found, key=lambda loop: sum(loop.counts.values())) for choose in (max, min))
+    if longest is shortest:
+        return longest
+    accesses = [loop.counts.get("global", 0) or loop.counts.get("shared", 0) for loop in (longest, shortest)]
+    return replace(longest, iterations=max(accesses[0] // accesses[1], 1) if accesses[1] else 1)
 
 
 def _blocks(code: str) -> list[_Block]:
@@ -163,8 +168,7 @@ def _of_one_warp(blocks: list[_Block], before: list[list[int]], dominators: list
     """Blocks that are reached only by a condition which one warp of a block meets."""
     found: set[int] = set()
     for index, block in enumerate(blocks):
-        file, line = block.places[-1] if block.places else ("", 0)
-        if len(block.follow) and _source(file) and _ALONE.search(_source(file)[line - 1]):
+        if block.follow and block.places and _ALONE.search(_text(block.places[-1])):
             entries = [other for other in block.follow if before[other] == [index]]
             found |= {other for other in range(len(blocks)) for entry in entries if entry in dominators[other]}
     return found & _reached(blocks)
@@ -231,19 +235,38 @@ def _share(places: list[tuple[str, int]], of: set[tuple[str, int]]) -> float:
     return sum(place in of for place in places) / len(places) if len(places) >= _REST_LENGTH else 0.0
 
 
-def _variable(blocks: list[_Block], head: int, body: set[int]) -> str:
-    """A loop's function and variable, from the source line of the jump back to its head: "compute_phases.task"."""
+def _source_of(blocks: list[_Block], head: int, body: set[int]) -> tuple[str, str, int]:
+    """A loop's function, variable and `#pragma unroll N`, from the source line of the jump back to its head."""
     last = max(index for index in body if head in blocks[index].follow)
-    for file, line in reversed(blocks[last].places):
-        above = _source(file)[:line]
-        match = _LOOP.search(above[-1]) if above else None
-        if match:
-            break
-    else:
-        return Path(blocks[last].places[-1][0]).stem
-    functions = (_CALLED.search(text) for text in reversed(above) if _FUNCTION.search(text))
-    function = next((found[1] for found in functions if found), Path(file).stem)
-    return f"{function}.{match[1] or match[2]}"
+    heads = [place for place in blocks[last].places if _LOOP.search(_text(place))]
+    if not heads:
+        return "", Path(blocks[last].places[-1][0]).stem, 1
+    # Unrolled loops within have left their lines, too; the loop's own is the first of the function that is last in the
+    # kernel's file, for what is inlined stands before, or in other files.
+    of_kernel = [place for place in heads if place[0] == blocks[0].places[0][0]]
+    file, line = heads[-1] if heads[-1] == blocks[last].places[-1] else max(of_kernel or heads)
+    start = _start_of_function(file, line)
+    if heads[-1] != blocks[last].places[-1]:
+        line = min(number for name, number in heads if name == file and number > start)
+    above = _source(file)[:line]
+    match = _LOOP.search(above[-1])
+    called = _CALLED.search(above[start - 1]) if start else None
+    assert match is not None
+    function = called[1] if called else Path(file).stem
+    unroll = _UNROLL.search(above[-2]) if len(above) > 1 else None
+    return f"{function}.", match[1] or match[2], int(unroll[1]) if unroll else 1
+
+
+def _start_of_function(file: str, line: int) -> int:
+    """The line with its name; 0: not found."""
+    numbers = range(line, 0, -1)
+    texts = _source(file)
+    return next((n for n in numbers if _FUNCTION.search(texts[n - 1]) and _CALLED.search(texts[n - 1])), 0)
+
+
+def _text(place: tuple[str, int]) -> str:
+    file, line = place
+    return _source(file)[line - 1] if _source(file) else ""
 
 
 @functools.cache
