@@ -29,7 +29,7 @@ class Launchers(EmulatedBackend):
         self.moves: defaultdict[tuple[Kernel, str], set[str]] = defaultdict(set)
         self.samples: defaultdict[Kernel, set[int]] = defaultdict(set)
 
-    def _run(self, direction: str, problem: ForwardProblem | BackwardProblem) -> None:
+    def _run(self, direction: str, problem: ForwardProblem | BackwardProblem, **_: Tensor) -> None:
         shape, size, vectors = problem.shape, self.special_size(problem), self.vectors(problem)
         forward = isinstance(problem, ForwardProblem)
         other = "out" if forward else "grad"

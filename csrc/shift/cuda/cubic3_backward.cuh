@@ -1,8 +1,8 @@
-// The adjoint of cubic3.cuh, in the same basis. For the gradient g of slice x, u = A + B cos(phi) + C
-// sin(phi):
-//   h = exp(i phases) analysis of g,   gA += h, gB += cos(phi) h, gC += sin(phi) h            in registers, over the
-//   samples gs_0 += cos(phi) <h, C> - sin(phi) <h, B>,   gs_1 += sum_fg f q(f, g),   gs_2 += sum_fg g q(f, g),   q =
-//   Im(conj(h) u)
+// The adjoint of cubic3.cuh, in the same basis. For the gradient g of slice x, u = A + B cos(phi) + C sin(phi):
+//   h = exp(i phases) analysis of g,   q = Im(conj(h) u)
+//   gA += h,   gB += cos(phi) h,   gC += sin(phi) h                                  in registers, over the samples
+//   gs_0 += cos(phi) <h, C> - sin(phi) <h, B>
+//   gs_1 += sum_fg f q(f, g),   gs_2 += sum_fg g q(f, g)
 // all gs times 2 pi / 3; gW is the synthesis of gA, gB, gC, done once. About 125 operations instead of 174 with
 // circulants. Bytes, the floor: 9 E_g for each sample and pair, and W read and gW written once. The sums of gs over a
 // tile of pairs add 3 elements for each sample and tile of 128 pairs: less than 1 % of g. Instructions (SASS, sm_90),
