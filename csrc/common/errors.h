@@ -41,14 +41,12 @@ struct InWordsOfTorch<function> {
     } catch (const std::bad_alloc&) {
       throw std::runtime_error("not enough memory on the CPU");
     } catch (const std::runtime_error& error) {
-      const std::string text = error.what(), mark = " API call failed at ";
-      if (text.find(mark) == std::string::npos) throw;
+      const std::string text = error.what();
+      if (text.find(" API call failed at ") == std::string::npos) throw;
       const std::string words = words_of_torch();
       if (!words.empty()) throw std::runtime_error(words);
-      throw std::runtime_error(
-          "torch failed inside of crossd_ops, as a rule for want of memory; before torch 2.13 its own words are on "
-          "standard error only (" +
-          text + ")");
+      throw std::runtime_error("torch failed inside of crossd_ops, in " + text.substr(0, text.find('(')) +
+                               ", as a rule for want of memory; before torch 2.13 its own words are on standard error");
     }
   }
 };
