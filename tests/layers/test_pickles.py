@@ -24,7 +24,7 @@ def test_whole_modules_load_and_compute_the_same(name: str) -> None:
 
 
 def test_only_known_classes_are_loaded() -> None:
-    """A file that is loaded with weights alone names the same classes, and lets users allow them."""
+    """Loaded with weights alone, torch refuses by the name that stands in the file."""
     with pytest.raises(Exception, match=r"Unsupported global: GLOBAL crossd_ops\.modules\.CrossDConv2d"):
         torch.load(FILE, weights_only=True)
 

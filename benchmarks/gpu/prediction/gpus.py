@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Results of a multiprocessor in a cycle, by class of instruction: CUDA C++ Programming Guide, throughput of native
-# arithmetic instructions, compute capabilities 8.0, 9.0 and 10.0. Integers go by additions and logic.
+# Results of a multiprocessor in a cycle, by class of instruction; integers go by additions and logic. Assumptions, to
+# be held against the table of native arithmetic instructions in the CUDA C++ Programming Guide before one decides.
 _AMPERE = {"float32": 64, "float64": 32, "integer": 64, "special": 16, "shuffle": 32}
 _HOPPER = {"float32": 128, "float64": 64, "integer": 64, "special": 16, "shuffle": 32}
 
@@ -27,8 +27,7 @@ class GPU:
     source: str
 
 
-# The L2 cache of A100: 5120 bytes per cycle (NVIDIA A100 Tensor Core GPU Architecture, 2020). None is given for the
-# later ones; they are taken to have as much for each cycle.
+# Of the L2 cache, of every GPU: an assumption too, which NVIDIA's description of A100 is said to give for that one.
 _L2_BYTES_PER_CYCLE = 5120
 
 GPUS = {
@@ -45,7 +44,7 @@ GPUS = {
             lanes_per_cycle=_HOPPER,
             source="bandwidth of a copy, clock and bfloat16 products measured elsewhere on an H200 SXM",
         ),
-        # NVIDIA A100 data sheet, 80 GB SXM: 2039 GB/s, 312 TFLOPS of bfloat16; 108 multiprocessors at 1410 MHz.
+        # 80 GB SXM: 2039 GB/s, 312 TFLOPS of bfloat16; 108 multiprocessors at 1410 MHz.
         GPU(
             "A100",
             "sm_80",
@@ -55,10 +54,10 @@ GPUS = {
             l2_bytes_per_cycle=_L2_BYTES_PER_CYCLE,
             tensor_flops_per_second=312e12,
             lanes_per_cycle=_AMPERE,
-            source="data sheet of the 80 GB SXM board",
+            source="data sheet of the 80 GB SXM board, as others quote it",
         ),
-        # NVIDIA HGX B200 data sheet, one GPU: 8 TB/s, 2.25 PFLOPS of dense bfloat16, 75 TFLOPS of float32, which are
-        # 148 multiprocessors of 128 lanes at 1.98 GHz.
+        # One GPU: 8 TB/s, 2.25 PFLOPS of dense bfloat16, 75 TFLOPS of float32, which are 148 multiprocessors of 128
+        # lanes at 1.98 GHz.
         GPU(
             "B200",
             "sm_100",
@@ -68,7 +67,7 @@ GPUS = {
             l2_bytes_per_cycle=_L2_BYTES_PER_CYCLE,
             tensor_flops_per_second=2250e12,
             lanes_per_cycle=_HOPPER,
-            source="data sheet of HGX B200",
+            source="data sheet of HGX B200, as others quote it",
         ),
     )
 }

@@ -123,7 +123,8 @@ def format_prediction(name: str) -> str:
         f"{gpu.multiprocessors} multiprocessors at {gpu.hertz / 1e9:.2f} GHz, "
         f"{gpu.dram_bytes_per_second / 1e12:.1f} TB/s, {gpu.tensor_flops_per_second / 1e12:.0f} TFLOP/s of bfloat16: "
         f"{gpu.source}. Each launch takes the longest of its bounds and {LAUNCH_SECONDS * 1e6:.1f} us; latency, "
-        "occupancy and the last wave of blocks are left out.\n\n## Operators, predicted\n\n"
+        "occupancy and the last wave of blocks are left out; the rates of arithmetic and of L2 are assumptions.\n\n"
+        "## Operators, predicted\n\n"
         "Microseconds in kernels. GB/s: the bytes that must move over that time; `of copy`: over the bandwidth above."
     )
     header = ["operator", "pass", "kernels, predicted", "launches", "GB/s", "of copy", "bounds that hold"]
