@@ -22,10 +22,11 @@ from ..operators.checks import (
     positive_int,
 )
 from ..operators.context import with_plain_sizes
-from ..operators.head import predict_shift, scores, unused
+from ..operators.head import predict_shift, scores
 from ..operators.rotation_head import pooled_rotation
 from .common import CrossDLayer, channels_and_groups, check_kernel_and_padding, padded, per_axis
 from .plain_tensor import plain_tensor
+from .skipped_head import without_head
 
 
 class CrossDConv2d(CrossDLayer):
@@ -162,11 +163,12 @@ class CrossDConv2d(CrossDLayer):
         image, padding = self._padded(input)
         fixed_shift = self.fixed_shift
         if self._is_identity or fixed_shift is not None:
-            kernel = unused(self.weights_3d, self.rotation_params)
+            kernel = without_head(self.weights_3d, self.rotation_params)
+            # Never by an index: its gradient fills another weight with zeros, and copies into it.
             if self._is_identity or fixed_shift is None:
-                kernel = kernel.select(2 + self.dim, 0)
+                kernel = kernel.squeeze(2 + self.dim)
             else:
-                kernel = fourier_shift_slice(kernel, fixed_shift[None], dim=self.dim, index=self.index)[0]
+                kernel = fourier_shift_slice(kernel, fixed_shift[None], dim=self.dim, index=self.index).squeeze(0)
             return F.conv2d(image, kernel, self.bias, self.stride, padding, self.dilation, self.groups)
         shift = predict_shift(input, self.rotation_params, self.rotation)
         return crossd_conv2d(

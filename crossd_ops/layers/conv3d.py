@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from ..functional import crossd_conv3d, fourier_shift
 from ..operators.checks import accumulate_dtype, axis_of, check_kind_of_rotation, check_tensor, positive_int
 from ..operators.context import with_plain_sizes
-from ..operators.head import predict_shift, scores, unused
+from ..operators.head import predict_shift, scores
 from ..operators.rotation_head import pooled_rotation
 from .common import CrossDLayer, channels_and_groups, check_kernel_and_padding, padded, per_axis
 from .plain_tensor import plain_tensor
+from .skipped_head import without_head
 
 
 class CrossDConv3d(CrossDLayer):
@@ -139,9 +140,9 @@ class CrossDConv3d(CrossDLayer):
         volume, padding = padded(input, self.kernel_size, self.dilation, self.padding, self.padding_mode)
         options: Any = (self.bias, self.stride, padding, self.dilation, self.groups)
         if set(self.kernel_size) == {1} or fixed is not None:
-            kernel = unused(self.weights_3d, self.rotation_params)
+            kernel = without_head(self.weights_3d, self.rotation_params)
             if fixed is not None:
-                kernel = fourier_shift(kernel, fixed[None])[0]
+                kernel = fourier_shift(kernel, fixed[None]).squeeze(0)
             return F.conv3d(volume, kernel.movedim(2 + self.dim, 2), *options)
         shift = predict_shift(input, self.rotation_params, self.rotation)
         order = [self.dim, *(axis for axis in range(3) if axis != self.dim)]

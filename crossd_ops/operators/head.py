@@ -210,33 +210,6 @@ def _gradients(
     return grads[0], None, *grads[1:]
 
 
-def unused(weight: Tensor, layers: nn.Sequential) -> Tensor:
-    """`weight`, on which the head seems to depend: its parameters get gradients of 0, which is what they are.
-
-    Without, DistributedDataParallel would wait for them, and optimizers would treat them otherwise than published.
-    """
-    parameters = [*layers.parameters()]
-    wanted = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
-    if transformed() or jit_tracing() or not wanted:
-        return weight
-    function: Any = _Unused
-    result: Tensor = function.apply(weight, *parameters)
-    return result
-
-
-class _Unused(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.save_for_backward(*parameters)
-        return weight.view_as(weight)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        needs = ctx.needs_input_grad[1:]
-        zeros = (torch.zeros_like(item) if need else None for item, need in zip(ctx.saved_tensors, needs, strict=True))
-        return grad, *zeros
-
-
 def _predict_shift_shape(
     input: Tensor,
     weight1: Tensor,
