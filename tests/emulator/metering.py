@@ -69,6 +69,7 @@ class Launch:
     threads: int  # of a block
     dynamic_shared: int  # bytes
     barriers: int  # of all blocks
+    tensor_instructions: int  # of all warps
     instructions: tuple[Instruction, ...]
     arrays: tuple[Traffic, ...]
 

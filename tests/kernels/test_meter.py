@@ -135,6 +135,28 @@ def test_asynchronous_copies_are_reads_and_writes_of_16_bytes(meter: Meter) -> N
     assert [(one.requests, one.units, one.ideal) for one in copies] == [(WARPS, 64, 64), (WARPS, 16, 16)]
 
 
+@pytest.mark.parametrize(
+    ("kernel", "rows", "units", "ideal"),
+    [
+        ("load_rows<1, 1>", 8, 1, 1),  # a wavefront for each matrix
+        ("load_rows<2, 1>", 16, 2, 2),
+        ("load_rows<4, 1>", 32, 4, 4),
+        ("load_rows<4, 4>", 32, 16, 4),  # rows whose distance is a divisor of 128 bytes share banks
+    ],
+)
+def test_matrices_are_loaded_in_wavefronts_of_eight_rows(
+    meter: Meter, kernel: str, rows: int, units: int, ideal: int
+) -> None:
+    (launch,) = measured(meter, kernel)
+    found = at(launch, "rows of matrices", "shared")
+    assert (found.size, found.requests, found.bytes) == (16, WARPS, WARPS * rows * 16)
+    assert (found.units, found.ideal) == (WARPS * units, WARPS * ideal)
+
+
+def test_tensor_instructions_count_once_for_a_warp(meter: Meter) -> None:
+    assert [launch.tensor_instructions for launch in measured(meter, "load_rows<4, 1>", "copy_dense")] == [2 * WARPS, 0]
+
+
 # kernel, mark, array; requests and sectors for each warp, and whether lanes are lacking.
 DIVERGENT = [
     ("diverge_in_rounds", "rounds", "in", 3, 12, True),

@@ -13,10 +13,11 @@
 //   * shared memory read before it is written: dynamic shared memory and EMU_SHARED arrays are NaN at the start of a
 //   block.
 //
-// Not modelled: memory ordering, races between blocks, progress between barriers, speed, inline PTX, mma, cp.async,
-// textures. Not thread-safe: one launch at a time in a process.
+// Not modelled: memory ordering, races between blocks, progress between barriers, speed, inline PTX, textures. Not
+// thread-safe: one launch at a time in a process.
 #pragma once
 #include "intrinsics.h"
 #include "launch.h"
+#include "tensor_core.h"
 #include "types.h"
 #include "warp.h"

@@ -40,9 +40,14 @@ inline WarpOperation& join_operation(const Fiber& fiber, uint32_t mask) {
   return *unused;
 }
 
-// Waits for all lanes of the mask, then hands the values that they brought to `result`.
-template <typename Result>
-auto warp_operation(uint32_t mask, uint64_t value, Site site, Result&& result) {
+struct NothingTogether {
+  void operator()(const WarpOperation&) const {}
+};
+
+// Waits for all lanes of the mask, then hands the values that they brought to `result`. The last lane to arrive does
+// what is done once for all, before any of them goes on.
+template <typename Result, typename Together = NothingTogether>
+auto warp_operation(uint32_t mask, uint64_t value, Site site, Result&& result, Together&& together = {}) {
   IgnoreAccesses ignore;
   Fiber& fiber = *machine().current;
   fiber.site = site;
@@ -51,6 +56,7 @@ auto warp_operation(uint32_t mask, uint64_t value, Site site, Result&& result) {
   operation.value[fiber.lane] = value;
   release(&operation.tag);
   if (operation.arrived == mask) {  // the last lane to arrive wakes the others and goes on
+    together(operation);
     Fiber* first_lane = &fiber - fiber.lane;
     for (unsigned lane = 0; lane < kLanes; ++lane) {
       if (lane != fiber.lane && mask >> lane & 1) first_lane[lane].state = State::ready;

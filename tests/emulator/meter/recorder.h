@@ -48,7 +48,7 @@ struct Launch {
   const void* kernel;
   dim3 grid, block;
   size_t dynamic_shared;
-  uint64_t barriers = 0;  // of all blocks
+  uint64_t barriers = 0, tensor_instructions = 0;  // of all blocks
   std::unordered_map<Source, InstructionCounts, HashSource> instructions;
   std::map<std::pair<int, bool>, ArrayCounts> arrays;  // by index, and by whether it is written
 };
@@ -63,7 +63,7 @@ class Recorder final : public emu::Observer {
   void launch_begins(const void* kernel, dim3 grid, dim3 block, const void* shared, size_t bytes) override {
     if (!counting_) return;
     dynamic_shared_ = {reinterpret_cast<uintptr_t>(shared), reinterpret_cast<uintptr_t>(shared) + bytes};
-    launches_.push_back({kernel, grid, block, bytes, 0, {}, {}});
+    launches_.push_back({kernel, grid, block, bytes, 0, 0, {}, {}});
     lanes_.assign(block.count(), {}), bases_.assign(block.count(), 0), block_ = 1, in_launch_ = true;
   }
   void shared_array(const void* array, size_t bytes) override {
@@ -72,6 +72,9 @@ class Recorder final : public emu::Observer {
   }
   void barrier_opens() override {
     if (in_launch_) count_phase(), ++launches_.back().barriers;
+  }
+  void tensor_instruction() override {
+    if (in_launch_) ++launches_.back().tensor_instructions;
   }
   void block_ends() override {
     if (in_launch_) count_phase(), bases_.assign(bases_.size(), 0), ++block_;

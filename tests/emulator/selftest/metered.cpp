@@ -79,6 +79,19 @@ __global__ void copy_async(const float* in, float* out) {
   out[place()] = dynamic_shared<float4>()[threadIdx.x].x;
 }
 
+// Rows of 16 bytes, eight for each matrix of a tensor core's operand: one after the other, or 64 bytes apart.
+template <int kCount, unsigned kStride>
+__global__ void load_rows(const float*, float* out) {
+  dynamic_shared<float4>()[threadIdx.x] = float4{1, 1, 1, 1};
+  __syncthreads();
+  uint32_t a[4] = {}, b[2] = {}, loaded[kCount];
+  emu::load_matrices<false>(loaded, dynamic_shared<float4>() + threadIdx.x % kLanes * kStride);  // rows of matrices
+  float sums[4] = {};
+  emu::multiply_add<16>(sums, a, b, [](uint32_t bits) { return float(bits); });
+  emu::multiply_add<16>(sums, a, b, [](uint32_t bits) { return float(bits); });
+  out[place()] = sums[0] + float(loaded[0]);
+}
+
 // Lanes that make different numbers of rounds, that skip every second one, that come from two ways.
 __global__ void diverge_in_rounds(const float* in, float* out) {
   float sum = 0;
@@ -121,6 +134,10 @@ constexpr Named kKernels[] = {
     {"read_vector_banks<float4, 2>", read_vector_banks<float4, 2>},
     {"broadcast_vector", broadcast_vector},
     {"copy_async", copy_async},
+    {"load_rows<1, 1>", load_rows<1, 1>},
+    {"load_rows<2, 1>", load_rows<2, 1>},
+    {"load_rows<4, 1>", load_rows<4, 1>},
+    {"load_rows<4, 4>", load_rows<4, 4>},
     {"diverge_in_rounds", diverge_in_rounds},
     {"diverge_in_turns", diverge_in_turns},
     {"diverge_in_two_ways", diverge_in_two_ways},

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "check.h"
+#include "common/cuda/device.cuh"
 
 constexpr int kThreads = 64;
 
@@ -72,6 +73,39 @@ __global__ void unwritten_shared(float* out, bool faulty) {
   out[threadIdx.x] = staged[threadIdx.x];
 }
 
+// Products on tensor cores: (kRows x 16) of memory, in two tiles of 16 rows, with 8 x 16. What lies beyond the rows
+// counts as zero.
+enum class ProductFault { none, lane, matrix, wait, barrier, edge };
+constexpr int kRows = 27;
+
+template <ProductFault kFault>
+__global__ void product(float* out, bool faulty) {
+  using namespace crossd_ops::cuda;
+  static uint4 memory[2 * (kRows + 1)];  // a row beyond the last one, of something else
+  EMU_SHARED(uint4, staged, 2 * 32);
+  const ProductFault fault = faulty ? kFault : ProductFault::none;
+  const unsigned thread = threadIdx.x, lane = thread % 32, row = thread / 2;
+  const int rows = fault == ProductFault::edge ? kRows + 1 : kRows;
+  if (int(row) <= kRows) memory[thread] = {thread | 1, 2, thread << 16, 3};
+  if (int(row) < rows)
+    copy_vector_async(staged + thread, memory + thread);
+  else
+    staged[thread] = {0, 0, 0, 0};
+  commit_copies();
+  if (fault != ProductFault::wait) wait_copies<0>();
+  if (fault != ProductFault::barrier) __syncthreads();
+  uint32_t a[4], b[2];
+  const unsigned of_lane = fault == ProductFault::lane ? lane ^ 1 : lane;
+  const unsigned first_row = thread / 32 * 16, upper = fault == ProductFault::matrix ? lane / 16 : lane / 8 % 2;
+  const unsigned later_k = fault == ProductFault::matrix ? lane / 8 % 2 : lane / 16;
+  emu::load_matrices<false>(a, staged + (first_row + upper * 8 + of_lane % 8) * 2 + later_k);
+  emu::load_matrices<false>(b, staged + (lane % 8) * 2 + lane / 8 % 2);
+  float sums[4] = {};
+  emu::multiply_add<16>(sums, a, b, [](uint32_t bits) { return bits == 0xffff ? NAN : float(bits); });
+  wait_copies<0>();
+  for (int i = 0; i < 4; ++i) out[thread] += float(i + 1) * sums[i];
+}
+
 struct Fault {
   const char* name;
   void (*kernel)(float*, bool);
@@ -85,6 +119,11 @@ constexpr Fault kFaults[] = {
     {"global_out_of_bounds", global_out_of_bounds},
     {"misaligned", misaligned},
     {"unwritten_shared", unwritten_shared},
+    {"product_wrong_lane", product<ProductFault::lane>},
+    {"product_wrong_matrix", product<ProductFault::matrix>},
+    {"product_missing_wait", product<ProductFault::wait>},
+    {"product_missing_barrier", product<ProductFault::barrier>},
+    {"product_edge_off_by_one", product<ProductFault::edge>},
 };
 
 int main(int argc, char** argv) {
