@@ -13,7 +13,7 @@ from ..layers.conv3d import CrossDConv3d
 from .calibration import crossd_layers, mean_shifts
 from .layers_2d import CrossDConv2dSame
 from .modules.copies import check_copy, copy_with
-from .modules.parameters import own_parameter, with_bias_of
+from .modules.parameters import own_parameter, present_value
 
 
 def bake(model: nn.Module, batches: Iterable[Any] | Mapping[str, Tensor], *, progress: bool = True) -> nn.Module:
@@ -22,7 +22,8 @@ def bake(model: nn.Module, batches: Iterable[Any] | Mapping[str, Tensor], *, pro
     The weight of each layer is the slice of its 3D weight shifted by the mean over all samples in `batches` (in
     `CrossDConv3d` the whole shifted weight), so the copy computes what the model computes with that `fix_shift`, to
     rounding; layers of kernel size 1 lose nothing. Nothing in it is of this package: it is saved, loaded, exported and
-    run where crossd_ops is not installed.
+    run where crossd_ops is not installed. Parametrisations of weights and biases, such as spectral_norm, are not kept:
+    their values in evaluation are.
 
     Args:
         model: any module with Cross-D convolutions; left as it is.
@@ -37,18 +38,21 @@ def bake(model: nn.Module, batches: Iterable[Any] | Mapping[str, Tensor], *, pro
 
     Raises:
         TypeError, ValueError: as for `calibrate`; shifts that are NaN or infinite; a layer, or a module with a method
-            that was set on it, that `to_crossd` would refuse.
+            that was set on it, that `to_crossd` would refuse; a weight or bias that a hook computes (pruning), or one
+            that is another whenever it is read.
     """
     layers = crossd_layers(model)
     check_copy(model, {*layers.values()})
+    weights = {name: present_value(name or "model", layer, "weights_3d") for name, layer in layers.items()}
+    biases = {name: present_value(name or "model", layer, "bias") for name, layer in layers.items()}
     shifts = mean_shifts(model, batches, progress=progress)
-    return copy_with(model, {layer: _plain(layer, shifts[name]) for name, layer in layers.items()})
+    return copy_with(
+        model, {layer: _plain(layer, weights[name], biases[name], shifts[name]) for name, layer in layers.items()}
+    )
 
 
-def _plain(layer: Any, shift: Tensor) -> nn.Module:
+def _plain(layer: Any, weight: Any, bias: Tensor | None, shift: Tensor) -> nn.Module:
     """`layer` with `shift` (3,) for every sample, as a module of torch."""
-    weight: Tensor = layer.weights_3d
-    learns = weight.requires_grad
     with torch.no_grad():
         moved = shift[None].to(weight.device)
         if isinstance(layer, CrossDConv3d):
@@ -65,12 +69,13 @@ def _plain(layer: Any, shift: Tensor) -> nn.Module:
         0 if dynamic else layer.padding,
         layer.dilation,
         layer.groups,
-        bias=layer.bias is not None,
+        bias=bias is not None,
         padding_mode=layer.padding_mode,
         device="meta",
     )
-    convolution.weight = own_parameter(kernel, learns)
-    with_bias_of(convolution, layer)
+    convolution.weight = own_parameter(kernel, weight.requires_grad)
+    if bias is not None:
+        convolution.bias = own_parameter(bias, bias.requires_grad)
     plain: nn.Module = _with_padding_of(layer, convolution) if dynamic else convolution
     return plain.train(layer.training)
 

@@ -15,6 +15,7 @@ from ..layers.conv2d import CrossDConv2d
 from ..layers.conv3d import CrossDConv3d
 from ..layers.plain_tensor import plain_tensor
 from .modules.copies import walk
+from .modules.parameters import computed_by_hooks
 
 SHIFT_AT_ANGLE_ZERO = (1.0, 1.0, 1.0)
 _INPUT_KEYS = ("image", "input")
@@ -151,13 +152,14 @@ def _input(batch: Any, device: torch.device) -> Any:
 @contextlib.contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode; afterwards each module has its own mode again, which train() would not give back."""
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training, computed_by_hooks(module)) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        for module, training in modes:
+        for module, training, computed in modes:
             module.training = training
+            vars(module).update(computed)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from ..layers.conv3d import CrossDConv3d
 from ..operators.checks import positive_int
 from .layers_2d import WeightStandardization, timm_forward
 from .modules.copies import check_ties, copy_with, matching, walk
+from .modules.parameters import refuse_computed
 
 _CROSSD = (CrossDConv2d, CrossDConv3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_CROSSD)
@@ -74,13 +75,11 @@ def _first_convolutions(model: nn.Module, names: str | Iterable[str] | None) -> 
 def _refuse_unknown(name: str, module: Any) -> None:
     if module.groups != 1:
         raise ValueError(f"{name}: expected groups=1, got {module.groups}, which bind inputs to outputs")
-    own = module._parameters.get("weights_3d" if isinstance(module, _CROSSD) else "weight")
-    if isinstance(own, nn.parameter.UninitializedParameter):
-        raise TypeError(f"{name}: expected a weight, got a lazy layer without: run the model on an input first")
-    if own is None and _standardization_of(module) is None:
-        raise ValueError(
-            f"{name}: expected a weight that is a parameter, got one that is computed: remove its parametrisation"
-        )
+    if isinstance(module, _CROSSD):
+        refuse_computed(name, module, "weights_3d")
+        refuse_computed(f"{name}.rotation_params.0", module.rotation_params[0], "weight")
+    else:
+        refuse_computed(name, module, "weight")
     if timm_forward(module) in ("StdConv2d", "StdConv2dSame"):
         raise ValueError(
             f"{name}: expected a standardised weight with a gain, got {type(module).__name__}, which takes every scale "

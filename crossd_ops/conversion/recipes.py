@@ -15,7 +15,7 @@ from .depth import DepthGeometry, DepthRequests, depth_geometry
 from .layers_2d import SAME_PADDING, STANDARDIZED, CrossDConv2dSame, WeightStandardization
 from .layers_3d import Conv3dSame
 from .modules.copies import copy_with
-from .modules.parameters import own_parameter, refuse_computed_weight, with_bias_of
+from .modules.parameters import own_parameter, refuse_computed, with_bias_of
 from .twins import deepen
 from .weights import centered, cropped, depth_first, inflated, inflated_transposed, mean_slice
 
@@ -109,8 +109,9 @@ def _check_known(name: str, module: nn.Module) -> None:
     """Raises where `module` computes something else than a convolution with its weight as a parameter."""
     kind: Any = type(module)
     if isinstance(module, CrossDConv2d):
+        refuse_computed(name, module, "weights_3d", "bias")
         return
-    refuse_computed_weight(name, module)
+    refuse_computed(name, module, "weight", "bias")
     base: Any = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.ConvTranspose2d
     plain = kind.forward is base.forward and kind._conv_forward is base._conv_forward
     if not (plain or _timm_kind(module) in (*SAME_PADDING, *STANDARDIZED)):
@@ -230,6 +231,7 @@ def _volume_head(prefix: str, layers: nn.Sequential) -> Any:
     head = copy_with(layers, twins, prefix)
     for name, layer in head.named_children():
         if isinstance(layer, nn.BatchNorm2d):
+            refuse_computed(prefix + name, layer, "weight", "bias")
             deepen(prefix + name, layer, nothing)
     return head
 

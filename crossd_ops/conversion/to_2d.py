@@ -15,7 +15,7 @@ from .functional_calls import lower_calls
 from .layers_2d import CrossDConv2dSame
 from .layers_3d import Conv3dSame
 from .modules.copies import copy_with, walk
-from .modules.parameters import own_parameter, refuse_computed_weight, with_bias_of
+from .modules.parameters import own_parameter, refuse_computed, with_bias_of
 from .recipes import CROSSD_RECIPES, PLAIN_RECIPES
 from .to_3d import Recipe, recipe_of
 from .twins import flatten
@@ -77,6 +77,7 @@ def _convolution_2d(name: str, module: Any, recipe: str) -> nn.Module:
         raise ValueError(
             f"recipe: expected one of {', '.join((*CROSSD_RECIPES, *PLAIN_RECIPES))} for {name}, got {recipe!r}"
         )
+    refuse_computed(name, module, "weights_3d" if isinstance(module, CrossDConv3d) else "weight", "bias")
     if isinstance(module, CrossDConv3d):
         twin = _crossd_of_crossd(name, module)
     elif isinstance(module, ACSConv3d):
@@ -97,7 +98,6 @@ def _convolution_2d(name: str, module: Any, recipe: str) -> nn.Module:
 def _check_known(name: str, module: nn.Module) -> None:
     base: Any = nn.Conv3d if isinstance(module, nn.Conv3d) else nn.ConvTranspose3d
     kind: Any = type(module)
-    refuse_computed_weight(name, module)
     if kind is not Conv3dSame and kind.forward is not base.forward:
         raise TypeError(
             f"{name}: expected {base.__name__} or a subclass with its forward, got {kind.__name__}, which overrides it "
@@ -188,6 +188,8 @@ def _image_head(prefix: str, layers: nn.Sequential) -> Any:
         if isinstance(layer, nn.Conv3d)
     }
     head = copy_with(layers, twins, prefix)
-    for layer in head.children():
+    for name, layer in head.named_children():
+        if isinstance(layer, nn.BatchNorm3d):
+            refuse_computed(prefix + name, layer, "weight", "bias")
         flatten(layer)
     return head

@@ -14,7 +14,7 @@ from ..layers.conv2d import CrossDConv2d
 from ..operators.checks import MAX_KERNEL
 from .layers_2d import SAME_PADDING, STANDARDIZED, CrossDConv2dSame, WeightStandardization, timm_forward
 from .modules.copies import copy_with, matching, walk
-from .modules.parameters import own_parameter
+from .modules.parameters import own_parameter, refuse_computed
 
 Where = Callable[[str, nn.Module], bool] | type[nn.Module] | tuple[type[nn.Module], ...] | str | Iterable[str] | None
 
@@ -129,17 +129,8 @@ def _selection(model: nn.Module, where: Where) -> Callable[[str, nn.Module], boo
 
 def _refuse_unknown(name: str, module: nn.Conv2d, init: str, depth_fill: str) -> None:
     """Raises where the module computes something else than a convolution known here with parameters of its own."""
-    kind, parameters = type(module).__name__, module._parameters
-    if isinstance(parameters.get("weight"), nn.parameter.UninitializedParameter):
-        raise TypeError(f"{name}: expected a weight, got a lazy {kind} without: run the model on an input first")
-    for parameter in ("weight", "bias"):
-        # Reading a computed weight can change it: spectral_norm iterates.
-        if parameter not in parameters:
-            raise ValueError(
-                f"{name}: expected a {parameter} that is a parameter, got one that is computed (weight_norm, "
-                "spectral_norm, pruning, ...: a constraint that would not hold for the 3D weight): remove the "
-                "parametrisation, which keeps the present weight, or leave this layer out with where="
-            )
+    kind = type(module).__name__
+    refuse_computed(name, module, "weight", "bias", otherwise=", or leave this layer out with where=")
     known = timm_forward(module)
     plain = type(module).forward is nn.Conv2d.forward and type(module)._conv_forward is nn.Conv2d._conv_forward
     if not (plain or known in (*SAME_PADDING, *STANDARDIZED)):

@@ -124,7 +124,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], dict[str, Any], type[Exception], st
     (lambda: nn.Conv2d(3, 4, 3), {"channels": True}, ValueError, "^channels: expected a positive int, got True"),
     (lambda: nn.Linear(3, 4), {}, ValueError, "^model: expected a convolution, got none"),
     (lambda: nn.Conv2d(3, 3, 3, groups=3), {}, ValueError, "^model: expected groups=1, got 3"),
-    (lambda: nn.LazyConv2d(3, 3), {}, TypeError, "^model: expected a weight, got a lazy layer"),
+    (lambda: nn.LazyConv2d(3, 3), {}, TypeError, "^model: expected a weight, got a lazy LazyConv2d"),
     (lambda: parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), {}, ValueError, "^model: expected a weight that is a"),
     (
         lambda: timm_layer("StdConv2d"),

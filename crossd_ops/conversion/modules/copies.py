@@ -9,7 +9,8 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 import torch
 from torch import nn
 
-from .inheritance import inherit, refuse_additions, refuse_set_methods
+from .inheritance import inherit, refuse_additions, refuse_set_methods, refuse_tensors_of_graphs
+from .parameters import computed_by_hooks
 
 
 def walk(model: nn.Module, whole: tuple[type[nn.Module], ...] = ()) -> Iterator[tuple[str, nn.Module]]:
@@ -78,6 +79,9 @@ def copy_with(model: nn.Module, replacements: Mapping[nn.Module, nn.Module], pre
     names = {module: name for name, module in walk(model)}
     # deepcopy takes what its memo holds for a copy made earlier: a replaced module is not even read.
     memo: dict[int, object] = {id(module): replacement for module, replacement in replacements.items()}
+    for module in names:
+        if module not in replacements:
+            memo.update((id(value), value.detach().clone()) for value in computed_by_hooks(module).values())
     result = copy.deepcopy(model, memo)
     for module, replacement in replacements.items():
         inherit(_path(prefix, names[module]), module, replacement, memo)
@@ -88,13 +92,15 @@ def check_copy(model: nn.Module, replaced: Container[nn.Module], prefix: str = "
     """Refuses what a copy of `model` with other modules in place of those `replaced` would not do as it does.
 
     Raises:
-        TypeError: a method was set on one of its modules, as wrappers do with `forward`.
+        TypeError: a method was set on one of its modules, as wrappers do with `forward`; or one has an attribute that
+            is a tensor of a graph, which cannot be copied.
         ValueError: a replaced module has hooks on its state dict, more parameters, buffers or parts than its class, or
             shares a parameter with another module.
     """
     for name, module in walk(model):
         path = _path(prefix, name)
         refuse_set_methods(path, module, module in replaced)
+        refuse_tensors_of_graphs(path, module)
         if module in replaced:
             refuse_additions(path, module)
     check_ties(model, replaced)

@@ -17,6 +17,7 @@ from ..acs import ACSConv3d
 from ..functional_calls import is_lifted
 from ..layers_2d import STANDARDIZED, timm_forward
 from ..layers_3d import Conv3dSame
+from .parameters import computed_by_hooks, refuse_computed
 
 _CONVOLUTIONS: tuple[Any, ...] = (
     *(CrossDConv2d, CrossDConv3d, ACSConv3d, Conv3dSame),
@@ -68,7 +69,8 @@ def _is_own_method(module: nn.Module, value: Any) -> bool:
 
 def refuse_additions(name: str, module: nn.Module) -> None:
     """Raises where a module to replace has parameters, buffers, parts or hooks for which a replacement has no place."""
-    if found := [kind for kind in _REFUSED_HOOKS if getattr(module, kind, None)]:
+    refuse_computed(name, module, *computed_by_hooks(module))
+    if found := [kind for kind in _REFUSED_HOOKS if not all(map(_is_of_a_norm, vars(module)[kind].values()))]:
         raise ValueError(
             f"{name}: expected no hooks on the state dict of a module that is replaced, got {', '.join(found)}; remove "
             "them, or leave this module out"
@@ -78,8 +80,24 @@ def refuse_additions(name: str, module: nn.Module) -> None:
     if extra := [member for kind in _MEMBERS for member in vars(module)[kind] if member not in allowed]:
         raise ValueError(
             f"{name}: expected {' and '.join(known)} alone, got {', '.join(extra)} too, which the layer in its "
-            "place would not use (pruning, weight_norm, ... leave them, until they are removed); leave this module out"
+            "place would not use; leave this module out"
         )
+
+
+def _is_of_a_norm(hook: Any) -> bool:
+    """Whether torch's weight_norm or spectral_norm registered the hook, for checkpoints of older forms."""
+    return str(getattr(hook, "__module__", "")).startswith("torch.nn.utils.")
+
+
+def refuse_tensors_of_graphs(name: str, module: nn.Module) -> None:
+    """Raises where a module keeps a result of autograd, such as its last loss, which torch cannot copy."""
+    computed = computed_by_hooks(module)
+    for attribute, value in (*vars(module).items(), *module._buffers.items()):
+        if isinstance(value, torch.Tensor) and not value.is_leaf and attribute not in computed:
+            raise TypeError(
+                f"{name}.{attribute}: expected a tensor that can be copied, got one that is part of a graph of "
+                "autograd; detach or delete it"
+            )
 
 
 def inherit(name: str, module: nn.Module, replacement: nn.Module, memo: dict[int, Any]) -> None:
