@@ -137,7 +137,7 @@ def crossd_conv2d(
         dim, index: of the slice, see `fourier_shift_slice`.
 
     Returns:
-        (B, O, H', W').
+        (B, O, H', W') in the memory format of `input`, contiguous or channels-last.
 
     Raises:
         TypeError, ValueError: as for `fourier_shift_slice`; also sizes that do not fit each other.
@@ -165,7 +165,7 @@ def crossd_conv3d(
         stride, padding, dilation, groups: as for `torch.nn.functional.conv3d`; padding also "same" or "valid".
 
     Returns:
-        (B, O, D', H', W').
+        (B, O, D', H', W') in the memory format of `input`, contiguous or channels-last.
 
     Raises:
         TypeError, ValueError: as for `crossd_conv2d`.

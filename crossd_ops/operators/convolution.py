@@ -20,7 +20,7 @@ from .checks import accumulate_dtype
 from .context import apply_of, autocast_dtype, transformed, with_plain_sizes
 from .plan import Geometry, plan_of
 from .shift import shift_forward, shift_reference
-from .torch_convolution import grouped_convolution, library_convolution
+from .torch_convolution import grouped_convolution, library_convolution, memory_format_of
 
 # What a call says beside its tensors, as the operators take it: stride, padding and dilation, each once or along each
 # axis, and groups; of images dim and index of the slice may follow. One tuple, as short as can be: each argument of its
@@ -243,7 +243,12 @@ def _convolution_shape(
         del kernel[dim]
     numbers = zip(input.shape[2:], kernel, stride, padding, dilation, strict=True)
     result = [(size + 2 * pad - rate * (side - 1) - 1) // step + 1 for size, side, step, pad, rate in numbers]
-    return input.new_empty((input.shape[0], weight.shape[0], *result))
+    return _empty((input.shape[0], weight.shape[0], *result), input)
+
+
+def _empty(sizes: Sequence[int], input: Tensor) -> Tensor:
+    """In the memory format of the input, as the operators make result and gradient."""
+    return torch.empty(sizes, dtype=input.dtype, device=input.device, memory_format=memory_format_of(input))
 
 
 def _convolution_backward_shape(
@@ -253,6 +258,8 @@ def _convolution_backward_shape(
         like.new_empty(like.shape if need else (0,))
         for like, need in zip((input, weight, shift), rest[-3:], strict=True)
     )
+    if rest[-3]:
+        of_input = _empty(input.shape, input)
     return of_input, of_weight, of_shift
 
 

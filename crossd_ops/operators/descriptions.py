@@ -113,7 +113,7 @@ DESCRIPTIONS: dict[str, str] = {
             K - 1; otherwise it is the middle one along the first axis. Volumes take the whole weight.
 
     Returns:
-        (B, O, ...), contiguous.
+        (B, O, ...) in the memory format of input: contiguous or channels-last, as of torch's own convolutions.
 
     Raises:
         ValueError: what was expected and what came.
@@ -126,7 +126,8 @@ DESCRIPTIONS: dict[str, str] = {
         need_input, need_weight, need_shift: which gradients to compute.
 
     Returns:
-        Gradients of input, weight and shift, each of the size and dtype of its tensor, or (0,) where not needed.
+        Gradients of input, weight and shift, each of the size and dtype of its tensor, or (0,) where not needed; that
+        of input in its memory format, the others contiguous.
 
     Raises:
         ValueError: what was expected and what came.

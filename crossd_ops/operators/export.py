@@ -22,7 +22,7 @@ from torch import Tensor
 from .checks import accumulate_dtype
 from .context import jit_tracing, with_plain_sizes
 from .plan import Geometry
-from .torch_convolution import library_convolution
+from .torch_convolution import in_format, library_convolution, memory_format_of
 
 
 def wants_plain_operations() -> bool:
@@ -59,7 +59,10 @@ def shift(weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: tor
 
 
 def convolve(input: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """y_b = conv(x_b, kernels_b) + bias: (B, C * groups, ...), (B, O, C, ...), (O,) -> (B, O, ...)."""
+    """y_b = conv(x_b, kernels_b) + bias: (B, C * groups, ...), (B, O, C, ...), (O,) -> (B, O, ...).
+
+    In the memory format of the input.
+    """
     _, out_channels, group_channels, *sizes = with_plain_sizes(kernels.size)
     groups, elements = geometry.groups, math.prod(sizes)
     # One kernel for each of its elements, 1 there and 0 elsewhere: its result is the element's column.
@@ -69,7 +72,9 @@ def convolve(input: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geom
     columns = columns.reshape(-1, groups, group_channels * elements, _product(result_sizes))
     rows = kernels.reshape(-1, groups, out_channels // groups, group_channels * elements)
     output = (rows @ columns).reshape(-1, out_channels, *result_sizes)
-    return output if bias is None else output + bias.reshape(-1, *(1,) * len(sizes))
+    if bias is not None:
+        output = output + bias.reshape(-1, *(1,) * len(sizes))
+    return in_format(output, with_plain_sizes(memory_format_of, input))
 
 
 def _product(sizes: torch.Size) -> int:

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "common/environment.h"
+#include "common/memory_format.h"
 
 namespace crossd_ops {
 
@@ -77,6 +78,15 @@ inline Tensor alias(const Tensor& tensor, const std::vector<int64_t>& sizes, con
 inline std::vector<int64_t> sizes_of(const Tensor& tensor) { return {tensor.sizes().begin(), tensor.sizes().end()}; }
 inline std::vector<int64_t> strides_of(const Tensor& tensor) {
   return {tensor.strides().begin(), tensor.strides().end()};
+}
+
+// (B, C, ...) in this layout: the tensor itself, or a copy.
+inline Tensor in_format(const Tensor& tensor, MemoryFormat format) {
+  const std::vector<int64_t> sizes = sizes_of(tensor), strides = strides_of_format(sizes, format);
+  if (is_in_format(tensor, strides)) return strides == strides_of(tensor) ? tensor : alias(tensor, sizes, strides);
+  Tensor copy = new_strided_tensor(tensor, sizes, strides, tensor.scalar_type());
+  torch::stable::copy_(copy, tensor);
+  return copy;
 }
 
 // `length` of axis 0 or 1, from `start` on.

@@ -21,10 +21,10 @@ inline std::vector<int64_t> dense_strides(const std::vector<int64_t>& sizes) {
   return strides;
 }
 
-// An uninitialised contiguous tensor on the device of `like`.
-inline torch::stable::Tensor new_tensor(const torch::stable::Tensor& like, const std::vector<int64_t>& sizes,
-                                        torch::headeronly::ScalarType dtype) {
-  const std::vector<int64_t> strides = dense_strides(sizes);
+// An uninitialised tensor of these strides, which are dense, on the device of `like`.
+inline torch::stable::Tensor new_strided_tensor(const torch::stable::Tensor& like, const std::vector<int64_t>& sizes,
+                                                const std::vector<int64_t>& strides,
+                                                torch::headeronly::ScalarType dtype) {
   int32_t device_type = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   const auto dtype_code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
@@ -36,6 +36,12 @@ inline torch::stable::Tensor new_tensor(const torch::stable::Tensor& like, const
                                                         static_cast<int64_t>(aoti_torch_dtype_element_size(dtype_code)),
                                                         std::multiplies<int64_t>()));
   return torch::stable::Tensor(handle);
+}
+
+// The same, contiguous.
+inline torch::stable::Tensor new_tensor(const torch::stable::Tensor& like, const std::vector<int64_t>& sizes,
+                                        torch::headeronly::ScalarType dtype) {
+  return new_strided_tensor(like, sizes, dense_strides(sizes), dtype);
 }
 
 // The tensor itself where it is contiguous, else a contiguous copy.

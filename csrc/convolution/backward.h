@@ -74,8 +74,8 @@ class ConvolutionGradients {
     const int64_t groups = problem_.geometry.groups, blocks = problem_.samples() * groups, pixels = problem_.pixels();
     const int64_t rows = kernels.size(1) / groups, wide = kernels.size(2) * problem_.kernel_elements();
     // Of groups, each product takes some of a sample's channels: samples that lie apart will not do.
-    const Tensor source = groups == 1 ? dense_in_pixels(grad) : torch::stable::contiguous(grad);
-    const Tensor g = alias(source, {blocks, rows, pixels}, {source.stride(0) / groups, pixels, 1});
+    const Tensor source = groups == 1 ? as_matrices(grad) : torch::stable::contiguous(grad);
+    const Tensor g = groups == 1 ? source : alias(source, {blocks, rows, pixels}, {rows * pixels, pixels, 1});
     if (need_input_) {
       const Tensor transposed = alias(kernels, {blocks, wide, rows}, {rows * wide, 1, wide});
       const bool first = !grad_columns_;

@@ -48,7 +48,8 @@ inline Tensor image_to_columns(const Tensor& input, const ConvolutionProblem& pr
   return columns;
 }
 
-// Its adjoint, of dense columns: each pixel's copies added up, with the sizes of `like`. On a GPU of images alone.
+// Its adjoint, of dense columns: each pixel's copies added up, with the sizes of `like`, the input. On a GPU of images
+// alone.
 inline Tensor columns_to_image(const Tensor& columns, const Tensor& like, const ConvolutionProblem& problem) {
   if (goes_by_dispatcher(columns)) {
     const int64_t groups = problem.geometry.groups;
@@ -56,17 +57,28 @@ inline Tensor columns_to_image(const Tensor& columns, const Tensor& like, const 
     return dispatched_columns_to_image(alias(columns, sizes, dense_strides(sizes)), {like.size(2), like.size(3)},
                                        problem.kernel, problem.geometry);
   }
-  Tensor image = new_tensor(like, sizes_of(like), like.scalar_type());
+  Tensor image = new_tensor(like, sizes_of(like), problem.format);
   cpu::columns_to_image(columns_problem(image, problem), columns.const_data_ptr(), image.mutable_data_ptr());
   return image;
 }
 
-// (B, O, ...) with samples that may lie apart, but of channels and pixels that follow each other.
-inline Tensor dense_in_pixels(const Tensor& tensor) {
-  int64_t next = 1;
-  bool is_dense = true;
-  for (int64_t i = tensor.dim(); --i > 0; next *= tensor.size(i)) is_dense = is_dense && tensor.stride(i) == next;
-  return is_dense && tensor.stride(0) >= next ? tensor : torch::stable::contiguous(tensor);
+// (B, O, ...) as (B, O, pixels): a view where a channel's pixels are one step apart, as in both memory formats, and
+// channels or pixels follow each other; else of a copy.
+inline Tensor as_matrices(const Tensor& tensor) {
+  int64_t pixels = 1, step = 0;  // between pixels; those of axes of size 1 do not matter
+  bool even = true;
+  for (int64_t i = tensor.dim(); --i > 1; pixels *= tensor.size(i)) {
+    if (tensor.size(i) == 1) continue;
+    if (pixels == 1) step = tensor.stride(i);
+    even = even && tensor.stride(i) == step * pixels;
+  }
+  const int64_t channels = tensor.size(1), apart = tensor.stride(1);
+  const bool rows = (step == 1 || pixels == 1) && (channels == 1 || apart >= pixels);
+  const bool transposed = (apart == 1 || channels == 1) && (pixels == 1 || step >= channels);
+  const std::vector<int64_t> sizes = {tensor.size(0), channels, pixels};
+  if (even && rows) return alias(tensor, sizes, {tensor.stride(0), channels == 1 ? pixels : apart, 1});
+  if (even && transposed) return alias(tensor, sizes, {tensor.stride(0), 1, pixels == 1 ? channels : step});
+  return alias(torch::stable::contiguous(tensor), sizes, dense_strides(sizes));
 }
 
 }  // namespace crossd_ops

@@ -16,7 +16,7 @@ class SampleConvolution {
   SampleConvolution(const Tensor& input, const ConvolutionProblem& problem, Method method)
       : input_(input), problem_(problem), method_(method) {}
 
-  // (B, rows, ...), of kernels (B, rows, C, ...) and the bias (rows,) of these output channels.
+  // (B, rows, ...) in any layout, of kernels (B, rows, C, ...) and the bias (rows,) of these output channels.
   Tensor operator()(const Tensor& kernels, const std::optional<Tensor>& bias) {
     if (method_ == Method::matrix) return multiply(kernels, bias);
     if (problem_.samples() == 1)
@@ -26,15 +26,23 @@ class SampleConvolution {
   }
 
  private:
-  // With columns x of the input: y = w x
+  // With columns x of the input: y = w x; of channels-last images y^T = x^T w^T, which is their order in memory.
   Tensor multiply(const Tensor& kernels, const std::optional<Tensor>& bias) {
     if (!columns_) columns_.emplace(image_to_columns(input_, problem_));
     const int64_t blocks = columns_->size(0), wide = columns_->size(1), pixels = columns_->size(2);
     const int64_t rows = kernels.size(1) / problem_.geometry.groups;
-    Tensor product = new_tensor(input_, {blocks, rows, pixels}, input_.scalar_type());
-    multiply_matrices(product, alias(kernels, {blocks, rows, wide}, {rows * wide, wide, 1}), *columns_);
+    const bool transposed = problem_.format == MemoryFormat::channels_last && problem_.geometry.groups == 1;
     const std::vector<int64_t> sizes = sizes_of_result(kernels);
-    const Tensor result = alias(product, sizes, dense_strides(sizes));
+    const MemoryFormat format = transposed ? MemoryFormat::channels_last : MemoryFormat::contiguous;
+    const Tensor result = new_tensor(input_, sizes, format);
+    if (transposed) {
+      Tensor product = alias(result, {blocks, pixels, rows}, {pixels * rows, rows, 1});
+      multiply_matrices(product, alias(*columns_, {blocks, pixels, wide}, {wide * pixels, 1, pixels}),
+                        alias(kernels, {blocks, wide, rows}, {rows * wide, 1, wide}));
+    } else {
+      Tensor product = alias(result, {blocks, rows, pixels}, {rows * pixels, pixels, 1});
+      multiply_matrices(product, alias(kernels, {blocks, rows, wide}, {rows * wide, wide, 1}), *columns_);
+    }
     return bias ? sum_of(result, along_channels(*bias, sizes)) : result;
   }
 

@@ -23,12 +23,13 @@ namespace crossd_ops {
 // The output where there are no elements to add up, of which torch's own convolution gets the size wrong.
 inline Tensor sums_of_nothing(const Tensor& input, const std::optional<Tensor>& bias,
                               const ConvolutionProblem& problem) {
-  Tensor output = torch::stable::new_zeros(input, problem.result);
+  Tensor output = in_format(torch::stable::new_zeros(input, problem.result), problem.format);
   if (bias) torch::stable::copy_(output, along_channels(*bias, problem.result));
   return output;
 }
 
-// Contiguous, whatever the library makes of the layout of the input: compilers of graphs have to know.
+// In the memory format of the input, whatever the library makes of it: compilers of graphs have to know. The input's
+// alone: the kernels, of which torch's own convolutions look at the format too, are made here.
 template <typename Device>
 Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shift, const std::optional<Tensor>& bias,
                    const std::vector<int64_t>& place) {
@@ -47,8 +48,8 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shif
   const int64_t block = rows_of_block(problem, input);
   SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block);
   SampleConvolution convolve(input, problem, method);
-  if (block == problem.rows()) return dense(convolve(kernels.build(0, block), bias));
-  Tensor output = new_tensor(input, problem.result, input.scalar_type());
+  if (block == problem.rows()) return in_format(convolve(kernels.build(0, block), bias), problem.format);
+  Tensor output = new_tensor(input, problem.result, problem.format);
   for (int64_t first = 0; first < problem.rows(); first += block) {
     const int64_t rows = std::min(block, problem.rows() - first);
     const auto part_of_bias = bias ? std::optional(part_of(*bias, 0, first, rows)) : std::nullopt;
@@ -58,7 +59,7 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shif
   return output;
 }
 
-// Gradients of input, weight and shift, contiguous; one that is not needed is empty.
+// Gradients of input, in its memory format, weight and shift, contiguous; one that is not needed is empty.
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad, const Tensor& input, const Tensor& weight,
                                                         const Tensor& shift, const std::vector<int64_t>& place,
@@ -71,7 +72,8 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad, cons
     const auto zeros = [&](const Tensor& like, bool need) {
       return need ? torch::stable::new_zeros(like, like.sizes()) : nothing(like);
     };
-    return {zeros(input, need_input), zeros(weight, need_weight), zeros(shift, need_shift)};
+    return {need_input ? in_format(zeros(input, true), problem.format) : nothing(input), zeros(weight, need_weight),
+            zeros(shift, need_shift)};
   }
   const NoGrad no_grad;
   const int64_t block = rows_of_block(problem, input);
@@ -84,7 +86,7 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad, cons
     const Tensor grad_kernels = of_convolution.add(grad_of_rows, kernels.build(first, rows));
     if (need_weight || need_shift) of_kernels.add(grad_kernels, first);
   }
-  return {need_input ? dense(of_convolution.grad_input()) : nothing(input),
+  return {need_input ? in_format(of_convolution.grad_input(), problem.format) : nothing(input),
           need_weight ? of_kernels.grad_weight() : nothing(weight),
           need_shift ? of_kernels.grad_shift(shift.scalar_type()) : nothing(shift)};
 }

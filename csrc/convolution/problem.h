@@ -29,6 +29,7 @@
 #include "common/checks.h"
 #include "common/environment.h"
 #include "common/library_calls.h"
+#include "common/memory_format.h"
 #include "shift/op.h"
 
 namespace crossd_ops {
@@ -47,6 +48,7 @@ struct ConvolutionProblem {
   std::vector<int64_t> result;  // sizes of the output: (B, O, ...)
   Tensor shift;                 // dense, of the type that the kernels compute in
   Dtype dtype;                  // of input, kernels and output
+  MemoryFormat format;          // of input, output and the input's gradient
   bool on_gpu;                  // or treated as if it were, see goes_by_dispatcher
 
   int64_t samples() const { return shape.samples; }
@@ -188,6 +190,7 @@ inline ConvolutionProblem checked_convolution(const Tensor& input, const Tensor&
                              {},
                              dense(compute_shift),
                              dtype,
+                             memory_format_of(input),
                              goes_by_dispatcher(weight)};
   problem.kernel.assign(problem.shape.kernel + (index ? 1 : 0), problem.shape.kernel + 3);
   problem.result.assign(2 + axes, out_channels), problem.result[0] = samples;

@@ -13,17 +13,27 @@
 
 namespace crossd_ops {
 
-// Kernels and columns share memory that is no tensor's.
+// (rows, columns) -> (columns, rows), whose own rows are `step` elements apart.
+template <typename T>
+void transpose(const T* from, int64_t rows, int64_t columns, T* to, int64_t step) {
+  for (int64_t column = 0; column < columns; ++column)
+    for (int64_t row = 0; row < rows; ++row) to[column * step + row] = from[row * columns + column];
+}
+
+// Kernels, columns and a result that is to be transposed share memory that is no tensor's.
 template <typename T>
 Tensor small_convolution_of(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                             const ConvolutionProblem& problem) {
   const int64_t groups = problem.geometry.groups, blocks = problem.samples() * groups, rows = problem.rows() / groups;
   const int64_t inner = problem.shape.in_channels * problem.kernel_elements(), pixels = problem.pixels();
-  const std::unique_ptr<T[]> memory(new T[blocks * inner * (rows + pixels) + cpu::kProductSlack]);
-  T *const kernels = memory.get(), *const columns = kernels + blocks * rows * inner;
+  const bool channels_last = problem.format == MemoryFormat::channels_last;
+  const int64_t transposed = channels_last ? rows * pixels : 0;
+  const std::unique_ptr<T[]> memory(new T[transposed + blocks * inner * (rows + pixels) + cpu::kProductSlack]);
+  T *const kernels = memory.get() + transposed, *const columns = kernels + blocks * rows * inner;
   cpu::fourier_shift_forward(forward_problem(weight, problem.shift, problem.shape, kernels, problem.dtype));
   cpu::image_to_columns(columns_problem(input, problem), input.const_data_ptr(), columns);
-  Tensor output = new_tensor(input, problem.result, input.scalar_type());
+  Tensor output = new_tensor(input, problem.result, problem.format);
+  T* to = static_cast<T*>(output.mutable_data_ptr());
   const T* of_channels = bias ? static_cast<const T*>(bias->const_data_ptr()) : nullptr;
   cpu::SmallProduct<T> product{rows,
                                inner,
@@ -32,11 +42,17 @@ Tensor small_convolution_of(const Tensor& input, const Tensor& weight, const std
                                columns,
                                of_channels,
                                bias ? bias->stride(0) : 0,
-                               static_cast<T*>(output.mutable_data_ptr())};
+                               channels_last ? memory.get() : to};
   for (int64_t block = 0; block < blocks; ++block) {
     if (bias) product.bias = of_channels + block % groups * rows * product.bias_stride;
     cpu::multiply(product);
-    product.w += rows * inner, product.x += inner * pixels, product.y += rows * pixels;
+    product.w += rows * inner, product.x += inner * pixels;
+    if (channels_last) {
+      const int64_t group = block % groups, sample = block / groups;
+      transpose(product.y, rows, pixels, to + sample * problem.rows() * pixels + group * rows, problem.rows());
+    } else {
+      product.y += rows * pixels;
+    }
   }
   return output;
 }

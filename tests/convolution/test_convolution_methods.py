@@ -11,6 +11,9 @@ from other_process import assert_tests_pass
 
 from benchmarks import convolution_methods
 
+# Without what says little of a method, and takes long in a process that starts anew.
+VALUES = "not compile and not opcheck and not transforms and not ways_around and not conv2d and not strides"
+
 
 def test_prints_a_row_for_each_layer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(convolution_methods, "LAYERS", [(3, 4, 3, 2, 8)])
@@ -34,17 +37,17 @@ def test_bad_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_every_method_convolves_every_problem(compiled_library: None, method: str, instruction_set: str) -> None:
     """The tests of values again, in a process where the method is forced, with no more than this instruction set."""
-    files = ("convolution", "convolution_operators", "convolution_properties")
+    files = ("convolution", "convolution_operators", "convolution_properties", "memory_formats")
     # The sizes that lead to the last two methods take others long, and borders beyond memory are for these two alone.
-    chosen = "not loop and not grouped and not borders and not compile and not opcheck and not transforms"
+    chosen = f"not loop and not grouped and not borders and {VALUES}"
     environment = {"CROSSD_CONVOLUTION_METHOD": method, "CROSSD_CPU_CAPABILITY": instruction_set}
     assert_tests_pass(files, chosen, more_than=60, **environment)
 
 
 def test_the_way_of_gpus_convolves_every_problem(compiled_library: None) -> None:
     """The tests of values again, where tensors of the CPU go by torch's dispatcher as those of GPUs do."""
-    chosen = "not compile and not opcheck and not transforms and not second_order"
-    assert_tests_pass(("convolution", "convolution_operators"), chosen, more_than=90, CROSSD_CONVOLUTION_BRANCH="gpu")
+    files = ("convolution", "convolution_operators", "memory_formats")
+    assert_tests_pass(files, f"{VALUES} and not second_order", more_than=120, CROSSD_CONVOLUTION_BRANCH="gpu")
 
 
 @pytest.mark.parametrize("name, value, expected", [
