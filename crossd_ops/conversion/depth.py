@@ -77,3 +77,15 @@ def depth_geometry(like: DepthGeometry, request: Mapping[str, int]) -> DepthGeom
     elif "kernel" in request and not isinstance(padding, str):
         padding = min(padding, dilation * (kernel - 1) // 2)
     return DepthGeometry(kernel, request.get("stride", like.stride), padding, dilation)
+
+
+class VolumePadding(tuple[int, ...]):
+    """Amounts of padding of all six sides of a volume: six that code for images gives are of channels, too."""
+
+
+def adaptive_depth(height: int | None) -> int | None:
+    """The slices of an adaptive pool: one, where the height is a number.
+
+    What follows was made for height x width features: more of them would not fit its linear layers.
+    """
+    return height and 1

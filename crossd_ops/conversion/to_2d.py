@@ -11,7 +11,6 @@ from ..layers.conv2d import CrossDConv2d
 from ..layers.conv3d import CrossDConv3d
 from ..operators.checks import MAX_KERNEL
 from .acs import ACSConv3d
-from .functional_calls import lower_calls
 from .layers_2d import CrossDConv2dSame
 from .layers_3d import Conv3dSame
 from .modules.copies import copy_with, walk
@@ -19,6 +18,7 @@ from .modules.parameters import own_parameter, refuse_computed, with_bias_of
 from .recipes import CROSSD_RECIPES, PLAIN_RECIPES
 from .to_3d import Recipe, recipe_of
 from .twins import flatten
+from .volumes.network import lower, refuse_volumes
 from .weights import deflated_transposed
 
 _CONVOLUTIONS = (CrossDConv3d, ACSConv3d, nn.Conv3d, nn.ConvTranspose3d)
@@ -68,7 +68,8 @@ def to_2d(model: nn.Module, recipe: Recipe = "published") -> nn.Module:
             continue
         if type(module).__name__.lower().endswith("3d"):
             raise TypeError(f"{name}: expected a layer with a known 2D twin, got {type(module).__name__}")
-        lower_calls(name or "model", module)
+        lower(module)
+        refuse_volumes(name or "model", module)
     return result
 
 

@@ -13,10 +13,10 @@ from ..layers.conv3d import CrossDConv3d
 from .acs import ACSConv3d
 from .calibration import mean_shifts, recorded_shifts
 from .depth import DepthOptions, DepthRequests
-from .functional_calls import lift_calls
 from .modules.copies import check_copy, copy_with, walk
 from .recipes import CALIBRATED_RECIPES, CONVOLUTIONS_2D, convolution_3d, recipe_for
 from .twins import deepen, depth_options, refuse_unknown
+from .volumes.network import lift, refuse_images
 
 Recipe = str | Mapping[str, str]
 
@@ -61,7 +61,7 @@ def to_3d(
 
     Batch normalisation keeps its statistics; 2D pools, norms, paddings, dropout and upsampling become their 3D twins,
     also timm's `BatchNormAct2d`, `LayerNorm2d` and pools. Calls of 2D pooling, bilinear interpolation by a factor and
-    means over (2, 3) in the code of a network are made for volumes when it runs (see `VolumeCalls`). Weights that are
+    means over (2, 3) in the code of a network are made for volumes when it runs (see `conversion.volumes`). Weights that are
     standardised where they are used (timm's `StdConv2d`, `WeightStandardization`) come along standardised, but are not
     kept so in training.
 
@@ -106,11 +106,14 @@ def to_3d(
         for name, module in convolutions.items()
     }
     result = copy_with(model, twins)
+    made = {*twins.values()}
     for name, module in walk(result, whole=(CrossDConv3d, ACSConv3d)):
+        if module in made:
+            continue
         if depth_options(module) is not None:
             deepen(name or "model", module, requests)
         else:
-            lift_calls(name or "model", module)
+            lift(name or "model", module)
     if not keep_classifier:
         [module for _, module in walk(result) if isinstance(module, nn.Linear)][-1].reset_parameters()
     return result
@@ -124,6 +127,7 @@ def _convolutions(model: nn.Module) -> dict[str, nn.Module]:
             convolutions[name] = module
         elif depth_options(module) is None:
             refuse_unknown(name or "model", module)
+            refuse_images(name or "model", module)
     if not convolutions:
         raise ValueError(f"model: expected 2D convolutions in it, got {type(model).__name__} with none")
     return convolutions

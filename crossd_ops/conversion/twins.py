@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..operators.checks import int_of
-from .depth import DepthRequests
+from .depth import DepthRequests, VolumePadding, adaptive_depth
 from .layers_3d import BatchNormAct3d, LayerNorm3d
 
 
@@ -40,9 +40,6 @@ _DEEP = {twins.flat: twins for twins in _TWINS}
 _FLAT = {twins.deep: twins for twins in _TWINS}
 _MODES = {"bilinear": "trilinear", "trilinear": "bilinear"}
 _SPECIAL = {"norm and activation": BatchNormAct3d, "layer norm": LayerNorm3d}
-# timm's pools reduce over axes that they name: of maps (B, C, H, W) as they are here.
-_TIMM_AXES = ("dim", "dim_reduce")
-_TIMM_POOLS = ("FastAdaptiveAvgPool", "FastAdaptiveMaxPool", "FastAdaptiveAvgMaxPool", "FastAdaptiveCatAvgMaxPool")
 
 
 def depth_options(module: nn.Module) -> tuple[str, ...] | None:
@@ -72,10 +69,6 @@ def deepen(name: str, module: nn.Module, requests: DepthRequests) -> None:
     elif special := _SPECIAL.get(_special(module)):
         vars(module)["flat_type"] = type(module)
         module.__class__ = special
-    else:
-        for attribute in _TIMM_AXES:
-            if getattr(module, attribute, None) == (2, 3):
-                setattr(module, attribute, (2, 3, 4))
 
 
 def flatten(module: nn.Module) -> bool:
@@ -99,10 +92,7 @@ def flatten(module: nn.Module) -> bool:
     if isinstance(module, BatchNormAct3d | LayerNorm3d):
         module.__class__ = vars(module).pop("flat_type")
         return True
-    axes = [attribute for attribute in _TIMM_AXES if getattr(module, attribute, None) == (2, 3, 4)]
-    for attribute in axes:
-        setattr(module, attribute, (2, 3))
-    return bool(axes)
+    return False
 
 
 def _special(module: nn.Module) -> str:
@@ -112,7 +102,7 @@ def _special(module: nn.Module) -> str:
         return "norm and activation"
     if kind == "LayerNorm2d" and isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
         return "layer norm"
-    return "timm's pool" if kind in _TIMM_POOLS else ""
+    return ""
 
 
 def _window(value: Any) -> tuple[int, ...]:
@@ -126,14 +116,13 @@ def _deeper(module: nn.Module, option: str, attribute: str, request: Mapping[str
         value = _window(module.kernel_size)[1:]
     if isinstance(value, tuple) and len(value) == 4:
         front_and_back = (request["padding"],) * 2 if option in request else value[2:]
-        return (*value, *front_and_back)
+        return VolumePadding((*value, *front_and_back))
     height, width = value if isinstance(value, tuple) else (value, value)
     depth = height
     if option in request:
         depth = request[option]
     elif option == "size":
-        # What follows was made for height x width features: more of them would not fit its linear layers.
-        depth = height and 1
+        depth = adaptive_depth(height)
     elif option == "padding" and "kernel" in request:
         depth = min(height, request["kernel"] // 2)
     return (depth, height, width) if isinstance(value, tuple) or depth != value else value

@@ -200,8 +200,12 @@ class Pools(nn.Module):
         return F.max_pool2d(input, 2)
 
 
-def test_a_forward_that_was_set_on_the_module_is_refused() -> None:
+def test_a_forward_that_is_another_method_of_the_module_is_made_for_volumes() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 3), Pools())
     model[1].forward = model[1].forward
-    with pytest.raises(TypeError, match="1: expected the forward of Pools, got one set on the module"):
-        to_3d(model, "i3d")
+    deep = to_3d(model, "i3d")
+    assert deep[1].forward.__self__ is deep[1]
+    assert deep(torch.randn(1, 2, 6, 6, 6)).shape == (1, 3, 2, 2, 2)
+    back = to_2d(deep, "i3d")
+    assert type(back[1]) is Pools and back[1].forward.__self__ is back[1]
+    assert back(torch.randn(1, 2, 6, 6)).shape == (1, 3, 2, 2)

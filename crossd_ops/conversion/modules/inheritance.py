@@ -14,7 +14,6 @@ from torch import nn
 from ...layers.conv2d import CrossDConv2d
 from ...layers.conv3d import CrossDConv3d
 from ..acs import ACSConv3d
-from ..functional_calls import is_lifted
 from ..layers_2d import STANDARDIZED, timm_forward
 from ..layers_3d import Conv3dSame
 from .parameters import computed_by_hooks, refuse_computed
@@ -53,7 +52,7 @@ def refuse_set_methods(name: str, module: nn.Module, replaced: bool) -> None:
     for attribute, value in vars(module).items():
         if not inspect.isroutine(inspect.getattr_static(type(module), attribute, None)):
             continue
-        if replaced or not (_is_own_method(module, value) or (attribute == "forward" and is_lifted(module))):
+        if replaced or not _is_own_method(module, value):
             raise TypeError(
                 f"{name}: expected the {attribute} of {type(module).__name__}, got one set on the module "
                 f"({getattr(value, '__qualname__', type(value).__name__)}), which a copy may run on the original; "

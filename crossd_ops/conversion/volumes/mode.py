@@ -1,0 +1,78 @@
+"""The mode in which a network's code runs on volumes: it sees every call of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from ...layers.leaf import WatchesNetworks, watching
+from . import arrangement, indexing, pointwise, reductions, views, windows  # noqa: F401  they register their rules
+from .axes import Refusal, axes_of, with_axes
+from .rules import ALWAYS, KEEPING, RULES, Call
+from .views import without_axes
+
+
+class VolumeCalls(WatchesNetworks):
+    """Within it, calls that code for images makes are made for volumes (B, C, D, H, W), or refused by name.
+
+    What acts on elements or channels passes, by the lists of `rules`; what names axes of a map is made for all of its
+    axes; whatever else gets a volume raises.
+
+    Layers of this package, whose code knows what a volume is, run without it.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.paused:
+            return func(*args, **kwargs)
+        if func in KEEPING:
+            result = func(*args, **kwargs)
+            axes = getattr(args[0] if args else kwargs.get("input"), "_volume_axes", None)
+            return result if axes is None else with_axes(result, axes)
+        if func not in ALWAYS and not _any_volume(args) and not _any_volume(kwargs.values()):
+            return without_axes(func(*args, **kwargs))
+        rule = RULES.get(func)
+        try:
+            if rule is None:
+                raise Refusal("which is not known for volumes")
+            return rule(Call(func, args, kwargs))
+        except Refusal as refusal:
+            raise Refusal(_described(func, args, kwargs, refusal)) from None
+
+
+def _any_volume(values: Iterable[Any]) -> bool:
+    for value in values:
+        if isinstance(value, Tensor):
+            if axes_of(value):
+                return True
+        elif isinstance(value, tuple | list) and _any_volume(value):
+            return True
+    return False
+
+
+def _described(function: Any, args: Any, kwargs: Any, reason: Refusal) -> str:
+    """The call, with tensors as their sizes, and why it is refused."""
+    text = str(reason)
+    if text.startswith("calls "):
+        return text  # of a call within this one
+    name = getattr(function, "__name__", str(function))
+    if name == "__get__":
+        name = str(getattr(getattr(function, "__self__", None), "__name__", name))
+    shown = [_shown(value) for value in args] + [f"{key}={_shown(value)}" for key, value in kwargs.items()]
+    return f"calls {name}({', '.join(shown)}): {text}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return str(tuple(value.shape))
+    if isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value):
+        return f"[{', '.join(_shown(part) for part in value)}]"
+    return repr(value)
+
+
+def active_mode() -> VolumeCalls | None:
+    """The mode in which we are, if in one."""
+    mode = watching()
+    return mode if isinstance(mode, VolumeCalls) else None

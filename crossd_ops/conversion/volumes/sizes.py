@@ -1,0 +1,165 @@
+"""The sizes of a volume as code for images asks for them: `x.shape`, `x.size(2)`."""
+
+from __future__ import annotations
+
+import math
+import opcode
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from torch import Tensor
+
+from .axes import VOLUME, Refusal, axes_of, flat_axes, flat_index, places_of
+from .rules import Call, rule
+
+
+class Extent(int):
+    """Height or width of a volume: compared as the number that it is, but not counted with, as the depth would miss.
+
+    Attributes:
+        axis: "H" or "W"; or how it was asked for, where that is another axis in images and in volumes.
+        depth: of the volume whose height it is, for sizes to which it is given.
+    """
+
+    axis: str
+    depth: int
+
+    def __new__(cls, value: int, axis: str, depth: int) -> Extent:
+        self = super().__new__(cls, value)
+        self.axis, self.depth = axis, depth
+        return self
+
+    def __reduce__(self) -> Any:
+        return Extent, (int.__add__(self, 0), self.axis, self.depth)
+
+    def _refuse(self, *_: Any) -> Any:
+        what = {"H": "the height", "W": "the width"}.get(self.axis, self.axis)
+        raise Refusal(f"a number computed from {what}, which says nothing of the depth")
+
+    def _compare(self, name: str, other: Any) -> Any:
+        # The third from last is the depth of a volume, and the channels of an image: equal only to its like.
+        if self.axis not in "HW" and getattr(other, "axis", "") != self.axis:
+            raise Refusal(f"{self.axis}, which is another axis in images and in volumes")
+        return getattr(int, name)(self, other)
+
+    def __eq__(self, other: object) -> Any:
+        return self._compare("__eq__", other)
+
+    def __ne__(self, other: object) -> Any:
+        return self._compare("__ne__", other)
+
+    def __lt__(self, other: Any) -> Any:
+        return self._compare("__lt__", other)
+
+    def __le__(self, other: Any) -> Any:
+        return self._compare("__le__", other)
+
+    def __gt__(self, other: Any) -> Any:
+        return self._compare("__gt__", other)
+
+    def __ge__(self, other: Any) -> Any:
+        return self._compare("__ge__", other)
+
+    def __hash__(self) -> int:
+        return int.__hash__(self)
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __divmod__ = __rdivmod__ = _refuse
+    __neg__ = __abs__ = __float__ = __int__ = __round__ = __trunc__ = __floor__ = __ceil__ = _refuse
+    __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = __and__ = __rand__ = __or__ = __ror__ = _refuse
+
+
+class VolumeSize(tuple[Any, ...]):
+    """`torch.Size` of a volume. All sizes, or all of its space, are for volumes; a height or a width is an `Extent`."""
+
+    axes: str
+
+    def __new__(cls, sizes: Any, axes: str) -> VolumeSize:
+        self = super().__new__(cls, sizes)
+        self.axes = axes
+        return self
+
+    def __reduce__(self) -> Any:
+        return VolumeSize, (self._all(), self.axes)
+
+    def _all(self) -> list[Any]:
+        return [*super().__iter__()]
+
+    def numel(self) -> Any:
+        """The number of elements."""
+        return math.prod(self._all())
+
+    def __iter__(self) -> Iterator[Any]:
+        # `b, c, h, w = x.shape` is code for images, and gets these four; a loop gets all that there are.
+        first, last = _unpacked(sys._getframe(1))
+        sizes = self._all()
+        if (first, last) == (len(flat_axes(self.axes)), 0):
+            sizes = [self[place] for place in range(first)]
+        elif last > 2 and "C" in self.axes:
+            raise Refusal(f"the last {last} sizes of a map")
+        elif last:
+            sizes[-last:] = [self[place] for place in range(-last, 0)]
+        return iter(sizes)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self._part(index)
+        sizes = self._all()
+        if index in (-3, -4) and self.axes == VOLUME:
+            return Extent(sizes[index], f"shape[{index}]", sizes[2])
+        flat = flat_index(self.axes, index)
+        value = sizes[places_of(self.axes, flat)[-1]]
+        letter = flat_axes(self.axes)[flat]
+        if letter not in "HW" or type(value) is not int:
+            return value
+        return Extent(value, letter, sizes[self.axes.index("D")])
+
+    def _part(self, index: slice) -> Any:
+        flat = flat_axes(self.axes)
+        kept = [*range(len(flat))][index]
+        letters = "".join(flat[place] for place in kept)
+        if index.step not in (None, 1) or ("H" in letters) != ("W" in letters):
+            raise Refusal(f"shape[{index.start}:{index.stop}:{index.step}]")
+        sizes = [self._all()[place] for number in kept for place in places_of(self.axes, number)]
+        return VolumeSize(sizes, letters.replace("H", "DH")) if "H" in letters else tuple(sizes)
+
+
+def _unpacked(frame: FrameType) -> tuple[int, int]:
+    """How many values the code of `frame` is unpacking from something: at the front, and behind what gets the rest."""
+    code, place = frame.f_code.co_code, frame.f_lasti
+    operation, number = opcode.opname[code[place]], code[place + 1]
+    if operation == "UNPACK_SEQUENCE":
+        return number, 0
+    if operation == "UNPACK_EX":
+        before = opcode.opname[code[place - 2]] == "EXTENDED_ARG"
+        return 0, code[place - 1] if before else 0
+    return 0, 0
+
+
+@rule("shape")
+def _shape(call: Call) -> Any:
+    return VolumeSize(call.run(), axes_of(call.tensor))
+
+
+@rule("size")
+def _size(call: Call) -> Any:
+    dim = call.argument(1, "dim")
+    sizes = VolumeSize(call.tensor.shape, axes_of(call.tensor))
+    return sizes if dim is None else sizes[dim]
+
+
+def depth_for(height: Any) -> Any:
+    """The size along the depth for one along the height that a network asks for.
+
+    Raises:
+        Refusal: the height is a number of its own, which says nothing of the depth.
+    """
+    if isinstance(height, Extent):
+        if height.axis != "H":
+            raise Refusal("a width in place of a height, which says nothing of the depth")
+        return height.depth
+    if isinstance(height, Tensor) or height not in (1, -1):
+        raise Refusal(f"the height {height}, which says nothing of the depth")
+    return height

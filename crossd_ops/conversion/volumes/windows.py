@@ -1,0 +1,165 @@
+"""Convolutions, pools, paddings and enlargement: the functions get along the depth what the layers of `twins` get."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..depth import VolumePadding, adaptive_depth
+from .axes import VOLUME, Refusal, axes_of, flat_axes, with_axes
+from .rules import Call, refuse_if_unseen_later, rule
+from .sizes import Extent, depth_for
+
+
+def _three(value: Any) -> Any:
+    """A height and a width, or one number for both, with the number of the depth: that of the height."""
+    if isinstance(value, Extent):
+        raise Refusal(f"the size {int.__repr__(value)} of an axis for all of them")
+    if isinstance(value, tuple | list) and len(value) == 2:
+        height = value[0]
+        return (depth_for(height) if isinstance(height, Extent) else height, *value)
+    if isinstance(value, tuple | list) and len(value) == 1:
+        return (*value, *value, *value)
+    return value
+
+
+def _pooled(call: Call, deep: Any, *sizes: str) -> Any:
+    """The 3D function with three numbers where one or two were; `sizes` are arguments in their order."""
+    if call.axes != VOLUME:
+        raise Refusal(f"a map of the axes {', '.join(flat_axes(call.axes))}")
+    for position, name in enumerate(sizes, 1):
+        value = call.argument(position, name)
+        if value is not None:
+            call.change(position, name, value=_three(value))
+    if "input" in call.kwargs:
+        call.args.insert(0, call.kwargs.pop("input"))
+    refuse_if_unseen_later()
+    return deep(*call.args, **call.kwargs)
+
+
+@rule("max_pool2d", "max_pool2d_with_indices")
+def _max_pool(call: Call) -> Any:
+    deep = getattr(F, call.function.__name__.replace("2d", "3d"), F.max_pool3d)
+    if "indices" in call.function.__name__ or call.argument(6, "return_indices"):
+        raise Refusal("indices of a pool over images")
+    return _pooled(call, deep, "kernel_size", "stride", "padding", "dilation")
+
+
+@rule("avg_pool2d")
+def _avg_pool(call: Call) -> Any:
+    divisor = call.argument(6, "divisor_override")
+    if divisor:
+        kernel = _three(call.argument(1, "kernel_size"))
+        call.change(6, "divisor_override", value=divisor * (kernel[0] if isinstance(kernel, tuple | list) else kernel))
+    return _pooled(call, F.avg_pool3d, "kernel_size", "stride", "padding")
+
+
+@rule("lp_pool2d")
+def _lp_pool(call: Call) -> Any:
+    for position, name in ((2, "kernel_size"), (3, "stride")):
+        value = call.argument(position, name)
+        if value is not None:
+            call.change(position, name, value=_three(value))
+    return _pooled(call, F.lp_pool3d)
+
+
+@rule("adaptive_avg_pool2d", "adaptive_max_pool2d")
+def _adaptive_pool(call: Call) -> Any:
+    deep = F.adaptive_avg_pool3d if "avg" in call.function.__name__ else F.adaptive_max_pool3d
+    if call.argument(2, "return_indices"):
+        raise Refusal("indices of a pool over images")
+    size = call.argument(1, "output_size")
+    height, width = (size * 2 if len(size) == 1 else size) if isinstance(size, tuple | list) else (size, size)
+    if isinstance(height, Extent):
+        depth = depth_for(height)
+    elif isinstance(size, tuple | list) and len(size) == 3:
+        return _pooled(call, deep)
+    else:
+        depth = adaptive_depth(height)
+    call.change(1, "output_size", value=(depth, height, width))
+    return _pooled(call, deep)
+
+
+@rule("dropout2d")
+def _dropout(call: Call) -> Any:
+    return _pooled(call, F.dropout3d)
+
+
+@rule("interpolate", "upsample", "upsample_bilinear", "upsample_nearest")
+def _interpolate(call: Call) -> Any:
+    name = call.function.__name__
+    if call.axes != VOLUME:
+        raise Refusal(f"a map of the axes {', '.join(flat_axes(call.axes))}")
+    size, factor = call.argument(1, "size"), call.argument(2, "scale_factor")
+    mode = call.argument(3, "mode", default="nearest")
+    if name in ("upsample_bilinear", "upsample_nearest"):
+        mode = name.partition("_")[2]
+        call.kwargs["align_corners"] = True if mode == "bilinear" else None
+    if mode == "bicubic":
+        raise Refusal("bicubic, which torch has for images alone")
+    if isinstance(size, tuple | list) and len(size) == 2:
+        if not isinstance(size[0], Extent):
+            raise ValueError(
+                f"interpolate: expected a size with the depth, got {tuple(size)}: this network enlarges to a height "
+                "and a width that it computes, which says nothing of a volume's depth"
+            )
+        size = _three(size)
+    elif isinstance(size, Extent):
+        size = _three(size)
+    options = {"recompute_scale_factor": call.argument(5, "recompute_scale_factor")}
+    options["align_corners"] = call.argument(4, "align_corners")
+    if call.argument(6, "antialias", default=False):
+        raise Refusal("antialias, which torch has for images alone")
+    refuse_if_unseen_later()
+    mode = "trilinear" if mode == "bilinear" else mode
+    return F.interpolate(call.tensor, size, _three(factor), mode, **options)
+
+
+@rule("pad")
+def _pad(call: Call) -> Any:
+    pad, mode, axes = call.argument(1, "pad"), call.argument(2, "mode", default="constant"), call.axes
+    if isinstance(pad, VolumePadding) or (mode != "constant" and len(pad) == 6):
+        return call.run()
+    if any(isinstance(amount, Extent) for amount in pad):
+        raise Refusal(f"the amounts {tuple(pad)}, of which some are sizes of a map")
+    # Pairs begin with the last axis; behind that of the height comes the one of the depth.
+    behind = 2 * (len(flat_axes(axes)) - flat_axes(axes).index("H"))
+    if len(pad) >= behind:
+        pad = [*pad[:behind], *pad[behind - 2 : behind], *pad[behind:]]
+        call.change(1, "pad", value=pad)
+        return with_axes(call.lifted(), axes)
+    return with_axes(call.run(), axes)
+
+
+@rule(
+    "conv3d", "conv_transpose3d", "max_pool3d", "avg_pool3d", "adaptive_avg_pool3d", "adaptive_max_pool3d", "lp_pool3d"
+)
+def _volume_layer(call: Call) -> Any:
+    """What layers call: volumes pass; (B, C, 1, 1), what is left of a map, is a volume of one voxel."""
+    tensor = call.tensor
+    axes = axes_of(tensor)
+    if axes == VOLUME:
+        return call.run()
+    if isinstance(tensor, Tensor) and not axes and tensor.dim() == 4 and tensor.shape[-2:] == (1, 1):
+        call.change(0, "input", value=tensor.unsqueeze(2))
+        return call.lifted()
+    raise Refusal(f"the input {tuple(tensor.shape)} of a layer for volumes (B, C, D, H, W)")
+
+
+@rule("batch_norm", "instance_norm", "group_norm", "local_response_norm", "cross_entropy", "nll_loss")
+def _of_channels(call: Call) -> Any:
+    axes = axes_of(call.tensor)
+    if axes[:2] not in ("BC", ""):
+        raise Refusal(f"a map of the axes {', '.join(flat_axes(axes))}, whose channels are not the second")
+    return with_axes(call.run(), axes)
+
+
+@rule("linear", "layer_norm", "rms_norm")
+def _of_the_last_axis(call: Call) -> Any:
+    axes = call.axes
+    shape = call.argument(1, "normalized_shape")
+    if call.function.__name__ != "linear" and len(shape) > 1 and "H" in axes[-len(shape) :]:
+        raise Refusal(f"normalised over the sizes {tuple(shape)}, among them a height without a depth")
+    return with_axes(call.run(), axes)
