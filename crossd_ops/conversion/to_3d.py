@@ -60,10 +60,11 @@ def to_3d(
     slices of a 3D weight.
 
     Batch normalisation keeps its statistics; 2D pools, norms, paddings, dropout and upsampling become their 3D twins,
-    also timm's `BatchNormAct2d`, `LayerNorm2d` and pools. Calls of 2D pooling, bilinear interpolation by a factor and
-    means over (2, 3) in the code of a network are made for volumes when it runs (see `conversion.volumes`). Weights that are
-    standardised where they are used (timm's `StdConv2d`, `WeightStandardization`) come along standardised, but are not
-    kept so in training.
+    also timm's `BatchNormAct2d` and `LayerNorm2d`. Every call of torch in the code of a network is seen when it runs: what
+    names axes of a map is made for volumes (pools, means, views, paddings, ...), and what may mean an axis and is not
+    known raises. Done to the height is done to the depth. Modules with such code get a class made of theirs, by the
+    same name. Weights that are standardised where they are used (timm's `StdConv2d`, `WeightStandardization`) come
+    along standardised, but are not kept so in training.
 
     Args:
         model: any module; left as it is.
@@ -82,7 +83,8 @@ def to_3d(
         ValueError: an unknown recipe, or one that is not for this kind of layer; no `batches` where they are needed;
             patterns that match nothing; sizes that do not fit each other.
         TypeError: a layer or a network's own code that has no meaning for volumes; the text names it and the reason.
-            What cannot be seen beforehand, as code that expects four sizes, raises in the first forward.
+            What a network does with volumes is judged in the first forward, which raises with the name of the
+            module, the function and its arguments.
     """
     convolutions = _convolutions(model)
     of_crossd_model = any(isinstance(module, CrossDConv2d) for module in convolutions.values())
