@@ -60,10 +60,10 @@ def to_3d(
     slices of a 3D weight.
 
     Batch normalisation keeps its statistics; 2D pools, norms, paddings, dropout and upsampling become their 3D twins,
-    also timm's `BatchNormAct2d` and `LayerNorm2d`. Every call of torch in the code of a network is seen when it runs: what
-    names axes of a map is made for volumes (pools, means, views, paddings, ...), and what may mean an axis and is not
-    known raises. Done to the height is done to the depth. Modules with such code get a class made of theirs, by the
-    same name. Weights that are standardised where they are used (timm's `StdConv2d`, `WeightStandardization`) come
+    also timm's `BatchNormAct2d` and `LayerNorm2d`. Every call of torch in the code of a network is seen when it runs:
+    what names axes of a map is made for volumes (pools, means, views, paddings, ...), and what may mean an axis and is
+    not known raises. Done to the height is done to the depth. Modules with such code get a class made of theirs, by
+    the same name. Weights that are standardised where they are used (timm's `StdConv2d`, `WeightStandardization`) come
     along standardised, but are not kept so in training.
 
     Args:
