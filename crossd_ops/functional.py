@@ -142,7 +142,7 @@ def crossd_conv2d(
     Raises:
         TypeError, ValueError: as for `fourier_shift_slice`; also sizes that do not fit each other.
     """
-    convolve = convolution if _is_plain() else checked_convolution
+    convolve = convolution if is_plain() else checked_convolution
     return convolve(input, weight, shift, bias, stride, padding, dilation, groups, dim, index, whole=False)
 
 
@@ -170,11 +170,11 @@ def crossd_conv3d(
     Raises:
         TypeError, ValueError: as for `crossd_conv2d`.
     """
-    convolve = convolution if _is_plain() else checked_convolution
+    convolve = convolution if is_plain() else checked_convolution
     return convolve(input, weight, shift, bias, stride, padding, dilation, groups, 0, None, whole=True)
 
 
-def _is_plain() -> bool:
+def is_plain() -> bool:
     """Whether nothing stands between arguments and compiled operators: no other backend, no transform, no tracer."""
     return (
         backends.forced is None
@@ -187,7 +187,7 @@ def _shift(
     weight: Tensor, shift: Tensor, dim: int, index: int | None, dtype: torch.dtype | None, *, whole: bool
 ) -> Tensor:
     """fourier_shift or its slice."""
-    if _is_plain():
+    if is_plain():
         try:
             position = None if whole else position_of_slice(weight, dim, index)
             result_dtype = dtype or autocast_dtype(weight) or weight.dtype

@@ -27,6 +27,7 @@ from ..operators.rotation_head import pooled_rotation
 from .common import CrossDLayer, channels_and_groups, check_kernel_and_padding, padded, per_axis
 from .plain_tensor import plain_tensor
 from .skipped_head import without_head
+from .straight import straight
 
 
 class CrossDConv2d(CrossDLayer):
@@ -159,6 +160,11 @@ class CrossDConv2d(CrossDLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution, (B, out_channels, H', W')."""
+        output = straight(self, input)
+        return self._general(input) if output is None else output
+
+    def _general(self, input: Tensor) -> Tensor:
+        """The same of any input, in any surroundings, of any head."""
         with_plain_sizes(self._check_input, input)
         image, padding = self._padded(input)
         fixed_shift = self.fixed_shift

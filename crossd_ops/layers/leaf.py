@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import Proxy
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, has_torch_function
 
 from ..functional import tracer_of
 
@@ -40,6 +40,8 @@ class Leaf(nn.Module):
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """The forward pass with its hooks; in a trace a node for it."""
+        if not has_torch_function((*arguments, *options.values())):  # quick: no Proxy, no mode
+            return super().__call__(*arguments, **options)
         tracer = tracer_of(*arguments, *options.values())
         if tracer is None:
             mode = watching()

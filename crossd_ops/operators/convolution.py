@@ -32,7 +32,7 @@ _operators: Any = torch.ops.crossd_ops
 _forward: Any = None if loaded.load_error else _operators.convolution.default
 _backward: Any = None if loaded.load_error else _operators.convolution_backward.default
 # What the overload calls, which spares a call of Python; torch.compile traces nothing but overloads.
-_eager_forward: Any = getattr(_forward, "_op", _forward)
+eager_forward: Any = getattr(_forward, "_op", _forward)
 _any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
 
 
@@ -152,7 +152,7 @@ def _by_operators(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | N
     ):
         apply = _Convolution.apply if compiling else _apply
     else:
-        apply = _forward if compiling else _eager_forward
+        apply = _forward if compiling else eager_forward
     try:
         output: Tensor = apply(input, weight, shift, bias, place)
     except RuntimeError as error:
@@ -180,14 +180,14 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place) -> Tensor:
         ctx.save_for_backward(input, weight, shift)
         ctx.place = place
-        forward = _forward if torch.compiler.is_compiling() else _eager_forward
+        forward = _forward if torch.compiler.is_compiling() else eager_forward
         output: Tensor = forward(input, weight, shift, bias, place)
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad[:3]
-        found = _gradients(grad, ctx.saved_tensors, ctx.place, needs)
+        found = gradients(grad, ctx.saved_tensors, ctx.place, needs)
         # (B, O, ...) -> (O,)
         of_bias = grad.sum([0, *range(2, grad.dim())]) if ctx.needs_input_grad[3] else None
         return *found, of_bias, None
@@ -196,7 +196,7 @@ class _Convolution(torch.autograd.Function):
 _apply = apply_of(_Convolution)
 
 
-def _gradients(grad: Tensor, tensors: Sequence[Tensor], place: Place, needs: Sequence[bool]) -> Sequence[Tensor | None]:
+def gradients(grad: Tensor, tensors: Sequence[Tensor], place: Place, needs: Sequence[bool]) -> Sequence[Tensor | None]:
     """Gradients of input, weight and shift; None for one that is not needed."""
     if not any(needs):
         return None, None, None
@@ -215,8 +215,8 @@ def _gradients(grad: Tensor, tensors: Sequence[Tensor], place: Place, needs: Seq
     compute_shift = shift.to(accumulate_dtype(weight.dtype))
     output = two_steps(input, weight, compute_shift, None, geometry, dim, index, backends.COMPILED)
     sought = [tensor for tensor, need in zip(tensors, needs, strict=True) if need]
-    gradients = iter(torch.autograd.grad(output, sought, grad, create_graph=True))
-    return [next(gradients) if need else None for need in needs]
+    found = iter(torch.autograd.grad(output, sought, grad, create_graph=True))
+    return [next(found) if need else None for need in needs]
 
 
 def parts_of(

@@ -50,7 +50,7 @@ def predict_shift(input: Tensor, layers: nn.Sequential, rotation: str) -> Tensor
         image = input.flatten(2, 3)
         parameters = [tensor.squeeze(-1) if tensor.dim() == 5 else tensor for tensor in parameters]
     if not wanted:
-        return _fused(image, norm, rotation, parameters)[0]
+        return fused_forward(image, norm, rotation, parameters)[0]
     shift: Tensor
     if fused:
         shift = _apply_fused(image, (norm, rotation), *parameters)
@@ -90,13 +90,13 @@ def _one_value(input: Tensor) -> ValueError:
     )
 
 
-def _fused(
+def fused_forward(
     image: Tensor, norm: Any, rotation: str, parameters: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Shift (B, 3), what was pooled (B, 4, 3), mean and variance used (16,); running statistics as batch norms."""
     weight1, bias1, gain, offset, weight2, bias2 = parameters
     mean = variance = None
-    if not _of_batch(norm):
+    if not of_batch(norm):
         mean, variance = norm._buffers["running_mean"], norm._buffers["running_var"]
     samples, _, rows, columns = image.shape
     pixels = samples * rows * columns
@@ -110,7 +110,27 @@ def _fused(
     return results
 
 
-def _of_batch(norm: Any) -> bool:
+def fused_backward(
+    grad_shift: Tensor, saved: Sequence[Tensor], settings: tuple[float, str, bool], need_image: bool, need_others: bool
+) -> Sequence[Tensor]:
+    """Gradients of image and parameters; `saved`: these, then the other results of `fused_forward`."""
+    image, weight1, bias1, gain, offset, weight2, bias2, statistics, mean, variance = saved
+    epsilon, rotation, batch = settings
+    found: Sequence[Tensor] = _backward(
+        grad_shift, image, weight1, bias1, gain, offset, mean, variance, batch, epsilon,
+        weight2, bias2, statistics, rotation == "exact", need_image, need_others,
+    )  # fmt: skip
+    return found
+
+
+def fused_again(saved: Sequence[Tensor], settings: tuple[float, str, bool]) -> Tensor:
+    """The shift as torch's own operations make it, for gradients that will be differentiated; `saved` as above."""
+    epsilon, rotation, batch = settings
+    with torch.autocast("cpu", enabled=False):
+        return recomputed(saved[0], tuple(saved[1:7]), () if batch else tuple(saved[8:10]), epsilon, rotation)
+
+
+def of_batch(norm: Any) -> bool:
     return norm.training or norm._buffers["running_mean"] is None
 
 
@@ -127,7 +147,7 @@ def _track(norm: Any, mean: Tensor, variance: Tensor) -> None:
         running_variance.lerp_(variance, share or 0.0)
 
 
-def _recomputed(
+def recomputed(
     input: Tensor, parameters: tuple[Tensor, ...], statistics: tuple[Tensor, ...], epsilon: float, rotation: str
 ) -> Tensor:
     """The shift again, of torch's operations up to the scores; `statistics`: those given, or none for the batch's."""
@@ -141,26 +161,19 @@ class _FusedHead(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, settings: tuple[Any, str], *parameters: Tensor) -> Tensor:
         norm, rotation = settings
-        ctx.settings = norm.eps, rotation, _of_batch(norm)
-        shift, *small = _fused(image, norm, rotation, parameters)
+        ctx.settings = norm.eps, rotation, of_batch(norm)
+        shift, *small = fused_forward(image, norm, rotation, parameters)
         ctx.save_for_backward(image, *parameters, *small)
         return shift
 
     @staticmethod
     def backward(ctx: Any, grad_shift: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        image, weight1, bias1, gain, offset, weight2, bias2, statistics, mean, variance = saved
-        epsilon, rotation, of_batch = ctx.settings
         need_image, _, *needs = ctx.needs_input_grad
         if torch.is_grad_enabled():  # these gradients will be differentiated: their graph is that of torch's operations
-            given = () if of_batch else (mean, variance)
-            with torch.autocast("cpu", enabled=False):
-                shift = _recomputed(image, saved[1:7], given, epsilon, rotation)
-            return _gradients(shift, saved[:7], (need_image, *needs), grad_shift, create_graph=True)
-        grad_image, *grads = _backward(
-            grad_shift, image, weight1, bias1, gain, offset, mean, variance, of_batch, epsilon,
-            weight2, bias2, statistics, rotation == "exact", need_image, any(needs),
-        )  # fmt: skip
+            shift = fused_again(saved, ctx.settings)
+            return gradients(shift, saved[:7], (need_image, *needs), grad_shift, create_graph=True)
+        grad_image, *grads = fused_backward(grad_shift, saved, ctx.settings, need_image, any(needs))
         found = [grad if need else None for grad, need in zip(grads, needs, strict=True)]
         return grad_image if need_image else None, None, *found
 
@@ -192,15 +205,15 @@ class _RecomputedHead(torch.autograd.Function):
             tensors = [tensor.detach().requires_grad_(need) for tensor, need in zip(tensors, needs, strict=True)]
         enabled, dtype = ctx.autocast
         with torch.enable_grad(), torch.autocast(ctx.device_type, dtype, enabled):
-            shift = _recomputed(tensors[0], tensors[1:], statistics, ctx.epsilon, ctx.rotation)
-        return _gradients(shift, tensors, needs, grad_shift, create_graph=again)
+            shift = recomputed(tensors[0], tensors[1:], statistics, ctx.epsilon, ctx.rotation)
+        return gradients(shift, tensors, needs, grad_shift, create_graph=again)
 
 
 _apply_fused = apply_of(_FusedHead)
 _apply_recomputed = apply_of(_RecomputedHead)
 
 
-def _gradients(
+def gradients(
     shift: Tensor, tensors: tuple[Tensor, ...], needs: tuple[bool, ...], grad_shift: Tensor, *, create_graph: bool
 ) -> tuple[Tensor | None, ...]:
     """Of `shift` for the tensors that need one, in the places of the Functions' arguments."""

@@ -15,6 +15,13 @@ import crossd_ops
 from crossd_ops import crossd_conv2d, crossd_conv3d
 
 PACKAGE = Path(crossd_ops.__file__).parent
+WAY_OF_A_LAYER = [  # before the operators; those are of the head's file and the convolution's
+    "layers/leaf.py",
+    "layers/conv2d.py",
+    "layers/straight.py",
+    "functional.py",
+    "operators/plain_head.py",
+]
 pytestmark = pytest.mark.usefixtures("compiled_library")
 
 
@@ -54,3 +61,20 @@ def test_backward() -> None:
     weight = torch.randn(4, 3, 3, 3, 3, requires_grad=True)
     output = crossd_conv2d(torch.randn(2, 3, 8, 8), weight, torch.randn(2, 3)).sum()
     assert way(output.backward) == ["operators/convolution.py"]
+
+
+@pytest.mark.parametrize("with_grad", [False, True])
+def test_of_a_layer_with_its_head(with_grad: bool) -> None:
+    layer, image = crossd_ops.CrossDConv2d(4, 6, 3, padding=1), torch.randn(2, 4, 8, 8)
+    with torch.set_grad_enabled(with_grad):
+        files = way(lambda: layer(image))
+    start = files.index("operators/layer.py")
+    assert [file for file in files[:start] if file != "operators/backends.py"] == WAY_OF_A_LAYER
+    assert {*files[start + 1 :]} <= {"operators/head.py", "operators/backends.py"}
+
+
+def test_backward_of_a_layer() -> None:
+    output = crossd_ops.CrossDConv2d(4, 6, 3, padding=1)(torch.randn(2, 4, 8, 8)).sum()
+    files = way(output.backward)
+    assert files[:3] == ["operators/layer.py", "operators/convolution.py", "operators/head.py"]
+    assert files[3:] in ([], ["operators/backends.py"])

@@ -148,10 +148,10 @@ def operators(compiled_library: None) -> Iterator[SimpleNamespace]:
 def test_self_test_finds_a_wrong_result(
     operators: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, convolve = operators.fourier_shift, convolution._eager_forward
+    forward, convolve = operators.fourier_shift, convolution.eager_forward
     operators.fourier_shift = lambda *arguments: forward(*arguments) * (1 + 1e-4)
     fault = lambda *arguments: convolve(*arguments) * (1 + 1e-4)  # noqa: E731
-    monkeypatch.setattr(convolution, "_eager_forward", fault)
+    monkeypatch.setattr(convolution, "eager_forward", fault)
     report = crossd_ops.self_test("cpu")
     failed = {(check.operator, check.dtype, check.result) for check in report.checks if not check.passed}
     assert ("fourier_shift", "float32", "result") in failed and ("crossd_conv2d", "float64", "result") in failed

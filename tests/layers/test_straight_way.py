@@ -1,0 +1,180 @@
+"""A whole layer as one step of autograd: the same as the head and the convolution as a step each, whatever is asked."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from heads import operator_calls
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import crossd_ops
+from crossd_ops import CrossDConv2d
+
+pytestmark = pytest.mark.usefixtures("compiled_library")
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"stride": 2, "padding": 1, "groups": 2, "bias": False},
+    {"dim": 1, "index": 0, "rotation": "exact", "padding": (0, 2), "dilation": (1, 2)},
+    {"kernel_size": 4, "padding": 2},
+]
+of_each_kind = pytest.mark.parametrize("options", OPTIONS, ids=str)
+
+
+class General(CrossDConv2d):
+    """A layer that never goes the straight way."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._general(input)
+
+
+def pair(options: dict[str, Any] | None = None, training: bool = True) -> tuple[CrossDConv2d, CrossDConv2d]:
+    layer = CrossDConv2d(4, 6, **{"kernel_size": 3, **(options or {})}).train(training)
+    layer.rotation_params[1].running_mean.normal_()
+    other = copy.deepcopy(layer)
+    other.__class__ = General
+    return layer, other
+
+
+def counted(call: Callable[[], Any]) -> set[str]:
+    with operator_calls() as names:
+        call()
+    return {name for name in names if name.startswith("crossd_ops::")}
+
+
+def steps(output: Tensor) -> str:
+    """The name of the step that made a result."""
+    return type(output.grad_fn).__name__
+
+
+def assert_equal_results(options: dict[str, Any] | None, training: bool, change: Callable[[Any], object]) -> None:
+    image = torch.randn(3, 4, 9, 8)
+    results = []
+    for layer in pair(options, training):
+        torch.manual_seed(5)
+        change(layer)
+        leaf = image.clone().requires_grad_()
+        output = layer(leaf)
+        assert (steps(output) == "_LayerBackward") is not isinstance(layer, General)
+        wanted = [leaf, *(parameter for parameter in layer.parameters() if parameter.requires_grad)]
+        first = torch.autograd.grad((output * torch.randn_like(output)).sum(), wanted, retain_graph=True)
+        again = torch.autograd.grad((output * torch.randn_like(output)).sum(), wanted, create_graph=True)
+        total = sum((grad * torch.randn_like(grad)).sum() for grad in again)
+        second = torch.autograd.grad(total, wanted, materialize_grads=True)
+        with torch.no_grad():
+            quiet = layer(image)
+        results.append([output, *first, *again, *second, quiet, *layer.buffers()])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+@of_each_kind
+@pytest.mark.parametrize("training", [True, False])
+def test_results_and_gradients_to_second_order(options: dict[str, Any], training: bool) -> None:
+    assert_equal_results(options, training, lambda layer: None)
+
+
+@pytest.mark.parametrize("frozen", ["weights_3d", "bias", "rotation_params", "rotation_params.0.weight"])
+def test_with_something_frozen(frozen: str) -> None:
+    def freeze(layer: CrossDConv2d) -> None:
+        for name, parameter in layer.named_parameters():
+            parameter.requires_grad_(not name.startswith(frozen))
+
+    assert_equal_results(None, True, freeze)
+
+
+@pytest.mark.parametrize("wanted", ["input", "weights_3d", "bias", "rotation_params.1.bias"])
+def test_of_one_tensor_alone(wanted: str) -> None:
+    """Its gradient is that of all; no operator computes what nobody needs."""
+    found = []
+    image = torch.randn(2, 4, 7, 7)
+    for layer in pair():
+        layer.requires_grad_(False)
+        leaf = image.clone().requires_grad_() if wanted == "input" else layer.get_parameter(wanted).requires_grad_()
+        output = layer(leaf if wanted == "input" else image)
+        found.append(torch.autograd.grad(output.square().sum(), leaf)[0])
+        if wanted in ("weights_3d", "bias"):
+            backward = counted(layer(image).sum().backward)
+            assert backward == ({"crossd_ops::convolution_backward"} if wanted == "weights_3d" else set())
+    torch.testing.assert_close(*found)
+
+
+def test_checkpointing_hooks_and_layouts() -> None:
+    layer, other = pair()
+    image = torch.randn(2, 4, 7, 8).to(memory_format=torch.channels_last)
+    seen = []
+    for each, through in ((layer, True), (other, False)):
+        leaf = image.clone().requires_grad_()
+        leaf.register_hook(lambda grad: grad * 2)
+        each.register_full_backward_hook(lambda module, grads, _: seen.append(grads[0]))
+        output = checkpoint(each, leaf, use_reentrant=False) if through else each(leaf)
+        output.square().sum().backward()
+        seen.append(leaf.grad)
+    torch.testing.assert_close(seen[:2], seen[2:])
+    for mine, wanted in zip(layer.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, wanted.grad, rtol=1e-4, atol=1e-5)
+
+
+class Marked(nn.Parameter):
+    """A parameter that may be anything."""
+
+
+CHANGES: dict[str, Callable[[CrossDConv2d], object]] = {
+    "a hook in the head": lambda layer: layer.rotation_params[0].register_forward_hook(lambda *_: None),
+    "another norm": lambda layer: layer.rotation_params.__setitem__(1, nn.InstanceNorm2d(16)),
+    "a computed weight": lambda layer: nn.utils.parametrize.register_parametrization(
+        layer, "weights_3d", nn.Identity()
+    ),
+    "borders that are no zeros": lambda layer: layer.__dict__.update(padding_mode="circular"),
+    "padding by name": lambda layer: layer.__dict__.update(padding="same"),
+    "a weight of a subclass": lambda layer: setattr(layer, "weights_3d", Marked(layer.weights_3d.detach())),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_goes_the_general_way(change: Callable[[CrossDConv2d], object]) -> None:
+    layer, image = CrossDConv2d(4, 6, 3), torch.randn(2, 4, 7, 8)
+    assert steps(layer(image)) == "_LayerBackward"
+    change(layer)
+    assert steps(layer(image)) != "_LayerBackward"
+
+
+def test_surroundings_that_need_the_general_way() -> None:
+    layer, image = CrossDConv2d(4, 6, 3).eval(), torch.randn(2, 4, 7, 8)
+    expected = layer(image)
+    with crossd_ops.use_backend("reference"):
+        assert steps(layer(image)) != "_LayerBackward"
+        torch.testing.assert_close(layer(image), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.func.vmap(layer)(image[:, None])[:, 0], expected, rtol=1e-4, atol=1e-5)
+    _, tangent = torch.func.jvp(layer, (image,), (torch.randn_like(image),))
+    assert tangent.any()
+
+
+@pytest.mark.parametrize(
+    "image", [torch.randn(2, 3, 7, 7), torch.randn(4, 7, 7), torch.randn(2, 4, 2, 2), torch.randn(2, 4, 7, 7).double()]
+)
+def test_wrong_arguments_are_refused_in_the_same_words(image: Tensor) -> None:
+    words = []
+    for layer in pair():
+        with pytest.raises((ValueError, TypeError, RuntimeError)) as caught:
+            layer(image)
+        words.append((type(caught.value), str(caught.value)))
+    assert words[0] == words[1]
+
+
+def test_an_operator_that_fails_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it count the batch twice."""
+    layer, image = CrossDConv2d(4, 6, 3), torch.randn(2, 4, 7, 8)
+
+    def fail(*_: Any) -> Tensor:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr("crossd_ops.operators.convolution.eager_forward", fail)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), pytest.raises(RuntimeError, match="no memory"):
+            layer(image)
+    assert layer.rotation_params[1].num_batches_tracked == 2
