@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch  # noqa: F401  imported once, for all parts: see run.py
 
 from benchmarks import gpu
-from benchmarks.gpu.parts import CALL_SECONDS, CALLS, PARTS
-from benchmarks.gpu.prediction.gpus import GPUS
+from benchmarks.gpu.parts import CALL_SECONDS, CALLS, PARTS, PREDICTED_PARTS
+from benchmarks.gpu.prediction.gpus import GPU, GPUS
 from benchmarks.gpu.run import read_results, run_parts
 
 _DEFAULT_OUT = Path(__file__).resolve().parents[1] / "out" / "gpu.json"
@@ -32,12 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"wrote {path}")
             return 0
         if options.command == "predict":
-            from benchmarks.gpu.plots import write_predicted_plot
-            from benchmarks.gpu.prediction.predict import format_prediction, predicted_rows
-
-            print(format_prediction(options.gpu), end="")
-            if options.plot:
-                write_predicted_plot(predicted_rows(GPUS[options.gpu])[0], GPUS[options.gpu], options.plot)
+            _predict(GPUS[options.gpu], options.parts, options.plot, dry_run=options.dry_run)
             return 0
         options.out.parent.mkdir(parents=True, exist_ok=True)
         calls = [options.call] if options.call else list(CALLS)
@@ -50,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             commit=options.commit,
             again=options.parts is not None,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         parser.error(str(error))
     for name, outcome in outcomes.items():
         print(f"{name:14} {outcome['seconds']:7.1f} s  {outcome['status']}")
@@ -58,6 +54,18 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"  {fault}")
     print(f"wrote {options.out}")
     return int(any(outcome["status"] != "done" for outcome in outcomes.values()))
+
+
+def _predict(gpu: GPU, parts: list[str] | None, plot: Path | None, *, dry_run: bool) -> None:
+    from benchmarks.gpu.prediction.predict import format_prediction
+    from benchmarks.gpu.prediction.rows import predicted_results
+
+    results = predicted_results(gpu, parts or PREDICTED_PARTS, dry_run=dry_run)
+    print(format_prediction(gpu, results), end="")
+    if plot:
+        from benchmarks.gpu.plots import write_predicted_plots
+
+        write_predicted_plots(results, gpu, plot)
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -82,17 +90,31 @@ def _make_parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="tables, plots and a roofline from the JSON of a run; needs no GPU")
     report.add_argument("results", type=Path, nargs="+", help="of one run, or of several calls: the last has the say")
     report.add_argument("--out", type=Path, metavar="FOLDER", help="default: that of the first results")
-    predict = commands.add_parser("predict", help="the operators' times by their bounds, for a GPU; needs none")
+    predict = commands.add_parser(
+        "predict", help="what the parts would measure on a GPU, by counts and bounds; needs none"
+    )
     predict.add_argument("--gpu", choices=list(GPUS), default="H200", help="default: %(default)s")
-    predict.add_argument("--plot", type=Path, metavar="FILE", help="a PNG of the bandwidths, too")
+    predict.add_argument(
+        "--parts", type=_predicted_parts, metavar="A,B", help=f"these of {', '.join(PREDICTED_PARTS)}; default: all"
+    )
+    predict.add_argument("--dry-run", action="store_true", help="tiny sizes: does it work?")
+    predict.add_argument("--plot", type=Path, metavar="FILE", help="a PNG of the bandwidths, and one of the steps")
     return parser
 
 
 def _parts(text: str) -> list[str]:
+    return _names(text, PARTS)
+
+
+def _predicted_parts(text: str) -> list[str]:
+    return _names(text, PREDICTED_PARTS)
+
+
+def _names(text: str, known: Iterable[str]) -> list[str]:
     names = text.split(",")
-    unknown = [name for name in names if name not in PARTS]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise argparse.ArgumentTypeError(f"expected names out of {', '.join(PARTS)}, got {', '.join(unknown)}")
+        raise argparse.ArgumentTypeError(f"expected names out of {', '.join(known)}, got {', '.join(unknown)}")
     return names
 
 

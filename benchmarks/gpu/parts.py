@@ -66,3 +66,5 @@ CALLS: dict[str, tuple[str, ...]] = {
     "check": ("self_test", "cuda_tests", "sanitizer", "kernels", "suite"),
     "measure": ("bandwidth", "operators", "networks", "convolutions", "compiled"),
 }
+
+PREDICTED_PARTS = CALLS["measure"]  # `python -m benchmarks.gpu predict` has the rows of all that is measured

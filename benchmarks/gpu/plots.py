@@ -10,8 +10,11 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from benchmarks.gpu.prediction.gpus import GPU
-from benchmarks.gpu.prediction.predict import Key, Row, key_of, predictions_of
+from benchmarks.gpu.prediction.beside import Key, key_of
+from benchmarks.gpu.prediction.gpus import GPU, gpu_named
+from benchmarks.gpu.prediction.rows import PREDICTED, Result
+from benchmarks.gpu.report_tables import kernel_seconds, passes, title
+from crossd_ops.library import loaded
 
 _COLORS = {"fused": "tab:blue", "expansion": "tab:orange", "matrix": "tab:green", "compiled expansion": "tab:red"}
 _COLORS["plain"] = "tab:gray"
@@ -23,10 +26,11 @@ def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
     rows = parts.get("operators", {}).get("rows", []) + parts.get("compiled", {}).get("rows", [])
     ceilings = parts.get("bandwidth", {})
     moved = [row for row in rows if row["floor_bytes"]]
-    gpu = (parts.get("environment", {}).get("gpu") or {}).get("name")
+    gpu = gpu_named((parts.get("environment", {}).get("gpu") or {}).get("name"))
+    predicted = _predicted(gpu) if gpu and moved and not results["dry_run"] else {}
     figures = {}
     if moved:
-        figures["gpu_bandwidth"] = _plot_bandwidth(moved, ceilings, predictions_of(gpu))
+        figures["gpu_bandwidth"] = _plot_bandwidth(moved, ceilings, predicted)
     if ceilings and any(row["multiply_adds"] and row["floor_bytes"] for row in rows):
         figures["gpu_roofline"] = _plot_roofline(rows, ceilings)
     if parts.get("networks", {}).get("rows"):
@@ -39,24 +43,40 @@ def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
     return paths
 
 
+def _predicted(gpu: GPU) -> dict[Key, Result]:
+    """Rows by what names them; none where the library is missing, without which nothing is predicted."""
+    if loaded.load_error:
+        return {}
+    return {key_of(row): row for part in ("operators", "compiled") for row in PREDICTED[part](gpu)["rows"]}
+
+
 def _seconds(row: dict[str, Any], name: str) -> float | None:
-    found = row["candidates"].get(name, {})
-    seconds: float | None = found.get("kernel_seconds") or found.get("seconds")
-    return seconds
+    return kernel_seconds(row["candidates"].get(name, {}))
 
 
-def write_predicted_plot(rows: list[Row], gpu: GPU, file: Path) -> None:
-    """The predicted bandwidths of all operators."""
-    names = ("operator", "shape", "dtype", "pass", "floor_bytes")
-    cells = [dict(zip(names, (*row.key, row.floor_bytes), strict=True), candidates={}) for row in rows]
-    ceilings = {"copy_bytes_per_second": gpu.dram_bytes_per_second}
-    figure = _plot_bandwidth(cells, ceilings, {row.key: row for row in rows})
-    figure.axes[0].set_title(f"Bandwidth of the operators on {gpu.name}: predicted, not measured")
-    figure.savefig(file, dpi=120, bbox_inches="tight")
-    plt.close(figure)
+def write_predicted_plots(results: dict[str, Result], gpu: GPU, file: Path) -> list[Path]:
+    """Operators' bandwidths in the file, training steps in one beside it: where these parts are predicted."""
+    figures = {}
+    rows = [row for part in ("operators", "compiled") for row in results.get(part, {}).get("rows", [])]
+    moved = [row for row in rows if row["floor_bytes"]]
+    if moved:
+        figures[file] = _plot_bandwidth(moved, {"copy_bytes_per_second": gpu.dram_bytes_per_second}, {})
+    if "networks" in results:
+        name = file.with_name(f"{file.stem}_networks{file.suffix}") if moved else file
+        steps = [
+            {**row, "variants": {key: {"seconds": one["kernel_seconds"]} for key, one in row["variants"].items()}}
+            for row in results["networks"]["rows"]
+        ]
+        figures[name] = _plot_networks(steps)
+    for path, figure in figures.items():
+        axes = figure.axes[0]
+        axes.set_title(f"{axes.get_title()} on {gpu.name}: predicted, not measured")
+        figure.savefig(path, dpi=120, bbox_inches="tight")
+        plt.close(figure)
+    return [*figures]
 
 
-def _plot_bandwidth(rows: list[dict[str, Any]], ceilings: dict[str, Any], predicted: dict[Key, Row]) -> plt.Figure:
+def _plot_bandwidth(rows: list[dict[str, Any]], ceilings: dict[str, Any], predicted: dict[Key, Result]) -> plt.Figure:
     """Each candidate's bytes per second, one line of dots for each operator, shape, type and pass."""
     figure, axes = plt.subplots(figsize=(9, 1.5 + 0.22 * len(rows)))
     for name, color in _COLORS.items():
@@ -69,11 +89,11 @@ def _plot_bandwidth(rows: list[dict[str, Any]], ceilings: dict[str, Any], predic
             axes.plot(*zip(*points, strict=True), "o", color=color, label=name)
     expected = [(predicted[key_of(row)], place) for place, row in enumerate(rows) if key_of(row) in predicted]
     if expected:
-        points = [(row.floor_bytes / row.seconds / 1e9, place) for row, place in expected]
+        points = [(row["floor_bytes"] / (_seconds(row, "fused") or 0) / 1e9, place) for row, place in expected]
         axes.plot(*zip(*points, strict=True), "x", color="black", label="fused, predicted")
     if ceilings:
         axes.axvline(ceilings["copy_bytes_per_second"] / 1e9, color="black", linewidth=1, label="copy")
-    titles = [f"{row['operator']} {row['shape']} {row['dtype']}, {row['pass'].replace('_', ' + ')}" for row in rows]
+    titles = [f"{title(row)}, {passes(row)}" for row in rows]
     axes.set_yticks(range(len(rows)), titles, fontsize=7)
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="GB/s of the bytes that must move", title="Bandwidth of the operators")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 pytest.importorskip("matplotlib")
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu.measurements import cases
-from benchmarks.gpu.prediction.bounds import LAUNCH_SECONDS, Prediction, predict
-from benchmarks.gpu.prediction.gpus import GPU, GPUS
-from benchmarks.gpu.prediction.launches import Launch
-from benchmarks.gpu.prediction.predict import predicted_rows, predictions_of
+from benchmarks.gpu import plots
+from benchmarks.gpu.prediction import beside, rows
+from benchmarks.gpu.prediction.assumptions import LAUNCH_SECONDS
+from benchmarks.gpu.prediction.bounds import Prediction, predict
+from benchmarks.gpu.prediction.gpus import GPU, GPUS, gpu_named
+from benchmarks.gpu.prediction.launches import Launch, ShiftProblem, backward_launches, forward_launches
 from benchmarks.gpu.report import format_report, write_report
 
 # 10 multiprocessors of 1 GHz, for figures that can be done in the head.
@@ -27,7 +28,7 @@ def predicted(loops: dict[str, dict[str, int]], wavefronts: dict[str, float] | N
     """Of 20 blocks of 64 threads that move 2000 bytes, 8000 more from L2, and run 100 iterations of `f.loop`."""
     launch = Launch("kernel", 20, 64, {"f.loop": 100.0}, {"in": 1500, "out": 500}, again=8000, **more)
     table = {"kernels": {"sm_90": {"kernel": loops}}, "wavefronts": {"kernel": wavefronts} if wavefronts else {}}
-    return predict(launch, SMALL, table)
+    return predict(launch, SMALL, table=table)
 
 
 def test_each_bound_by_hand() -> None:
@@ -43,7 +44,7 @@ def test_each_bound_by_hand() -> None:
 
 def test_the_longest_bound_holds_and_the_launch_comes_on_top() -> None:
     dram = predicted({"": {"float32": 1}})
-    assert (dram.holds, dram.seconds) == ("DRAM", pytest.approx(2e-6 + LAUNCH_SECONDS))
+    assert (dram.holds, dram.seconds) == ("DRAM", pytest.approx(2e-6 + LAUNCH_SECONDS.value))
     assert predicted({"": {}, "f.loop": {"special": 100}}).holds == "arithmetic"
     assert predicted({"": {}, "f.loop": {"integer": 100}}).holds == "issue"
     assert predicted({"": {}, "f.loop": {"shared": 100}}).holds == "load-store"  # without a count: one each
@@ -63,54 +64,61 @@ def test_what_one_warp_does_counts_for_each_block() -> None:
 
 def test_few_blocks_leave_multiprocessors_idle() -> None:
     table = {"kernels": {"sm_90": {"kernel": {"": {"integer": 100}}}}, "wavefronts": {}}
-    one, all_of_them = (predict(Launch("kernel", blocks, 64, {}, {}), SMALL, table) for blocks in (1, 10))
+    one, all_of_them = (predict(Launch("kernel", blocks, 64, {}, {}), SMALL, table=table) for blocks in (1, 10))
     assert one.bounds["issue"] == pytest.approx(all_of_them.bounds["issue"])
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        cases._slice((64, 3, 7), torch.bfloat16, torch.device("cpu"), dry_run=False),
-        cases._slice((64, 64, 3), torch.float32, torch.device("cpu"), dry_run=False),
-        cases._head_map((32, 28, 28), torch.bfloat16, torch.device("cpu")),
-        cases._volume(torch.device("cpu"), dry_run=False),
-    ],
-    ids=lambda case: f"{case.operator} {case.dtype}",
-)
-def test_rows_are_those_of_the_run(case: cases.Case) -> None:
-    rows = predictions_of("NVIDIA H200")
-    for direction, floor in case.floor_bytes.items():
-        assert rows[case.operator, case.shape, case.dtype, direction].floor_bytes == floor
 
 
 def test_what_is_known_about_the_kernels_comes_out() -> None:
     """Found by hand from counts and in a simulator: what holds the kernels of K = 3 up on an H200."""
-    rows = {row.key[2:]: row for row in predicted_rows(GPUS["H200"])[0] if row.shape == "512x512x3^3"}
     issue = {}
     for dtype in ("float32", "bfloat16"):
-        forward, backward, _ = rows[dtype, "forward_backward"].launches
-        assert forward.holds == "DRAM"
+        problem = ShiftProblem(32, 512 * 512, 3, 1, "float32", dtype)
+        (forward,) = (predict(one, GPUS["H200"]) for one in forward_launches(problem))
+        backward = predict(backward_launches(problem)[0], GPUS["H200"])
+        assert (forward.holds, forward.basis) == ("DRAM", "counted")
         issue[dtype] = backward.bounds["issue"] / backward.bounds["DRAM"]
     assert 0.5 < issue["float32"] < 1 < issue["bfloat16"] < 1.5
 
 
+@pytest.mark.usefixtures("compiled_library")
 @pytest.mark.parametrize("gpu", GPUS)
 def test_every_table_and_plot_is_labelled(gpu: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     plot = tmp_path / "plot.png"
-    assert command.main(["predict", "--gpu", gpu, "--plot", str(plot)]) == 0
+    parts = "bandwidth,operators,convolutions,compiled"
+    assert command.main(["predict", "--gpu", gpu, "--dry-run", "--parts", parts, "--plot", str(plot)]) == 0
     text = capsys.readouterr().out
     headings = [line for line in text.splitlines() if line.startswith("#")]
-    assert len(headings) == 3 and all("predicted" in heading for heading in headings)
-    assert text.count("\n| fourier_shift_slice") == 36 and text.count("\n| rotation_head ") == 16
-    assert "Not predicted: head, conv2d, conv3d, rotation" in text
+    assert len(headings) == 9 and all("predicted" in heading for heading in headings)
+    assert text.count("\n| fourier_shift_slice") == 4 * (1 + 3) + 2 * (1 + 2)  # rows, and their candidates
     assert plot.stat().st_size > 1000
 
 
-def run_on(gpu: str | None) -> dict[str, Any]:
-    key = {"operator": "fourier_shift_slice", "shape": "512x512x3^3", "dtype": "float32", "pass": "forward"}
-    fused = {"kernel_seconds": 2 * predictions_of("H200")[tuple(key.values())].seconds, "launches": 1}
-    row = {**key, "cudnn_benchmark": False, "floor_bytes": 10**8, "multiply_adds": None, "other_work": []}
-    row |= {"deviation": None, "candidates": {"fused": fused}}
+@pytest.mark.usefixtures("compiled_library")
+def test_a_step_is_told_by_parts_and_by_what_it_rests_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "VARIANTS", ("plain", "fused"))  # the expansion's operators are in other rows
+    plot = tmp_path / "plot.png"
+    assert command.main(["predict", "--dry-run", "--parts", "networks", "--plot", str(plot)]) == 0
+    text = capsys.readouterr().out
+    of_parts = text.partition("## Parts of a training step, predicted")[2].partition("\n## ")[0]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in of_parts.splitlines() if "resnet18" in line]
+    for variant in ("plain", "fused"):
+        found = {part: numbers for _, name, part, *numbers in cells if name == variant}
+        *parts, whole = found.values()
+        assert sum(int(one[2]) for one in parts) == int(whole[2])
+        assert sum(float(one[0]) for one in parts) == pytest.approx(float(whole[0]), abs=0.03)
+    assert text.partition("## What a training step's time rests on, predicted")[2].count("\n| resnet18") == 2
+    assert plot.stat().st_size > 1000
+
+
+def run_on(gpu: str | None, predicted: dict[str, Any] | None) -> dict[str, Any]:
+    """A run that took twice what is predicted, and of a shape that is not."""
+    candidates: dict[str, Any] = {"fused": {"kernel_seconds": 1.0, "launches": 1}}
+    row = {"operator": "a", "shape": "b", "dtype": "float32", "pass": "forward", "cudnn_benchmark": False}
+    row |= {"floor_bytes": 10**8, "multiply_adds": None, "other_work": [], "deviation": None, "candidates": candidates}
+    if predicted is not None:
+        row = {**predicted, "candidates": {name: twice(found) for name, found in predicted["candidates"].items()}}
     facts = {name: None for name in ("git_commit", "date", "cpu", "system", "python", "torch", "backend")}
     facts |= {"gpu": {"name": gpu, "driver": "", "cuda_of_torch": "", "compute_capability": ""}, "tools": {}}
     parts = {"environment": facts, "operators": {"rows": [row, {**row, "shape": "1x1x3^3"}]}}
@@ -118,17 +126,46 @@ def run_on(gpu: str | None) -> dict[str, Any]:
     return {"dry_run": False, "parts": results}
 
 
-def test_the_report_sets_measured_beside_predicted(tmp_path: Path) -> None:
-    report = format_report(run_on("NVIDIA H200"))
-    table = report.partition("## Measured beside predicted")[2].partition("## ")[0]
-    (line,) = (line for line in table.splitlines() if line.startswith("| fourier"))
-    cells = [cell.strip() for cell in line.split("|")[1:-1]]
-    assert cells[0] == "fourier_shift_slice 512x512x3^3 float32"
-    assert float(cells[2]) == pytest.approx(2 * float(cells[3]), rel=0.01)
-    assert cells[4:] == ["2.00", "1", "1", "DRAM"]
-    assert len(write_report(run_on("NVIDIA H200"), tmp_path)) == 2
+def twice(found: dict[str, Any]) -> dict[str, Any]:
+    return {"kernel_seconds": 2 * found["kernel_seconds"], "launches": found["launches"] + 1}
+
+
+@pytest.fixture
+def small_rows(monkeypatch: pytest.MonkeyPatch, compiled_library: None) -> None:
+    """Reports predict the sizes of a dry run."""
+    monkeypatch.setattr(rows, "PREDICTED", {name: partial(one, dry_run=True) for name, one in rows.PREDICTED.items()})
+    for module in (beside, plots):
+        monkeypatch.setattr(module, "PREDICTED", rows.PREDICTED)
+
+
+def test_the_report_sets_measured_beside_predicted(tmp_path: Path, small_rows: None) -> None:
+    expected = rows.operator_rows(GPUS["H200"], dry_run=True)["rows"][0]
+    results = run_on("NVIDIA H200", expected)
+    table = format_report(results).partition("## Measured beside predicted")[2]
+    lines = [line for line in table.splitlines() if line.startswith("| fourier")]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [one[:3] for one in cells] == [
+        ["fourier_shift_slice 4x3x3^3 float32", "forward", name] for name in ("fused", "expansion", "matrix")
+    ]
+    for one, found in zip(cells, expected["candidates"].values(), strict=True):
+        assert float(one[3]) == pytest.approx(2 * float(one[4]), rel=0.05) and one[5] == "2.00"
+        assert one[6:8] == [str(found["launches"] + 1), str(found["launches"])]
+    assert len(write_report(results, tmp_path)) == 2
+
+
+def test_steps_and_methods_are_compared_too(small_rows: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "VARIANTS", ("plain", "fused"))
+    network = rows.network_rows(GPUS["H200"], dry_run=True)["rows"][0]
+    variants = {name: {**twice(found), "breakdown": None} for name, found in network["variants"].items()}
+    methods = rows.convolution_rows(GPUS["H200"], dry_run=True)["rows"][0]
+    measured = {"networks": {"rows": [{**network, "variants": variants}]}, "convolutions": {"rows": [methods]}}
+    text = beside.beside_measured(measured, GPUS["H200"])
+    lines = [line for line in text.splitlines() if line.startswith(("| resnet18", "| 3->4"))]
+    times = [line.split("|")[5].strip() for line in lines]
+    assert times == ["2.00"] * 2 + ["1.00"] * 8
 
 
 def test_no_prediction_for_a_gpu_whose_figures_are_not_here() -> None:
-    assert predictions_of("NVIDIA GeForce RTX 4090") == predictions_of(None) == {}
-    assert "predicted" not in format_report(run_on("NVIDIA GeForce RTX 4090"))
+    assert gpu_named("NVIDIA GeForce RTX 4090") is gpu_named(None) is None
+    assert gpu_named("NVIDIA H200") is GPUS["H200"]
+    assert "predicted" not in format_report(run_on("NVIDIA GeForce RTX 4090", None))

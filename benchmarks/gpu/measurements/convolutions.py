@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.convolution_methods import LAYERS
+from benchmarks.convolution_methods import LAYERS, Layer
 from benchmarks.gpu.measurements.measure import in_layout_of, network_layout
 from benchmarks.gpu.parts import Settings
 from benchmarks.timing import cudnn_benchmark, measure_in_turns
 
 METHODS = ("plain", "grouped", "loop", "matrix")
 _BATCHES = (4, 32)
-_DRY_RUN_LAYERS = [(3, 4, 3, 2, 9), (4, 6, 3, 1, 5)]
+_DRY_RUN_LAYERS: list[Layer] = [(3, 4, 3, 2, 9), (4, 6, 3, 1, 5)]
 _RESERVE = 0.1  # of the part's time, which the last row needs to come to its end
 
 
@@ -32,9 +32,7 @@ def convolutions(settings: Settings) -> dict[str, Any]:
     deadline = time.monotonic() + settings.seconds * (1 - _RESERVE)
     rows: list[dict[str, Any]] = []
     left_out: list[str] = []
-    layers = _DRY_RUN_LAYERS if settings.dry_run else LAYERS
-    batches = (2,) if settings.dry_run else _BATCHES
-    for benchmark, *problem in itertools.product((False, True), layers, (torch.float32, torch.bfloat16), batches):
+    for benchmark, problem in itertools.product((False, True), problems(settings.dry_run)):
         if time.monotonic() > deadline:
             left_out.append(" ".join(map(str, [*problem, *(["cudnn.benchmark"] if benchmark else [])])))
             continue
@@ -44,11 +42,21 @@ def convolutions(settings: Settings) -> dict[str, Any]:
     return {"rows": rows, "left_out": left_out}
 
 
-def _measure_layer(
-    layer: tuple[int, int, int, int, int], dtype: torch.dtype, batch: int, settings: Settings
-) -> dict[str, Any]:
-    device = torch.device(settings.device)
+def problems(dry_run: bool) -> list[tuple[Layer, torch.dtype, int]]:
+    """Layer, type and batch of the rows."""
+    layers, batches = (_DRY_RUN_LAYERS, (2,)) if dry_run else (LAYERS, _BATCHES)
+    return [*itertools.product(layers, (torch.float32, torch.bfloat16), batches)]
+
+
+def row_of(layer: Layer, dtype: torch.dtype, batch: int) -> dict[str, Any]:
+    """What names a row."""
     in_channels, out_channels, size, _, pixels = layer
+    name = f"{in_channels}->{out_channels} {size}x{size} @{pixels}"
+    return {"layer": name, "batch": batch, "dtype": str(dtype).removeprefix("torch.")}
+
+
+def _measure_layer(layer: Layer, dtype: torch.dtype, batch: int, settings: Settings) -> dict[str, Any]:
+    device = torch.device(settings.device)
     problem = make_problem(layer, batch, dtype, device)
     values = torch.randn_like(problem.forward("plain"))
     candidates: dict[str, Callable[[], object]] = {}
@@ -60,9 +68,7 @@ def _measure_layer(
     rounds, seconds = (1, 0.0) if settings.dry_run else (3, 0.5)
     timings = measure_in_turns(candidates, device, rounds=rounds, seconds_budget=seconds, seconds_per_turn=0.01)
     return {
-        "layer": f"{in_channels}->{out_channels} {size}x{size} @{pixels}",
-        "batch": batch,
-        "dtype": str(dtype).removeprefix("torch."),
+        **row_of(layer, dtype, batch),
         "seconds": {name: timing.median for name, timing in timings.items()},
         "host_bound": [name for name, timing in timings.items() if timing.host_bound],
     }
@@ -128,12 +134,7 @@ class Problem:
         return torch.ops.aten.convolution_backward(grad, input, kernels, None, *numbers, [self.need_input, True, False])
 
 
-def make_problem(
-    layer: tuple[int, int, int, int, int],
-    batch: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Problem:
+def make_problem(layer: Layer, batch: int, dtype: torch.dtype, device: torch.device) -> Problem:
     """Random numbers for one of `LAYERS`."""
     in_channels, out_channels, size, stride, pixels = layer
     layout = network_layout(dtype)

@@ -14,14 +14,14 @@ from benchmarks.networks.memory import step_memory
 from benchmarks.networks.step import NetworkCase, TrainingStep
 from benchmarks.timing import Timing, cudnn_benchmark, measure_in_turns
 
-_VARIANTS = ("plain", "fused", "expansion")
+VARIANTS = ("plain", "fused", "expansion")
 _BROKEN_DOWN = ("plain", "fused")
-_CASES = (
+CASES = (
     NetworkCase("resnet18", batch=32, autocast=True, channels_last=True),
     NetworkCase("resnet50", batch=32, autocast=True, channels_last=True),
     NetworkCase("resnet18", batch=32),
 )
-_DRY_RUN_CASES = (NetworkCase("resnet18", batch=2, size=32, classes=10, width=4, channels_last=True),)
+DRY_RUN_CASES = (NetworkCase("resnet18", batch=2, size=32, classes=10, width=4, channels_last=True),)
 
 
 def networks(settings: Settings) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def networks(settings: Settings) -> dict[str, Any]:
     start = time.monotonic()
     rows: list[dict[str, Any]] = []
     left_out = []
-    for case in _DRY_RUN_CASES if settings.dry_run else _CASES:
+    for case in DRY_RUN_CASES if settings.dry_run else CASES:
         if time.monotonic() - start > settings.seconds / 2:
             left_out.append(case.label)
             continue
@@ -60,14 +60,14 @@ def _measure_network(case: NetworkCase, device: torch.device, settings: Settings
             # On a CPU each would be measured in a process of its own.
             nothing = {"peak_bytes": None, "kept_bytes": None}
             variants[variant] |= step_memory(case, variant, device) if device.type == "cuda" else nothing
-    return {"network": case.label, "variants": {variant: variants[variant] for variant in _VARIANTS}}
+    return {"network": case.label, "variants": {variant: variants[variant] for variant in VARIANTS}}
 
 
 def _make_steps(case: NetworkCase, device: torch.device) -> tuple[dict[str, TrainingStep], dict[str, dict[str, Any]]]:
     """The variants that make a step, and the errors of those that do not."""
     steps: dict[str, TrainingStep] = {}
     errors: dict[str, dict[str, Any]] = {}
-    for variant in _VARIANTS:
+    for variant in VARIANTS:
         try:
             step = TrainingStep(case, variant, device, seed=0)
             step()

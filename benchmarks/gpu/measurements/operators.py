@@ -62,20 +62,25 @@ def _measure_case(case: Case, settings: Settings) -> list[dict[str, Any]]:
     rounds, seconds = (1, 0.0) if settings.dry_run else (5, 0.6)
     device = torch.device(settings.device)
     return [
-        {
-            "operator": case.operator,
-            "shape": case.shape,
-            "dtype": case.dtype,
-            "cudnn_benchmark": case.cudnn_benchmark,
-            "pass": name,
-            "floor_bytes": case.floor_bytes.get(name),
-            "multiply_adds": case.multiply_adds.get(name),
-            "other_work": list(case.other_work),
-            "deviation": deviation,
-            "candidates": {**measure(calls, device, rounds=rounds, seconds=seconds), **errors},
-        }
+        row_of(case, name, deviation, {**measure(calls, device, rounds=rounds, seconds=seconds), **errors})
         for name, calls in (("forward", forward), ("forward_backward", backward))
     ]
+
+
+def row_of(case: Case, direction: str, deviation: float | None, candidates: dict[str, Any]) -> dict[str, Any]:
+    """A row, as plain JSON values."""
+    return {
+        "operator": case.operator,
+        "shape": case.shape,
+        "dtype": case.dtype,
+        "cudnn_benchmark": case.cudnn_benchmark,
+        "pass": direction,
+        "floor_bytes": case.floor_bytes.get(direction),
+        "multiply_adds": case.multiply_adds.get(direction),
+        "other_work": list(case.other_work),
+        "deviation": deviation,
+        "candidates": candidates,
+    }
 
 
 def _try_candidates(case: Case) -> tuple[dict[str, Tensor], dict[str, dict[str, str]], float | None]:

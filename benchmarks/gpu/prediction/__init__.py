@@ -1,4 +1,4 @@
-"""Predicted times of the CUDA kernels, without a GPU: counts of what a launch asks for, over what a GPU can do.
+"""Predicted times of what a GPU run measures, without a GPU: what every launch asks for, over what a GPU can do.
 
 A launch takes the longest of its bounds, each as if nothing else held it up, and a constant for the launch itself:
 
@@ -9,13 +9,19 @@ A launch takes the longest of its bounds, each as if nothing else held it up, an
     arithmetic   those of one kind, at the rate of its pipe
     tensor       multiply-adds of the tensor cores
 
-Instructions are counted in the machine code (machine_code.py), loop by loop, and wavefronts in the emulator; the tables
-lie beside the tests of the kernels. How often a loop runs and how many blocks there are is the arithmetic of the
-launchers, repeated in launches.py.
+What runs is recorded (trace.py): the calls of the run itself, on tensors without memory, operator by operator. Each
+operator has a model, the function that tells its launches, and is refused without one (models.py):
+
+    own_models.py     crossd_ops' kernels: their counts. Instructions come from the machine code (machine_code.py), loop
+                      by loop, and wavefronts from the emulator; the tables lie beside the tests of the kernels. How
+                      often a loop runs and how many blocks there are is the arithmetic of the launchers, repeated in
+                      launches.py.
+    torch_models.py   kernels of torch and of libraries: a roofline of the bytes of their tensors and their
+                      multiply-adds, at rates that are assumptions (assumptions.py)
+    compositions.py   what an operator of crossd_ops calls inside of the library, in torch's words
 
 Left out, so that a prediction is what a kernel cannot beat rather than what it takes: latency (of a chain of dependent
 instructions, of the first loads), occupancy, waiting at barriers, blocks of the last wave that leave multiprocessors
 idle, conflicts in DRAM and L2, caches that keep what a launch before has written, a clock that falls under load. Not
-predicted at all: kernels of torch and cuDNN, so `predict_shift`, `rotation_shift`, the convolutions and training steps;
-the kernels for sizes other than 3, 5 and 7.
+predicted at all: what the host takes, and memory.
 """

@@ -9,19 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.prediction.assumptions import GROUPED_RATE, LAUNCH_SECONDS, PRODUCT_RATE
 from benchmarks.gpu.prediction.gpus import GPU, LANES, SCHEDULERS, WAVEFRONT_BYTES
 from benchmarks.gpu.prediction.launches import Launch
 from benchmarks.gpu.prediction.machine_code import ONE_WARP
+from benchmarks.gpu.prediction.models import AnyLaunch, LibraryLaunch
 
 TABLE = Path(__file__).resolve().parents[3] / "tests" / "kernels" / "kernel_instructions.json"
-LAUNCH_SECONDS = 2.5e-6  # what the shortest kernel takes: an assumption, for all GPUs
+BASES = ("counted", "roofline", "grouped convolution")  # what a prediction rests on, the last a guess
 _TENSOR_FLOPS = 2 * 16 * 8 * 16  # of one instruction of a warp, m16n8k16
 
 
 @dataclass(frozen=True)
 class Prediction:
-    launch: Launch
+    launch: AnyLaunch
     bounds: dict[str, float]  # seconds, by what holds the launch up
+    part: str = "rest"  # of a network: see trace.py
+
+    @property
+    def basis(self) -> str:
+        """One of BASES."""
+        if isinstance(self.launch, LibraryLaunch):
+            return BASES[2] if self.launch.grouped else BASES[1]
+        return BASES[0]
 
     @property
     def holds(self) -> str:
@@ -30,7 +40,12 @@ class Prediction:
 
     @property
     def seconds(self) -> float:
-        return self.bounds[self.holds] + LAUNCH_SECONDS
+        return self.bounds[self.holds] + LAUNCH_SECONDS.value
+
+    @property
+    def moved(self) -> int:
+        """Bytes of DRAM."""
+        return self.launch.moved
 
 
 @functools.cache
@@ -39,26 +54,35 @@ def read_table() -> dict[str, Any]:
     return table
 
 
-def predict(launch: Launch, gpu: GPU, table: dict[str, Any] | None = None) -> Prediction:
-    """KeyError: the table has not the kernel."""
-    table = table or read_table()
+def predict(launch: AnyLaunch, gpu: GPU, part: str = "rest", table: dict[str, Any] | None = None) -> Prediction:
+    """KeyError: a kernel of crossd_ops that the table has not."""
+    if isinstance(launch, LibraryLaunch):
+        return Prediction(launch, _bounds_of_library(launch, gpu), part)
+    return Prediction(launch, _counted_bounds(launch, gpu, table or read_table()), part)
+
+
+def _bounds_of_library(launch: LibraryLaunch, gpu: GPU) -> dict[str, float]:
+    rate = gpu.multiply_adds_per_second(launch.unit) * PRODUCT_RATE.value
+    seconds = launch.multiply_adds / (rate * GROUPED_RATE.value if launch.grouped else rate)
+    unit = "tensor" if launch.unit in ("bfloat16", "tf32") else "arithmetic"
+    return {"DRAM": launch.moved / gpu.dram_bytes_per_second, unit: seconds}
+
+
+def _counted_bounds(launch: Launch, gpu: GPU, table: dict[str, Any]) -> dict[str, float]:
     counts = instructions(launch, table["kernels"][gpu.architecture][launch.kernel])
     # Blocks do not spread over multiprocessors, so with fewer of them than there are some have none.
     cycles_per_second = min(gpu.multiprocessors, launch.blocks) * gpu.hertz
-    moved = sum(launch.arrays.values())
+    moved = launch.moved
     wavefronts = shared_wavefronts(launch, counts, table) + (moved + launch.again) / WAVEFRONT_BYTES
     arithmetic = max(counts[name] * LANES / lanes for name, lanes in gpu.lanes_per_cycle.items())
-    return Prediction(
-        launch,
-        {
-            "DRAM": moved / gpu.dram_bytes_per_second,
-            "L2": (moved + launch.again) / (gpu.l2_bytes_per_cycle * gpu.hertz),
-            "load-store": wavefronts / cycles_per_second,
-            "issue": counts.total() / SCHEDULERS / cycles_per_second,
-            "arithmetic": arithmetic / cycles_per_second,
-            "tensor": counts["tensor"] * _TENSOR_FLOPS / gpu.tensor_flops_per_second,
-        },
-    )
+    return {
+        "DRAM": moved / gpu.dram_bytes_per_second,
+        "L2": (moved + launch.again) / (gpu.l2_bytes_per_cycle * gpu.hertz),
+        "load-store": wavefronts / cycles_per_second,
+        "issue": counts.total() / SCHEDULERS / cycles_per_second,
+        "arithmetic": arithmetic / cycles_per_second,
+        "tensor": counts["tensor"] * _TENSOR_FLOPS / gpu.tensor_flops_per_second,
+    }
 
 
 def instructions(launch: Launch, loops: dict[str, dict[str, int]]) -> Counter[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmarks.gpu.prediction.assumptions import TF32_RATE
+
 # Results of a multiprocessor in a cycle, by class of instruction; integers go by additions and logic. Assumptions, to
 # be held against the table of native arithmetic instructions in the CUDA C++ Programming Guide before one decides.
 _AMPERE = {"float32": 64, "float64": 32, "integer": 64, "special": 16, "shuffle": 32}
@@ -25,6 +27,14 @@ class GPU:
     tensor_flops_per_second: float  # bfloat16, dense
     lanes_per_cycle: dict[str, int]
     source: str
+
+    def multiply_adds_per_second(self, unit: str) -> float:
+        """At most: of "bfloat16" (float16 too) and "tf32" the tensor cores', of "float32" and "float64" the lanes'."""
+        if unit == "bfloat16":
+            return self.tensor_flops_per_second / 2
+        if unit == "tf32":
+            return self.tensor_flops_per_second / 2 * TF32_RATE.value
+        return self.multiprocessors * self.hertz * self.lanes_per_cycle[unit]
 
 
 # Of the L2 cache, of every GPU: an assumption too, which NVIDIA's description of A100 is said to give for that one.
@@ -71,3 +81,8 @@ GPUS = {
         ),
     )
 }
+
+
+def gpu_named(name: str | None) -> GPU | None:
+    """By what the driver calls it, "NVIDIA H200"; None for one whose figures are not here."""
+    return next((gpu for gpu in GPUS.values() if name and gpu.name in name), None)

@@ -41,6 +41,11 @@ class Launch:
     def warps(self) -> int:
         return self.blocks * self.threads // _LANES
 
+    @property
+    def moved(self) -> int:
+        """Bytes of all arrays."""
+        return sum(self.arrays.values())
+
 
 @dataclass(frozen=True)
 class ShiftProblem:

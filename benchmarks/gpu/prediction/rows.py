@@ -1,0 +1,197 @@
+"""The rows of a GPU run, predicted: the same calls as the run's own, recorded on fakes, and the time of each launch.
+
+What a part finds has the form that it has in the run's JSON, so one code prints both; figures that are not predicted
+(times between events and of the host, memory) are not there.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.measurements import cases, ceilings, convolutions, networks, operators
+from benchmarks.gpu.prediction import own_models, torch_models  # noqa: F401  they are registered
+from benchmarks.gpu.prediction.bounds import BASES, Prediction, predict
+from benchmarks.gpu.prediction.compiled import fuse_elementwise
+from benchmarks.gpu.prediction.gpus import GPU
+from benchmarks.gpu.prediction.models import AnyLaunch, launches_of
+from benchmarks.gpu.prediction.trace import PARTS, Call, gpu_stand_in, record
+from benchmarks.networks.step import NetworkCase, TrainingStep
+
+_CPU = torch.device("cpu")
+COMPILED = "compiled expansion"
+VARIANTS = networks.VARIANTS
+# Those of the run, and the other layouts and types of ResNet-18.
+STEPS = (
+    *networks.CASES,
+    NetworkCase("resnet18", batch=32, autocast=True),
+    NetworkCase("resnet18", batch=32, channels_last=True),
+)
+
+Launches = tuple[tuple[AnyLaunch, str], ...]  # in order, with the part of a network that each belongs to
+Result = dict[str, Any]
+
+
+def launches_in(calls: Iterable[Call]) -> Launches:
+    """Of recorded operators."""
+    return tuple((launch, call.part) for call in calls for launch in launches_of(call))
+
+
+def figures(launches: Launches, gpu: GPU) -> Result:
+    """What a candidate of a row is told by, where it is predicted."""
+    predicted = [predict(launch, gpu, part) for launch, part in launches]
+    return {
+        "kernel_seconds": sum(one.seconds for one in predicted),
+        "launches": len(predicted),
+        "moved_bytes": sum(one.moved for one in predicted),
+        "bounds": shares(predicted, lambda one: one.holds),
+        "bases": shares(predicted, lambda one: one.basis),
+        "predicted": predicted,
+    }
+
+
+def shares(predicted: Iterable[Prediction], name: Callable[[Prediction], str]) -> dict[str, float]:
+    """Of the time, by name, the largest first."""
+    seconds: Counter[str] = Counter()
+    for one in predicted:
+        seconds[name(one)] += one.seconds  # type: ignore[assignment]
+    total = sum(seconds.values())
+    return {what: value / total for what, value in seconds.most_common()}
+
+
+def bandwidth(gpu: GPU, *, dry_run: bool = False) -> Result:
+    """The part of this name, see measurements/ceilings.py."""
+    sizes = ceilings.sizes(dry_run)
+    with gpu_stand_in():
+        traced = {name: launches_in(record(call)[1]) for name, call in ceilings.candidates(sizes, _CPU).items()}
+    seconds = {name: figures(launches, gpu)["kernel_seconds"] for name, launches in traced.items()}
+    return ceilings.rates(sizes, seconds)
+
+
+@functools.cache
+def _traced_cases(compiled: bool, dry_run: bool) -> list[tuple[Result, dict[str, Launches]]]:
+    """Each row without times, and the launches of its candidates."""
+    rows = []
+    with gpu_stand_in():
+        for make in (cases.compiled_cases if compiled else cases.all_cases)(_CPU, dry_run=dry_run):
+            make.keywords.pop("compiler", None)  # what it would compile is recorded
+            case = make()
+            found = _traced_candidates(case)
+            if compiled:
+                forward, backward = map(fuse_elementwise, found["expansion"])
+                found = {"fused": found["fused"], COMPILED: (forward, backward)}
+            for direction, count in (("forward", 1), ("forward_backward", 2)):
+                launches = {name: launches_in(itertools.chain(*both[:count])) for name, both in found.items()}
+                rows.append((operators.row_of(case, direction, None, {}), launches))
+    return rows
+
+
+def _traced_candidates(case: cases.Case) -> dict[str, tuple[list[Call], list[Call]]]:
+    """Forward and backward of each."""
+    found = {}
+    for name, call in case.candidates.items():
+        result, forward = record(call)
+        inputs = case.other_work.get(name, case.inputs)
+        _, backward = record(functools.partial(torch.autograd.grad, result, inputs, torch.empty_like(result)))
+        found[name] = forward, backward
+    return found
+
+
+def _cases(gpu: GPU, compiled: bool, dry_run: bool) -> Result:
+    return {
+        "rows": [
+            {**row, "candidates": {name: figures(launches, gpu) for name, launches in candidates.items()}}
+            for row, candidates in _traced_cases(compiled, dry_run)
+        ]
+    }
+
+
+def operator_rows(gpu: GPU, *, dry_run: bool = False) -> Result:
+    """The part "operators"."""
+    return _cases(gpu, False, dry_run)
+
+
+def compiled_rows(gpu: GPU, *, dry_run: bool = False) -> Result:
+    """The part "compiled"."""
+    return _cases(gpu, True, dry_run)
+
+
+@functools.cache
+def traced_step(case: NetworkCase, variant: str) -> Launches:
+    """Of a step that is not the first, in which the optimizer makes its state."""
+    with gpu_stand_in():
+        step = TrainingStep(case, variant, _CPU, seed=0)
+        for parameter in step.model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        step.optimizer.step()
+        step.optimizer.zero_grad()
+        return launches_in(record(step)[1])
+
+
+def network_rows(gpu: GPU, *, dry_run: bool = False) -> Result:
+    """The part "networks"."""
+    rows = []
+    for case in networks.DRY_RUN_CASES if dry_run else STEPS:
+        variants = {}
+        for variant in VARIANTS:
+            found = figures(traced_step(case, variant), gpu)
+            milliseconds = dict.fromkeys(PARTS, 0.0)
+            for one in found["predicted"]:
+                milliseconds[one.part] += one.seconds * 1e3
+            breakdown = {"milliseconds": milliseconds, "launches": found["launches"]}
+            variants[variant] = {**found, "breakdown": breakdown, "peak_bytes": None, "kept_bytes": None}
+        rows.append({"network": case.label, "variants": variants})
+    return {"rows": rows}
+
+
+@functools.cache
+def _traced_convolutions(dry_run: bool) -> list[tuple[Result, dict[str, Launches]]]:
+    rows = []
+    with gpu_stand_in():
+        for layer, dtype, batch in convolutions.problems(dry_run):
+            problem = convolutions.make_problem(layer, batch, dtype, _CPU)
+            found = {}
+            for method in convolutions.METHODS:
+                result, forward = record(functools.partial(problem.forward, method))
+                _, backward = record(functools.partial(problem.backward, method, torch.empty_like(result)))
+                found[f"{method} forward"], found[f"{method} backward"] = map(launches_in, (forward, backward))
+            rows.append((convolutions.row_of(layer, dtype, batch), found))
+    return rows
+
+
+def convolution_rows(gpu: GPU, *, dry_run: bool = False) -> Result:
+    """The part "convolutions"; cuDNN's choice by measurement makes no difference to a prediction."""
+    rows = []
+    for benchmark, (row, found) in itertools.product((False, True), _traced_convolutions(dry_run)):
+        seconds = {name: figures(launches, gpu)["kernel_seconds"] for name, launches in found.items()}
+        rows.append({**row, "seconds": seconds, "host_bound": [], "cudnn_benchmark": benchmark})
+    return {"rows": rows}
+
+
+PREDICTED: dict[str, Callable[..., Result]] = {
+    "bandwidth": bandwidth,
+    "operators": operator_rows,
+    "networks": network_rows,
+    "convolutions": convolution_rows,
+    "compiled": compiled_rows,
+}
+
+
+def predicted_results(gpu: GPU, parts: Iterable[str] = tuple(PREDICTED), *, dry_run: bool = False) -> dict[str, Result]:
+    """By part of the run that measures what it finds; `dry_run`: of the tiny sizes.
+
+    Raises:
+        RuntimeError: the library is not built, of whose operators sizes are asked.
+        UnknownOperator: one has no model.
+    """
+    return {part: PREDICTED[part](gpu, dry_run=dry_run) for part in parts}
+
+
+def basis_note(bases: dict[str, float]) -> str:
+    """What the time rests on."""
+    return ", ".join(f"{bases[name]:.0%} {name}" for name in BASES if name in bases)

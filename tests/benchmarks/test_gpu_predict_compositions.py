@@ -1,0 +1,112 @@
+"""What stands for the library's own calls of torch, held against what the library itself dispatches.
+
+Run as a program, where tensors of the CPU go the way of GPUs, it prints the latter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from crossd_ops import crossd_conv2d, crossd_conv3d
+from crossd_ops.library import loaded
+
+ROOT = Path(__file__).resolve().parents[2]
+# What is compared: names in a profile and of a record.
+NAMES = {"clone": "clone", "convolution": "convolution", "convolution_backward": "convolution_backward", "bmm": "bmm"}
+NAMES |= {"copy_": "copy_", "cat": "cat", "col2im": "col2im", "new_zeros": "new_zeros", "subtract": "sub", "sub": "sub"}
+
+# Samples, channels in and out, sizes of the image, groups; stride, whether channels-last, with a bias, with all needs.
+PROBLEMS: dict[str, tuple[int, int, int, tuple[int, ...], int, int, bool, bool, bool]] = {
+    "grouped": (3, 16, 20, (12, 13), 1, 1, False, True, True),
+    "grouped, channels-last": (3, 16, 20, (12, 13), 1, 1, True, False, True),
+    "grouped, groups": (2, 16, 4, (24, 23), 2, 2, False, True, True),
+    "grouped, weight alone": (3, 16, 20, (12, 13), 1, 1, True, False, False),
+    "loop": (3, 4, 6, (21, 22), 1, 2, False, True, True),
+    "loop, channels-last": (3, 4, 6, (21, 22), 1, 1, True, False, True),
+    "matrix": (3, 4, 6, (7, 8), 1, 1, False, True, True),
+    "matrix, groups": (2, 16, 4, (14, 13), 2, 2, False, True, True),
+    "matrix, channels-last": (2, 16, 6, (9, 8), 2, 1, True, False, True),
+    "one sample": (1, 16, 20, (12, 13), 1, 1, True, True, True),
+    "volume": (2, 16, 4, (6, 5, 7), 1, 1, False, False, True),
+}
+
+
+def tensors(name: str) -> tuple[list[torch.Tensor], dict[str, int]]:
+    samples, inputs, outputs, sizes, groups, stride, channels_last, with_bias, all_needs = PROBLEMS[name]
+    image = torch.ones(samples, inputs, *sizes)
+    if channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    weight, shift = torch.ones(outputs, inputs // groups, 3, 3, 3), torch.ones(samples, 3)
+    found = [image.requires_grad_(all_needs), weight.requires_grad_(), shift.requires_grad_(all_needs)]
+    if with_bias:
+        found.append(torch.ones(outputs))
+    return found, {"stride": stride, "padding": 1, "groups": groups}
+
+
+def convolve(image: torch.Tensor, *others: torch.Tensor, **numbers: int) -> torch.Tensor:
+    return (crossd_conv2d if image.dim() == 4 else crossd_conv3d)(image, *others, **numbers)
+
+
+def dispatched(name: str) -> list[list[Any]]:
+    """Forward and backward: operators and the sizes of their first tensor, in order of their names."""
+    arguments, numbers = tensors(name)
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        output = convolve(*arguments, **numbers)
+        output.backward(torch.ones_like(output))
+    found = []
+    for event in profiler.events():
+        operator = NAMES.get(event.name.removeprefix("aten::"))
+        above = event.cpu_parent
+        while above is not None and not above.name.startswith("crossd_ops::convolution"):
+            if above.name.removeprefix("aten::") in NAMES:
+                break
+            above = above.cpu_parent
+        if operator and above is not None and above.name.startswith("crossd_ops::"):
+            found.append([operator, event.input_shapes[0]])
+    return sorted(found, key=str)
+
+
+@pytest.fixture(scope="module")
+def of_library() -> dict[str, list[list[Any]]]:
+    if loaded.load_error:
+        pytest.skip(loaded.load_error)
+    environment = {**os.environ, "CROSSD_CONVOLUTION_BRANCH": "gpu", "PYTHONPATH": str(ROOT)}
+    environment.pop("CROSSD_CONVOLUTION_METHOD", None)
+    process = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-2000:]
+    found: dict[str, list[list[Any]]] = json.loads(process.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_composition_calls_what_the_library_calls(name: str, of_library: dict[str, list[list[Any]]]) -> None:
+    from benchmarks.gpu.prediction.trace import gpu_stand_in, record
+
+    with gpu_stand_in():
+        arguments, numbers = tensors(name)
+        output, forward = record(lambda: convolve(*arguments, **numbers))
+        wanted = [one for one in arguments if one.requires_grad]
+        _, backward = record(lambda: torch.autograd.grad(output, wanted, torch.ones_like(output)))
+    calls = [call for call in (*forward, *backward) if call.operator.removeprefix("aten.") in NAMES.values()]
+    found = [
+        [call.operator.removeprefix("aten."), [] if call.operator == "aten.cat" else list(call.arrays[0].sizes)]
+        for call in calls
+        if call.part == "convolution"
+    ]
+    assert sorted(found, key=str) == of_library[name]
+    method = name.partition(",")[0]
+    names = [operator for operator, _ in found]
+    assert ("bmm" in names, "cat" in names) == (method == "matrix", method == "loop")
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: dispatched(name) for name in PROBLEMS}))
