@@ -81,9 +81,7 @@ def python_imports(folder: Path) -> Graph:
             elif isinstance(node, ast.ImportFrom):
                 above = around[: len(around) - node.level + 1] if node.level else []
                 source = ".".join([*above, *([node.module] if node.module else [])])
-                found = [
-                    full if (full := f"{source}.{alias.name}") in modules else source for alias in node.names
-                ]
+                found = [full if (full := f"{source}.{alias.name}") in modules else source for alias in node.names]
             else:
                 continue
             graph[name] |= {module for module in found if module in modules} - {name}
@@ -132,10 +130,7 @@ def upward(graph: Graph, layers: tuple[str, ...], separator: str) -> list[str]:
         return layers.index(max(fitting, key=len))
 
     return [
-        f"{node} uses {other}"
-        for node, others in graph.items()
-        for other in others
-        if layer_of(node) < layer_of(other)
+        f"{node} uses {other}" for node, others in graph.items() for other in others if layer_of(node) < layer_of(other)
     ]
 
 

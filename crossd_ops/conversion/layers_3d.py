@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,10 +12,33 @@ from torch import Tensor, nn
 from ..layers.leaf import Leaf
 
 
-class Conv3dSame(Leaf, nn.Conv3d):
-    """`torch.nn.Conv3d` padded with zeros as TensorFlow's "SAME", at any stride: ceil(size / stride) outputs an axis.
+def same_padded(input: Tensor, kernel: Any, stride: Any, dilation: Any = 1, value: float = 0.0) -> Tensor:
+    """A volume padded as TensorFlow's "SAME": with it a window has ceil(size / stride) places on each axis.
 
         total = max((ceil(size / stride) - 1) stride + (K - 1) dilation + 1 - size, 0),   total // 2 of it in front
+
+    Args:
+        input: (B, C, D, H, W).
+        kernel, stride, dilation: numbers, or one for each of the three axes.
+        value: what it is padded with.
+    """
+    amounts: list[int] = []
+    sym_max: Any = torch.sym_max  # keeps a symbolic size symbolic, for torch.export
+    for axis in (2, 1, 0):  # F.pad begins with the last axis
+        size, step = input.shape[2 + axis], _of_axis(stride, axis)
+        reach = (_of_axis(kernel, axis) - 1) * _of_axis(dilation, axis) + 1
+        total = sym_max(((size + step - 1) // step - 1) * step + reach - size, 0)
+        amounts += [total // 2, total - total // 2]
+    return F.pad(input, amounts, value=value)
+
+
+def _of_axis(value: Any, axis: int) -> int:
+    number: int = value[axis] if isinstance(value, Sequence) else value
+    return number
+
+
+class Conv3dSame(Leaf, nn.Conv3d):
+    """`torch.nn.Conv3d` with the zeros of `same_padded`, TensorFlow's "SAME": ceil(size / stride) outputs an axis.
 
     The twin of timm's `Conv2dSame`, then its `flat_type`, and of `CrossDConv2dSame`. `padding` of the constructor is of
     no effect.
@@ -27,14 +51,8 @@ class Conv3dSame(Leaf, nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution."""
-        amounts: list[int] = []
-        sym_max: Any = torch.sym_max  # keeps a symbolic size symbolic, for torch.export
-        for axis in (2, 1, 0):  # F.pad begins with the last axis
-            size, stride = input.shape[2 + axis], self.stride[axis]
-            reach = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
-            total = sym_max(((size + stride - 1) // stride - 1) * stride + reach - size, 0)
-            amounts += [total // 2, total - total // 2]
-        return F.conv3d(F.pad(input, amounts), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        padded = same_padded(input, self.kernel_size, self.stride, self.dilation)
+        return F.conv3d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 class BatchNormAct3d(Leaf, nn.BatchNorm3d):
@@ -70,3 +88,74 @@ class LayerNorm3d(Leaf, nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:
         """The normalised volume."""
         return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+
+
+class MaxPool3dSame(Leaf, nn.MaxPool3d):
+    """The maximum over windows, padded by `same_padded` with what is no maximum: the twin of timm's `MaxPool2dSame`.
+
+    Made by `to_3d` from such a layer; `flat_type` is its type.
+
+    Shapes:
+        (B, C, D, H, W) -> (B, C) and the three sizes divided by the stride, rounded up.
+    """
+
+    flat_type: type[nn.Module]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The maxima."""
+        padded = same_padded(input, self.kernel_size, self.stride, self.dilation, -float("inf"))
+        return F.max_pool3d(padded, self.kernel_size, self.stride, 0, self.dilation, self.ceil_mode)
+
+
+class AvgPool3dSame(Leaf, nn.AvgPool3d):
+    """The mean over windows, padded by `same_padded` with zeros that count: the twin of timm's `AvgPool2dSame`.
+
+    Made by `to_3d` from such a layer; `flat_type` is its type.
+
+    Shapes:
+        (B, C, D, H, W) -> (B, C) and the three sizes divided by the stride, rounded up.
+    """
+
+    flat_type: type[nn.Module]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The means."""
+        padded = same_padded(input, self.kernel_size, self.stride)
+        return F.avg_pool3d(padded, self.kernel_size, self.stride, 0, self.ceil_mode, self.count_include_pad)
+
+
+class BlurPool3d(Leaf):
+    """A binomial filter and a stride (arXiv 1904.11486), along the depth as along the height: the twin of timm's.
+
+    Made by `to_3d` from `BlurPool2d`, whose attributes it keeps; `flat_type` is its type.
+
+    Shapes:
+        (B, C, D, H, W) -> (B, C) and sizes divided by the stride, rounded up.
+
+    Attributes:
+        filt: buffer (C, 1, K, K, K), or (1, 1, K, K, K) for any number of channels; sums of 1.
+        padding: amounts for the six sides, from the last axis on.
+    """
+
+    flat_type: type[nn.Module]
+    filt: Tensor
+    padding: list[int]
+    pad_mode: str
+    stride: int | tuple[int, int, int]
+
+    def deepen(self) -> None:
+        """Gives the filter of two axes a third, and the depth the padding of the height."""
+        line = self.filt[0, 0].sum(0)  # the other factor of the filter has the sum 1
+        self.filt = self.filt.unsqueeze(2) * line.view(-1, 1, 1)
+        self.padding = [*self.padding, *self.padding[2:]]
+
+    def flatten(self) -> None:
+        """Undoes `deepen`."""
+        self.filt = self.filt.sum(2)
+        self.padding = self.padding[:4]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The filtered volume at every stride-th place."""
+        channels = input.shape[1]
+        weight = self.filt.expand(channels, -1, -1, -1, -1)
+        return F.conv3d(F.pad(input, self.padding, mode=self.pad_mode), weight, stride=self.stride, groups=channels)

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..operators.checks import int_of
 from .depth import DepthRequests, VolumePadding, adaptive_depth
-from .layers_3d import BatchNormAct3d, LayerNorm3d
+from .layers_3d import AvgPool3dSame, BatchNormAct3d, BlurPool3d, LayerNorm3d, MaxPool3dSame
 
 
 class _Twins(NamedTuple):
@@ -36,19 +36,27 @@ _TWINS = (
     _Twins(nn.ReplicationPad2d, nn.ReplicationPad3d, {"padding": "padding"}),
     _Twins(nn.CircularPad2d, nn.CircularPad3d, {"padding": "padding"}),
 )
+_SAME_WINDOW = {"kernel": "kernel_size", "stride": "stride"}
+# Layers of timm and torchvision by the names of their classes, as their packages need not be installed: subclasses of
+# the flat type, which the twin remembers as its `flat_type`.
+_NAMED = {
+    "BatchNormAct2d": _Twins(nn.BatchNorm2d, BatchNormAct3d, {}),
+    "LayerNorm2d": _Twins(nn.LayerNorm, LayerNorm3d, {}),
+    "MaxPool2dSame": _Twins(nn.MaxPool2d, MaxPool3dSame, {**_SAME_WINDOW, "dilation": "dilation"}),
+    "AvgPool2dSame": _Twins(nn.AvgPool2d, AvgPool3dSame, _SAME_WINDOW),
+    "BlurPool2d": _Twins(nn.Module, BlurPool3d, {"stride": "stride"}),
+}
 _DEEP = {twins.flat: twins for twins in _TWINS}
-_FLAT = {twins.deep: twins for twins in _TWINS}
+_FLAT = {twins.deep: twins for twins in (*_TWINS, *_NAMED.values())}
 _MODES = {"bilinear": "trilinear", "trilinear": "bilinear"}
-_SPECIAL = {"norm and activation": BatchNormAct3d, "layer norm": LayerNorm3d}
 
 
 def depth_options(module: nn.Module) -> tuple[str, ...] | None:
     """The options of depth that a 2D layer has; None where it is no layer of this file."""
-    if type(module) in _DEEP:
-        return (*_DEEP[type(module)].per_axis,)
     if isinstance(module, nn.Upsample):
         return ("scale",) if module.size is None else ("size",)
-    return () if _special(module) else None
+    twins = _twins_of(module)
+    return None if twins is None else (*twins.per_axis,)
 
 
 def deepen(name: str, module: nn.Module, requests: DepthRequests) -> None:
@@ -56,19 +64,21 @@ def deepen(name: str, module: nn.Module, requests: DepthRequests) -> None:
     options = depth_options(module)
     assert options is not None
     request = requests.of(name, type(module).__name__, options)
-    twins = _DEEP.get(type(module))
-    if twins is not None:
-        # The twin has the same attributes, whatever they are in this torch: no constructor is asked.
-        module.__class__ = twins.deep
-        for option, attribute in twins.per_axis.items():
-            setattr(module, attribute, _deeper(module, option, attribute, request))
-        if isinstance(module, nn.AvgPool3d) and module.divisor_override:
-            module.divisor_override *= _window(module.kernel_size)[0]
-    elif isinstance(module, nn.Upsample):
+    if isinstance(module, nn.Upsample):
         _deepen_upsample(name, module, request)
-    elif special := _SPECIAL.get(_special(module)):
+        return
+    twins = _twins_of(module)
+    assert twins is not None
+    if type(module) is not twins.flat:
         vars(module)["flat_type"] = type(module)
-        module.__class__ = special
+    # The twin has the same attributes, whatever they are in this torch: no constructor is asked.
+    module.__class__ = twins.deep
+    for option, attribute in twins.per_axis.items():
+        setattr(module, attribute, _deeper(module, option, attribute, request))
+    if isinstance(module, nn.AvgPool3d) and module.divisor_override:
+        module.divisor_override *= _window(module.kernel_size)[0]
+    elif isinstance(module, BlurPool3d):
+        module.deepen()
 
 
 def flatten(module: nn.Module) -> bool:
@@ -77,32 +87,30 @@ def flatten(module: nn.Module) -> bool:
     if twins is not None:
         if isinstance(module, nn.AvgPool3d) and module.divisor_override:
             module.divisor_override //= _window(module.kernel_size)[0]
-        module.__class__ = twins.flat
+        elif isinstance(module, BlurPool3d):
+            module.flatten()
+        module.__class__ = vars(module).pop("flat_type", twins.flat)
         for attribute in twins.per_axis.values():
             value = getattr(module, attribute)
-            if isinstance(value, tuple):
-                setattr(module, attribute, value[:4] if len(value) == 6 else value[1:])
+            if isinstance(value, tuple | list):
+                setattr(module, attribute, tuple(value[:4] if len(value) == 6 else value[1:]))
         return True
     if isinstance(module, nn.Upsample):
         for attribute in ("size", "scale_factor"):
             value = getattr(module, attribute)
-            setattr(module, attribute, value[1:] if isinstance(value, tuple) else value)
+            setattr(module, attribute, tuple(value[1:]) if isinstance(value, tuple | list) else value)
         module.mode = _MODES.get(module.mode, module.mode)
-        return True
-    if isinstance(module, BatchNormAct3d | LayerNorm3d):
-        module.__class__ = vars(module).pop("flat_type")
         return True
     return False
 
 
-def _special(module: nn.Module) -> str:
-    """What a layer is that torch has no 3D twin of; known by name, as its package need not be installed."""
-    kind = type(module).__name__
-    if kind == "BatchNormAct2d" and isinstance(module, nn.BatchNorm2d):
-        return "norm and activation"
-    if kind == "LayerNorm2d" and isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
-        return "layer norm"
-    return ""
+def _twins_of(module: nn.Module) -> _Twins | None:
+    kind = type(module)
+    named = _NAMED.get(kind.__name__)
+    if named is None or kind.__module__.partition(".")[0] not in ("timm", "torchvision"):
+        return _DEEP.get(kind)
+    over_channels = not isinstance(module, nn.LayerNorm) or len(module.normalized_shape) == 1
+    return named if isinstance(module, named.flat) and over_channels else None
 
 
 def _window(value: Any) -> tuple[int, ...]:
@@ -112,6 +120,7 @@ def _window(value: Any) -> tuple[int, ...]:
 def _deeper(module: nn.Module, option: str, attribute: str, request: Mapping[str, int]) -> Any:
     """The value of `attribute` for (depth, height, width), or paddings of their six sides from the last axis on."""
     value: Any = getattr(module, attribute)
+    value = tuple(value) if isinstance(value, list) else value
     if value is None:  # a stride like the kernel, which is that of the twin already
         value = _window(module.kernel_size)[1:]
     if isinstance(value, tuple) and len(value) == 4:
@@ -135,30 +144,26 @@ def _deepen_upsample(name: str, module: nn.Upsample, request: Mapping[str, int])
     for option, attribute in (("size", "size"), ("scale", "scale_factor")):
         value: Any = getattr(module, attribute)
         if value is not None:
-            height, width = value if isinstance(value, tuple) else (value, value)
+            several = isinstance(value, tuple | list)
+            height, width = value if several else (value, value)
             depth = request.get(option, height)
-            unequal = isinstance(value, tuple) or depth != value
+            unequal = several or depth != value
             setattr(module, attribute, (depth, height, width) if unequal else value)
     module.mode = _MODES.get(module.mode, module.mode)
 
 
 def refuse_unknown(name: str, module: nn.Module) -> None:
-    """Raises where a layer that is no convolution works on maps of two axes alone, as far as can be seen.
+    """Raises where a layer that is no convolution has no meaning for volumes; code of networks is judged when it runs.
 
     Raises:
         TypeError: with the layer and the reason.
     """
-    kind = type(module).__name__
-    if kind.endswith("3d") or isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
-        raise TypeError(f"{name}: expected layers of 2D networks, got {kind}, which is 3D already")
-    of_known_type = isinstance(module, tuple(twins.flat for twins in _TWINS))
-    named_flat = kind.lower().endswith("2d") or kind in ("PixelShuffle", "PixelUnshuffle", "Fold", "Unfold", "Permute")
-    if of_known_type or (named_flat and not any(module.children())):
-        raise TypeError(f"{name}: expected a layer with a known 3D twin, got {kind}")
-    for parameter_name, parameter in module.named_parameters(recurse=False):
-        if parameter.dim() >= 3 and parameter.shape[-2:] == (1, 1):
-            # Broadcast against a volume, the channels would meet its depth.
-            raise TypeError(
-                f"{name}: expected code that works on volumes too, got {kind}, whose parameter {parameter_name} "
-                f"{tuple(parameter.shape)} is made for maps of two axes"
-            )
+    kind = type(module)
+    if kind.__name__.endswith("3d") or isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+        raise TypeError(f"{name}: expected layers of 2D networks, got {kind.__name__}, which is 3D already")
+    of_torch = kind.__module__.partition(".")[0] == "torch"
+    if isinstance(module, (*_DEEP,)) or (of_torch and (kind.__name__.lower().endswith("2d") or kind in _FOR_IMAGES)):
+        raise TypeError(f"{name}: expected a layer with a known 3D twin, got {kind.__name__}")
+
+
+_FOR_IMAGES = (nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Fold, nn.Unfold)

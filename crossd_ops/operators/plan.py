@@ -64,9 +64,7 @@ def plan_of(
     return Plan(dim, position, geometry, extra, autocast or weight.dtype)
 
 
-def _check_tensors(
-    input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, groups: int, axes: int
-) -> int:
+def _check_tensors(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, groups: int, axes: int) -> int:
     """`groups` as an int, of arguments of a per-sample convolution that fit; weight and shift were looked at before."""
     check_tensor("input", input)
     if input.dim() != 2 + axes:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.families.packages import import_torchvision
+
 
 class Network(NamedTuple):
     """One network of the zoo: what builds it, and the (C, H, W) of its input."""
@@ -21,33 +23,16 @@ class Network(NamedTuple):
     input: tuple[int, int, int]
 
 
-_kept: list[torch.library.Library] = []  # a Library takes its operators away when it goes
-
-
 @functools.cache
 def library(name: str) -> ModuleType:
     """torchvision, timm or MONAI; skips the test where it is not installed, or does not fit this torch."""
     try:
-        if name in ("torchvision", "timm"):
-            _import_torchvision()
+        if name != "monai":
+            import_torchvision()
         return importlib.import_module(name)
     except Exception as error:
         # Not only ImportError: a torchvision built for another torch fails in ways of its own.
         pytest.skip(f"{name} does not import: {error!r}")
-
-
-def _import_torchvision() -> None:
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "torchvision::nms does not exist" not in str(error):
-            raise
-        # Wheels built for CUDA cannot load their operators beside a CPU-only torch, yet describe them on import.
-        operators = torch.library.Library("torchvision", "FRAGMENT")
-        for operator in ("nms", "qnms"):
-            operators.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept.append(operators)
-        importlib.import_module("torchvision")
 
 
 def _torchvision(name: str, **options: Any) -> Callable[[], nn.Module]:
@@ -80,6 +65,27 @@ def _monai_unet() -> nn.Module:
         spatial_dims=2, in_channels=1, out_channels=5, channels=(8, 16, 32), strides=(2, 2), num_res_units=2
     )
     return model
+
+
+def _nnunet() -> nn.Module:
+    library("dynamic_network_architectures")
+    unets = importlib.import_module("dynamic_network_architectures.architectures.unet")
+    model: nn.Module = unets.ResidualEncoderUNet(
+        input_channels=1, n_stages=3, features_per_stage=(8, 16, 32), conv_op=nn.Conv2d,
+        kernel_sizes=[[3, 3]] * 3, strides=[[1, 1], [2, 2], [2, 2]], n_blocks_per_stage=(1, 1, 1), num_classes=5,
+        n_conv_per_stage_decoder=(1, 1), conv_bias=True, norm_op=nn.InstanceNorm2d,
+        norm_op_kwargs={"affine": True}, nonlin=nn.LeakyReLU,
+    )  # fmt: skip
+    return model
+
+
+def _smp(name: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        package = library("segmentation_models_pytorch")
+        model: nn.Module = getattr(package, name)("resnet18", encoder_weights=None, classes=5)
+        return model
+
+    return build
 
 
 _NO_EXTRAS = {"aux_logits": False, "init_weights": False}
@@ -126,6 +132,8 @@ ZOO = {
     "timm/xception41": Network(_timm("xception41"), (3, 32, 32)),
     "monai/resnet18": Network(_monai_resnet, (1, 32, 32)),
     "monai/unet": Network(_monai_unet, (1, 32, 32)),
+    "nnU-Net/ResidualEncoderUNet": Network(_nnunet, (1, 32, 32)),
+    "segmentation_models_pytorch/DeepLabV3Plus": Network(_smp("DeepLabV3Plus"), (3, 32, 32)),
 }
 
 

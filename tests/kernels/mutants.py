@@ -230,6 +230,7 @@ SUITES = [
     Suite("head_barriers", missing_barriers(head=True), "rotation_head_check.cpp", BRIEF, "thread"),
 ]
 
+
 def plant(mutants: list[Mutant], csrc: Path) -> None:
     """Puts the mutants, numbered from 1, into a copy of csrc, and what the check programs need beside it."""
     (csrc / "mutant.h").write_text(MUTANT_HEADER)

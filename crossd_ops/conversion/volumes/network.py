@@ -151,6 +151,13 @@ def _in_volumes(method: Callable[..., Any], is_forward: bool) -> Callable[..., A
                 result = method(self, *args, **kwargs)
         except Refusal as refusal:
             raise _named(self, refusal) from None
+        except (RuntimeError, AssertionError, IndexError) as error:
+            if not is_forward or _RAN in vars(self) or type(error) not in (RuntimeError, AssertionError, IndexError):
+                raise
+            raise ValueError(
+                f"{vars(self).get(_NAME)}: expected a volume that the code of {type(self).__name__} takes, got one on "
+                f"which it fails ({type(error).__name__}: {error})"
+            ) from error
         if is_forward and _RAN not in vars(self):
             vars(self)[_RAN] = True
         return result
@@ -187,7 +194,7 @@ def refuse_volumes(name: str, module: nn.Module) -> None:
 
 
 _OF_IMAGES = {
-    "affine_grid", "channel_shuffle", "conv2d", "conv_transpose2d", "fold", "grid_sample", "pixel_shuffle",
+    "affine_grid", "conv2d", "conv_transpose2d", "fold", "grid_sample", "pixel_shuffle",
     "pixel_unshuffle", "unfold",
 }  # fmt: skip
 _OF_VOLUMES = {

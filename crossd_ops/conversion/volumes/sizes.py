@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import opcode
+import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -16,23 +17,45 @@ from .rules import Call, rule
 
 
 class Extent(int):
-    """Height or width of a volume: compared as the number that it is, but not counted with, as the depth would miss.
+    """Height or width of a volume: what is counted with it is counted with the depth too.
+
+    H // 2 is half a height, and stands for half a depth as well; H W is the number of all voxels. A height by itself is
+    compared as the number that it is; what was computed from it, only where the depth gives the same answer.
 
     Attributes:
         axis: "H" or "W"; or how it was asked for, where that is another axis in images and in volumes.
-        depth: of the volume whose height it is, for sizes to which it is given.
+        depth: of the volume whose height it is, for sizes to which it is given; the same was computed from it.
+        computed: whether it is another number than the height.
     """
 
     axis: str
     depth: int
+    computed: bool
 
-    def __new__(cls, value: int, axis: str, depth: int) -> Extent:
+    def __new__(cls, value: int, axis: str, depth: int, computed: bool = False) -> Extent:
         self = super().__new__(cls, value)
-        self.axis, self.depth = axis, depth
+        self.axis, self.depth, self.computed = axis, depth, computed
         return self
 
     def __reduce__(self) -> Any:
-        return Extent, (int.__add__(self, 0), self.axis, self.depth)
+        return Extent, (self.number, self.axis, self.depth, self.computed)
+
+    @property
+    def number(self) -> int:
+        """A plain integer."""
+        return int.__add__(self, 0)
+
+    def _counted(self, function: Callable[[Any, Any], Any], other: Any) -> Any:
+        """What `function` makes of it and of another number or extent."""
+        if self.axis not in ("H", "W") or isinstance(other, bool) or not isinstance(other, int):
+            return self._refuse()
+        if not isinstance(other, Extent):
+            return Extent(function(self.number, other), self.axis, function(self.depth, other), True)
+        if other.axis == self.axis:
+            return Extent(function(self.number, other.number), self.axis, function(self.depth, other.depth), True)
+        if function is operator.mul and {self.axis, other.axis} == {"H", "W"} and self.depth == other.depth:
+            return self.number * other.number * self.depth
+        return self._refuse()
 
     def _refuse(self, *_: Any) -> Any:
         what = {"H": "the height", "W": "the width"}.get(self.axis, self.axis)
@@ -42,7 +65,14 @@ class Extent(int):
         # The third from last is the depth of a volume, and the channels of an image: equal only to its like.
         if self.axis not in "HW" and getattr(other, "axis", "") != self.axis:
             raise Refusal(f"{self.axis}, which is another axis in images and in volumes")
-        return getattr(int, name)(self, other)
+        result = getattr(int, name)(self, other)
+        if self.axis == "H" and (self.computed or getattr(other, "computed", False)):
+            depth = getattr(int, name)(self.depth, other.depth if isinstance(other, Extent) else other)
+            if depth is not result:
+                raise Refusal(
+                    f"{self.number}, computed from the height, compared, which gives another answer for the depth"
+                )
+        return result
 
     def __eq__(self, other: object) -> Any:
         return self._compare("__eq__", other)
@@ -65,10 +95,56 @@ class Extent(int):
     def __hash__(self) -> int:
         return int.__hash__(self)
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
-    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __divmod__ = __rdivmod__ = _refuse
+    def __add__(self, other: Any) -> Any:
+        return self._counted(operator.add, other)
+
+    def __sub__(self, other: Any) -> Any:
+        return self._counted(operator.sub, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return self._counted(lambda own, number: number - own, other)
+
+    def __mul__(self, other: Any) -> Any:
+        return self._counted(operator.mul, other)
+
+    def __floordiv__(self, other: Any) -> Any:
+        return self._counted(operator.floordiv, other)
+
+    def __mod__(self, other: Any) -> Any:
+        return self._counted(operator.mod, other)
+
+    def __truediv__(self, other: Any) -> Any:
+        return Quotient(self, other)
+
+    __radd__, __rmul__ = __add__, __mul__
+    __rtruediv__ = __rfloordiv__ = __rmod__ = __pow__ = __rpow__ = __divmod__ = __rdivmod__ = _refuse
     __neg__ = __abs__ = __float__ = __int__ = __round__ = __trunc__ = __floor__ = __ceil__ = _refuse
     __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = __and__ = __rand__ = __or__ = __ror__ = _refuse
+
+
+class Quotient:
+    """A height or a width divided by a number, to be rounded up or down."""
+
+    def __init__(self, extent: Extent, divisor: Any) -> None:
+        self._extent, self._divisor = extent, divisor
+
+    def __ceil__(self) -> Any:
+        return self._extent._counted(lambda size, divisor: -(-size // divisor), self._divisor)
+
+    def __floor__(self) -> Any:
+        return self._extent // self._divisor
+
+    def __getattr__(self, name: str) -> Any:
+        return self._extent._refuse()
+
+    def __float__(self) -> Any:
+        return self._extent._refuse()
+
+    __int__ = __index__ = __bool__ = __round__ = __trunc__ = __float__
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = lambda self, other: (
+        self._extent._refuse()
+    )
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __floordiv__ = __mod__ = __add__
 
 
 class VolumeSize(tuple[Any, ...]):

@@ -122,22 +122,30 @@ def _pad(call: Call) -> Any:
     pad, mode, axes = call.argument(1, "pad"), call.argument(2, "mode", default="constant"), call.axes
     if isinstance(pad, VolumePadding) or (mode != "constant" and len(pad) == 6):
         return call.run()
-    if any(isinstance(amount, Extent) for amount in pad):
-        raise Refusal(f"the amounts {tuple(pad)}, of which some are sizes of a map")
     # Pairs begin with the last axis; behind that of the height comes the one of the depth.
     behind = 2 * (len(flat_axes(axes)) - flat_axes(axes).index("H"))
+    letters = flat_axes(axes)[::-1]
+    for number, amount in enumerate(pad):
+        if isinstance(amount, Extent) and letters[number // 2] != amount.axis:
+            raise Refusal(f"the amounts {tuple(pad)}, of which some are sizes of another axis")
     if len(pad) >= behind:
-        pad = [*pad[:behind], *pad[behind - 2 : behind], *pad[behind:]]
-        call.change(1, "pad", value=pad)
+        height = pad[behind - 2 : behind]
+        depth = [amount.depth if isinstance(amount, Extent) else amount for amount in height]
+        pad = [*pad[:behind], *depth, *pad[behind:]]
+        call.change(1, "pad", value=[amount.number if isinstance(amount, Extent) else amount for amount in pad])
         return with_axes(call.lifted(), axes)
     return with_axes(call.run(), axes)
 
 
 @rule(
-    "conv3d", "conv_transpose3d", "max_pool3d", "avg_pool3d", "adaptive_avg_pool3d", "adaptive_max_pool3d", "lp_pool3d"
-)
+    "conv3d", "conv_transpose3d", "max_pool3d", "avg_pool3d", "adaptive_avg_pool3d", "adaptive_max_pool3d", "lp_pool3d",
+    always=True,
+)  # fmt: skip
 def _volume_layer(call: Call) -> Any:
-    """What layers call: volumes pass; (B, C, 1, 1), what is left of a map, is a volume of one voxel."""
+    """What layers call: volumes pass; (B, C, 1, 1), what is left of a map, is a volume of one voxel.
+
+    A convolution of kernel size 1 takes (B, C, N, M) of any kind, such as weights of attention, as it did.
+    """
     tensor = call.tensor
     axes = axes_of(tensor)
     if axes == VOLUME:
@@ -145,7 +153,23 @@ def _volume_layer(call: Call) -> Any:
     if isinstance(tensor, Tensor) and not axes and tensor.dim() == 4 and tensor.shape[-2:] == (1, 1):
         call.change(0, "input", value=tensor.unsqueeze(2))
         return call.lifted()
+    if isinstance(tensor, Tensor) and not axes and tensor.dim() == 4 and call.function is F.conv3d:
+        weight, stride = call.argument(1, "weight"), call.argument(3, "stride", default=1)
+        if set(weight.shape[2:]) == {1} and _only(1, stride) and _only(0, call.argument(4, "padding", default=0)):
+            call.change(0, "input", value=tensor.unsqueeze(2))
+            return call.lifted().squeeze(2)
     raise Refusal(f"the input {tuple(tensor.shape)} of a layer for volumes (B, C, D, H, W)")
+
+
+def _only(number: int, value: Any) -> bool:
+    return all(part == number for part in (value if isinstance(value, tuple | list) else (value,)))
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def _of_all_channels(call: Call) -> Any:
+    if call.axes[:2] != "BC":
+        raise Refusal(f"a map of the axes {', '.join(flat_axes(call.axes))}, whose channels are not the second")
+    return with_axes(call.run(), call.axes)
 
 
 @rule("batch_norm", "instance_norm", "group_norm", "local_response_norm", "cross_entropy", "nll_loss")

@@ -157,7 +157,9 @@ def test_calls_are_made_for_volumes(name: str) -> None:
 REFUSED: dict[str, tuple[Function, str]] = {
     "transpose": (lambda x: x.transpose(2, 3), "height and width exchanged"),
     "T": (lambda x: x.mT, "which is not known"),
-    "count": (lambda x: x.sum((2, 3)) / (x.shape[2] * x.shape[3]), "a number computed from the height"),
+    "count": (lambda x: x.sum((2, 3)) / (x.shape[2] + x.shape[3]), "a number computed from the height"),
+    "odd": (lambda x: x if x.shape[2] % 4 == 2 else x + 1, "which gives another answer for the depth"),
+    "ratio": (lambda x: x * (x.shape[2] / 2), "a number computed from the height"),
     "view": (lambda x: x.view(-1, 16), r"calls view\(\(2, 4, 3, 6, 8\), -1, 16\): the sizes"),
     "view of rows": (lambda x: x.view(2, 4, -1, 8), "the sizes"),
     "conv2d": (lambda x: torch.conv2d(x, torch.ones(1, 4, 1, 1)), r"calls conv2d\(.*which is not known for volumes"),
