@@ -122,7 +122,7 @@ def _along(call: Call, position: int, default: Any = None) -> int:
 
 @rule("softmax", "log_softmax", "softmin", "cumsum", "cumprod", "glu", "sort", "argsort", "topk", "gumbel_softmax")
 def _along_one_axis(call: Call) -> Any:
-    axes, name = call.axes, call.function.__name__
+    axes, name = call.axes, call.name
     position = {"topk": 2, "gumbel_softmax": 4}.get(name, 1)
     _along(call, position, None if name in ("softmax", "log_softmax", "softmin", "cumsum", "cumprod") else -1)
     return with_axes(call.run(), axes)
@@ -145,7 +145,7 @@ def _normalize(call: Call) -> Any:
 @rule("index_select", "narrow", "repeat_interleave")
 def _taken(call: Call) -> Any:
     axes = call.axes
-    _along(call, 2 if call.function.__name__ == "repeat_interleave" else 1)
+    _along(call, 2 if call.name == "repeat_interleave" else 1)
     return with_axes(call.run(), axes)
 
 
@@ -156,7 +156,7 @@ def _unbind(call: Call) -> Any:
     parts = with_axes(call.tensor.unbind(place), without(axes, [place]))
     if place > 1:
         refuse_if_unseen_later()
-    return iter(parts) if call.function.__name__ == "__iter__" else parts
+    return iter(parts) if call.name == "__iter__" else parts
 
 
 @rule("select")
@@ -169,7 +169,7 @@ def _select(call: Call) -> Any:
 @rule("flip", "roll")
 def _moved(call: Call) -> Any:
     axes = call.axes
-    if call.function.__name__ == "flip":
+    if call.name == "flip":
         call.args[1:], call.kwargs = [[one_place(axes, dim) for dim in call.several("dims")]], {}
         return with_axes(call.lifted(), axes)
     dims = call.argument(2, "dims")

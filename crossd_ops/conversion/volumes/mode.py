@@ -10,7 +10,7 @@ from torch import Tensor
 from ...layers.leaf import WatchesNetworks, watching
 from . import arrangement, indexing, pointwise, reductions, views, windows  # noqa: F401  they register their rules
 from .axes import Refusal, axes_of, with_axes
-from .rules import ALWAYS, KEEPING, RULES, Call
+from .rules import ALWAYS, GETTERS, KEEPING, RULES, Call
 from .views import without_axes
 
 
@@ -33,7 +33,7 @@ class VolumeCalls(WatchesNetworks):
             return result if axes is None else with_axes(result, axes)
         if func not in ALWAYS and not _any_volume(args) and not _any_volume(kwargs.values()):
             return without_axes(func(*args, **kwargs))
-        rule = RULES.get(func)
+        rule = RULES.get(func) or GETTERS.get(func)
         try:
             if rule is None:
                 raise Refusal("which is not known for volumes")

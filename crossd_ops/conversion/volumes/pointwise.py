@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .axes import VOLUME, Refusal, axes_of, flat_axes, same_axes, with_axes
 from .names import ASKED, POINTWISE, UNARY
-from .rules import RULES, Call, keeping, named, rule
+from .rules import GETTERS, RULES, Call, getter, keeping, named, rule
 
 _ABOUT_AXES = ("T", "mT", "H", "mH", "shape")
 
@@ -77,9 +77,13 @@ def _prelu(call: Call) -> Any:
     return with_axes(call.run(), call.axes)
 
 
+def _attribute(call: Call) -> Any:
+    return with_axes(call.run(), call.axes)
+
+
 for _name in dir(Tensor):
     _member = getattr(Tensor, _name)
     if not callable(_member) and hasattr(_member, "__get__") and _name not in _ABOUT_AXES:
-        keeping(_name)
+        GETTERS[getter(_name)] = _attribute
 keeping(*UNARY, *ASKED)
 _register_pointwise()

@@ -86,7 +86,7 @@ def _over_axes(call: Call) -> Any:
 
 @rule(*_SINGLE)
 def _over_one_axis(call: Call) -> Any:
-    return _reduced(call, 2 if call.function.__name__ == "kthvalue" else 1, False)
+    return _reduced(call, 2 if call.name == "kthvalue" else 1, False)
 
 
 @rule(*_EXTREMES)

@@ -20,6 +20,10 @@ _OWNERS: tuple[Any, ...] = (torch, Tensor, F, torch.special, torch.linalg)
 KEEPING: set[Any] = set()
 RULES: dict[Any, Rule] = {}
 ALWAYS: set[Any] = set()
+# The names under which functions were registered: torch.compile does not tell every one's own.
+NAMES: dict[Any, str] = {}
+# Attributes of tensors; by themselves, as torch.compile, which does not show us these, cannot look them up.
+GETTERS: dict[Any, Rule] = {}
 # Names of the functions that enter `VolumeCalls`, in the forward pass and whenever they are called again.
 LOOKING_ON = ("in_volumes", "volume_function")
 
@@ -41,6 +45,11 @@ class Call:
     def tensor(self) -> Any:
         """The first argument."""
         return self.args[0] if self.args else self.kwargs.get("input")
+
+    @property
+    def name(self) -> str:
+        """The name under which the function was registered."""
+        return NAMES[self.function]
 
     @property
     def axes(self) -> str:
@@ -115,11 +124,16 @@ def named(*names: str) -> list[Any]:
     """The functions of torch, torch.nn.functional and methods of tensors by these names, whichever there are."""
     found = []
     for name in names:
-        for owner in _OWNERS:
+        for owner in (Tensor,) if name.startswith("__") else _OWNERS:
             function = getattr(owner, name, None)
-            if function is not None:
-                found.append(function.__get__ if not callable(function) and hasattr(function, "__get__") else function)
+            if callable(function):
+                found.append(function)
     return found
+
+
+def getter(name: str) -> Any:
+    """What torch calls where an attribute of a tensor is read."""
+    return getattr(Tensor, name).__get__
 
 
 def rule(*names: str, always: bool = False) -> Callable[[Rule], Rule]:
@@ -127,6 +141,8 @@ def rule(*names: str, always: bool = False) -> Callable[[Rule], Rule]:
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(named(*names), function))
+        for name in names:
+            NAMES.update(dict.fromkeys(named(name), name))
         if always:
             ALWAYS.update(named(*names))
         return function

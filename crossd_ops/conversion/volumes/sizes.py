@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from .axes import VOLUME, Refusal, axes_of, flat_axes, flat_index, places_of
-from .rules import Call, rule
+from .rules import GETTERS, Call, getter, rule
 
 
 class Extent(int):
@@ -214,9 +214,11 @@ def _unpacked(frame: FrameType) -> tuple[int, int]:
     return 0, 0
 
 
-@rule("shape")
 def _shape(call: Call) -> Any:
     return VolumeSize(call.run(), axes_of(call.tensor))
+
+
+GETTERS[getter("shape")] = _shape
 
 
 @rule("size")

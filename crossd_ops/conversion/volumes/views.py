@@ -38,7 +38,7 @@ def _view(call: Call) -> Any:
     if any(isinstance(size, Extent) for size in sizes):
         deep, letters = with_depth(sizes)
         refuse_if_unseen_later()
-        result = call.tensor.reshape(deep) if call.function.__name__ == "reshape" else call.tensor.view(deep)
+        result = call.tensor.reshape(deep) if call.name == "reshape" else call.tensor.view(deep)
         if axes and math.prod(result.shape[: letters.index("D")]) != math.prod(shape[: axes.index("D")]):
             raise Refusal(f"the sizes {tuple(sizes)} of a map of the sizes {tuple(shape)}")
         return with_axes(result, letters)
@@ -88,7 +88,7 @@ def without_axes(value: Any) -> Any:
 @rule("expand", "repeat", always=True)
 def _expand(call: Call) -> Any:
     sizes, axes, tensor = call.several("sizes", "size", "repeats"), axes_of(call.tensor), call.tensor
-    function = Tensor.repeat if call.function.__name__ == "repeat" else Tensor.expand
+    function = Tensor.repeat if call.name == "repeat" else Tensor.expand
     if any(isinstance(size, Extent) for size in sizes) and not axes:
         deep, letters = with_depth(sizes)
         place = letters.index("D")

@@ -41,10 +41,9 @@ def _pooled(call: Call, deep: Any, *sizes: str) -> Any:
 
 @rule("max_pool2d", "max_pool2d_with_indices")
 def _max_pool(call: Call) -> Any:
-    deep = getattr(F, call.function.__name__.replace("2d", "3d"), F.max_pool3d)
-    if "indices" in call.function.__name__ or call.argument(6, "return_indices"):
+    if call.name == "max_pool2d_with_indices" or call.argument(6, "return_indices"):
         raise Refusal("indices of a pool over images")
-    return _pooled(call, deep, "kernel_size", "stride", "padding", "dilation")
+    return _pooled(call, F.max_pool3d, "kernel_size", "stride", "padding", "dilation")
 
 
 @rule("avg_pool2d")
@@ -67,7 +66,7 @@ def _lp_pool(call: Call) -> Any:
 
 @rule("adaptive_avg_pool2d", "adaptive_max_pool2d")
 def _adaptive_pool(call: Call) -> Any:
-    deep = F.adaptive_avg_pool3d if "avg" in call.function.__name__ else F.adaptive_max_pool3d
+    deep = F.adaptive_avg_pool3d if "avg" in call.name else F.adaptive_max_pool3d
     if call.argument(2, "return_indices"):
         raise Refusal("indices of a pool over images")
     size = call.argument(1, "output_size")
@@ -89,7 +88,7 @@ def _dropout(call: Call) -> Any:
 
 @rule("interpolate", "upsample", "upsample_bilinear", "upsample_nearest")
 def _interpolate(call: Call) -> Any:
-    name = call.function.__name__
+    name = call.name
     if call.axes != VOLUME:
         raise Refusal(f"a map of the axes {', '.join(flat_axes(call.axes))}")
     size, factor = call.argument(1, "size"), call.argument(2, "scale_factor")
@@ -184,6 +183,6 @@ def _of_channels(call: Call) -> Any:
 def _of_the_last_axis(call: Call) -> Any:
     axes = call.axes
     shape = call.argument(1, "normalized_shape")
-    if call.function.__name__ != "linear" and len(shape) > 1 and "H" in axes[-len(shape) :]:
+    if call.name != "linear" and len(shape) > 1 and "H" in axes[-len(shape) :]:
         raise Refusal(f"normalised over the sizes {tuple(shape)}, among them a height without a depth")
     return with_axes(call.run(), axes)
