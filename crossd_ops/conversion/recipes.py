@@ -141,16 +141,18 @@ def _weight(module: Any) -> Tensor:
 
 
 def _like(module: Any) -> DepthGeometry:
-    """The depth axis as one of the other two has it: the height, for a Cross-D layer the one of its weight's depth."""
+    """The depth axis as the height has it, but for the size of a kernel that has a depth.
+
+    Whatever else changes the number of rows and slices, a transposed convolution, a pool, goes by the height too.
+    """
     size = module.depth if isinstance(module, CrossDConv2d) else module.kernel_size[0]
-    axis = 1 if module.kernel_size[0] != size == module.kernel_size[1] else 0
-    stride, dilation = module.stride[axis], module.dilation[axis]
+    stride, dilation = module.stride[0], module.dilation[0]
     if _pads_as_tensorflow(module):
         return DepthGeometry(size, stride, "same", dilation)
     if isinstance(module.padding, str):
         return DepthGeometry(size, stride, module.padding, dilation)
-    # A depth like neither axis: what keeps the size of the volume, were the stride 1.
-    padding = module.padding[axis] if size == module.kernel_size[axis] else dilation * (size - 1) // 2
+    # A kernel of another depth: what keeps the size of the volume, were the stride 1.
+    padding = module.padding[0] if size == module.kernel_size[0] else dilation * (size - 1) // 2
     return DepthGeometry(size, stride, padding, dilation)
 
 

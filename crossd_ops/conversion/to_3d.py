@@ -50,8 +50,9 @@ def to_3d(
     is "slice-acs"). Kernels of 1x1 become 1x1x1 with any recipe. Transposed convolutions are inflated with any recipe.
 
     Along the depth a layer gets what it has along the height: kernel, stride, padding, dilation, factor of upsampling.
-    A `CrossDConv2d` has its own depth, and the rest from the axis of equal kernel size. Adaptive pooling to more than
-    one row gives one slice, so that linear layers after it still fit. `depth` says otherwise, for anisotropic voxels:
+    A `CrossDConv2d` has its own kernel size there, padded so as to keep the number of slices where the height's is
+    another. Adaptive pooling to more than one row gives one slice, so that linear layers after it still fit. `depth`
+    says otherwise, for anisotropic voxels:
 
         depth={"conv1": {"kernel": 1, "stride": 1, "padding": 0}, "maxpool": {"stride": 1}, "layer?.0.*": {...}}
 

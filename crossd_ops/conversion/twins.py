@@ -91,14 +91,14 @@ def flatten(module: nn.Module) -> bool:
             module.flatten()
         module.__class__ = vars(module).pop("flat_type", twins.flat)
         for attribute in twins.per_axis.values():
-            value = getattr(module, attribute)
-            if isinstance(value, tuple | list):
-                setattr(module, attribute, tuple(value[:4] if len(value) == 6 else value[1:]))
+            value = _sizes(getattr(module, attribute))
+            if isinstance(value, tuple):
+                setattr(module, attribute, value[:4] if len(value) == 6 else value[1:])
         return True
     if isinstance(module, nn.Upsample):
         for attribute in ("size", "scale_factor"):
-            value = getattr(module, attribute)
-            setattr(module, attribute, tuple(value[1:]) if isinstance(value, tuple | list) else value)
+            value = _sizes(getattr(module, attribute))
+            setattr(module, attribute, value[1:] if isinstance(value, tuple) else value)
         module.mode = _MODES.get(module.mode, module.mode)
         return True
     return False
@@ -113,14 +113,20 @@ def _twins_of(module: nn.Module) -> _Twins | None:
     return named if isinstance(module, named.flat) and over_channels else None
 
 
+def _sizes(value: Any) -> Any:
+    """Sizes as a number or a tuple of one for each axis; torch takes lists, and one number in them, too."""
+    if isinstance(value, tuple | list):
+        return value[0] if len(value) == 1 else tuple(value)
+    return value
+
+
 def _window(value: Any) -> tuple[int, ...]:
     return (value,) * 3 if int_of(value) is not None else tuple(value)
 
 
 def _deeper(module: nn.Module, option: str, attribute: str, request: Mapping[str, int]) -> Any:
     """The value of `attribute` for (depth, height, width), or paddings of their six sides from the last axis on."""
-    value: Any = getattr(module, attribute)
-    value = tuple(value) if isinstance(value, list) else value
+    value: Any = _sizes(getattr(module, attribute))
     if value is None:  # a stride like the kernel, which is that of the twin already
         value = _window(module.kernel_size)[1:]
     if isinstance(value, tuple) and len(value) == 4:
@@ -142,9 +148,9 @@ def _deepen_upsample(name: str, module: nn.Upsample, request: Mapping[str, int])
         raise TypeError(f"{name}: expected nearest or bilinear upsampling, got bicubic, which torch has for 2D alone")
     module.__class__ = nn.Upsample
     for option, attribute in (("size", "size"), ("scale", "scale_factor")):
-        value: Any = getattr(module, attribute)
+        value: Any = _sizes(getattr(module, attribute))
         if value is not None:
-            several = isinstance(value, tuple | list)
+            several = isinstance(value, tuple)
             height, width = value if several else (value, value)
             depth = request.get(option, height)
             unequal = several or depth != value

@@ -9,7 +9,7 @@ from model_zoo import library
 from torch import Tensor, nn
 from volumes import constant
 
-from crossd_ops import CrossDConv2d, to_2d, to_3d
+from crossd_ops import CrossDConv2d, to_2d, to_3d, to_crossd
 from crossd_ops.conversion import CrossDConv2dSame
 
 ONE_SLICE = {"kernel": 1, "padding": 0, "stride": 1}
@@ -90,8 +90,52 @@ def test_the_depth_is_like_the_height() -> None:
     assert deep[3].padding == (1, 2, 3, 4, 3, 4)
     assert deep[4].scale_factor == (3, 3, 2)
     assert deep[5].output_size == (1, 7, 5)
-    assert (deep[6].kernel_size, deep[6].stride, deep[6].padding) == ((5, 1, 5), (2, 1, 2), (2, 0, 2))
+    assert (deep[6].kernel_size, deep[6].stride, deep[6].padding) == ((5, 1, 5), (1, 1, 2), (2, 0, 2))
     assert (deep[7].stride, deep[7].output_padding) == ((2, 2, 1), (1, 1, 0))
+
+
+class UNet(nn.Module):
+    """One level of a U-Net for images that are wider than high."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(1, 4, (1, 3), stride=(1, 2), padding=(0, 1))
+        self.up = nn.ConvTranspose2d(4, 1, (1, 2), stride=(1, 2))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.cat([input, self.up(self.down(input))], 1)
+
+
+@pytest.mark.parametrize("recipe", ["published", "crossd"])
+def test_unequal_strides_go_with_the_height_in_every_layer(recipe: str) -> None:
+    for model, name in ((UNet(), "i3d"), (to_crossd(UNet()), recipe)):
+        assert to_3d(model, name)(torch.randn(1, 1, 5, 6, 8)).shape == (1, 2, 5, 6, 8)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.AvgPool2d([2, 2], [2, 1]),
+        nn.MaxPool2d([2]),
+        nn.MaxPool2d([2, 3]),
+        nn.AdaptiveAvgPool2d([1, 1]),
+        nn.Upsample(size=[5, 6]),
+    ],
+    ids=str,
+)
+def test_sizes_that_are_lists(layer: nn.Module) -> None:
+    model, input = nn.Sequential(nn.Conv2d(3, 4, 1), layer), torch.randn(2, 3, 6, 6)
+    deep = to_3d(model, "i3d")
+    expected = model(input)
+    for part in deep(constant(input, 4)).unbind(2):
+        torch.testing.assert_close(part, expected)
+    torch.testing.assert_close(to_2d(deep, "i3d")(input), expected)
+
+
+@pytest.mark.parametrize("layer", [nn.AvgPool3d([2, 2, 2], [2, 2, 2]), nn.MaxPool3d([1, 2, 2])], ids=str)
+def test_sizes_of_volumes_that_are_lists(layer: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv3d(3, 4, 1), layer)
+    assert to_2d(model, "i3d")(torch.randn(2, 3, 6, 6)).shape == (2, 4, 3, 3)
 
 
 def stages(convolution: type[nn.Module]) -> nn.Sequential:

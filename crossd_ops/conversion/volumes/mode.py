@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...layers.leaf import WatchesNetworks, watching
@@ -33,7 +34,9 @@ class VolumeCalls(WatchesNetworks):
             return result if axes is None else with_axes(result, axes)
         if func not in ALWAYS and not _any_volume(args) and not _any_volume(kwargs.values()):
             return without_axes(func(*args, **kwargs))
-        rule = RULES.get(func) or GETTERS.get(func)
+        rule = RULES.get(func)
+        if rule is None and not torch.compiler.is_dynamo_compiling():
+            rule = GETTERS.get(func)
         try:
             if rule is None:
                 raise Refusal("which is not known for volumes")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from ...functional import tracer_of
 from .axes import Refusal
+from .code import called, compiles
 from .mode import VolumeCalls, active_mode
 from .traced import lift_nodes, nodes_of
 
@@ -27,6 +29,7 @@ _HARMLESS = (
 _INFRASTRUCTURE = ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "builtins")
 _NAME = "_name_in_volumes"
 _RAN = "_ran_on_volumes"
+_UNCOMPILED = "_is_not_compiled"
 
 
 class VolumeNetwork(nn.Module):
@@ -34,11 +37,9 @@ class VolumeNetwork(nn.Module):
 
     Attributes:
         flat_type: the class of the module without it.
-        reads_sizes: whether its code asks for the shape of tensors, which a compiled graph does not show us.
     """
 
     flat_type: type[nn.Module]
-    reads_sizes: bool
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The made class has no name by which it could be imported: it is made anew from the one that has.
@@ -85,6 +86,7 @@ def lift(name: str, module: nn.Module) -> None:
     forward = vars(module).get("forward")
     module.__class__ = volume_class(_kind(module))
     vars(module)[_NAME] = name
+    vars(module)[_UNCOMPILED] = not compiles(module)
     if isinstance(forward, types.MethodType):
         vars(module)["forward"] = types.MethodType(getattr(type(module), forward.__func__.__name__), module)
 
@@ -97,7 +99,7 @@ def lower(module: nn.Module) -> None:
     elif isinstance(module, VolumeNetwork):
         forward = vars(module).get("forward")
         module.__class__ = _kind(module).flat_type
-        for attribute in (_NAME, _RAN):
+        for attribute in (_NAME, _RAN, _UNCOMPILED):
             vars(module).pop(attribute, None)
         if isinstance(forward, types.MethodType):
             vars(module)["forward"] = types.MethodType(getattr(type(module), forward.__func__.__name__), module)
@@ -111,7 +113,6 @@ def volume_class(kind: Any) -> Any:
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
         "flat_type": kind,
-        "reads_sizes": bool(words_of(kind) & {"shape", "size"}),
     }
     for owner in reversed(kind.__mro__):
         own = owner.__module__.partition(".")[0] not in _INFRASTRUCTURE
@@ -138,17 +139,21 @@ def _in_volumes(method: Callable[..., Any], is_forward: bool) -> Callable[..., A
         mode = active_mode()
         if mode is not None and not is_forward:
             return method(self, *args, **kwargs)
-        if type(self).reads_sizes and torch.compiler.is_dynamo_compiling() and not vars(self).get(_RAN):
-            raise TypeError(
-                f"{vars(self).get(_NAME)}: expected a network that has run on one volume before it is compiled, got "
-                f"{type(self).__name__}, which has not: its code reads sizes, and is judged by what it does with them"
-            )
+        run = method
+        if vars(self).get(_UNCOMPILED):
+            if torch.compiler.is_dynamo_compiling():
+                raise TypeError(
+                    f"{vars(self)[_NAME]}: expected code that a compiled graph shows, got {type(self).__name__}, which "
+                    "may call what it does not: compile without fullgraph, then it runs as it is"
+                )
+            if "torch._dynamo" in sys.modules:
+                run = torch.compiler.disable(method)  # type: ignore[no-untyped-call]
         try:
             if mode is None:
                 with VolumeCalls():
-                    result = method(self, *args, **kwargs)
+                    result = run(self, *args, **kwargs)
             else:
-                result = method(self, *args, **kwargs)
+                result = run(self, *args, **kwargs)
         except Refusal as refusal:
             raise _named(self, refusal) from None
         except (RuntimeError, AssertionError, IndexError) as error:
@@ -177,7 +182,7 @@ def refuse_images(name: str, module: nn.Module) -> None:
     Raises:
         TypeError: with the module and the functions.
     """
-    if refused := sorted(_called(module) & _OF_IMAGES):
+    if refused := sorted(called(module) & _OF_IMAGES):
         raise TypeError(
             f"{name}: expected code that works on volumes too, got {type(module).__name__}, which calls "
             f"{', '.join(refused)} on maps of two axes"
@@ -186,7 +191,7 @@ def refuse_images(name: str, module: nn.Module) -> None:
 
 def refuse_volumes(name: str, module: nn.Module) -> None:
     """The same for what has a meaning for volumes alone."""
-    if refused := sorted(_called(module) & _OF_VOLUMES):
+    if refused := sorted(called(module) & _OF_VOLUMES):
         raise TypeError(
             f"{name}: expected code that works on 2D maps too, got {type(module).__name__}, which calls "
             f"{', '.join(refused)}"
@@ -201,29 +206,3 @@ _OF_VOLUMES = {
     "adaptive_avg_pool3d", "adaptive_max_pool3d", "avg_pool3d", "conv3d", "conv_transpose3d", "dropout3d", "lp_pool3d",
     "max_pool3d",
 }  # fmt: skip
-
-
-def _called(module: nn.Module) -> set[str]:
-    """Words of the code of a module but those that are attributes of it, such as a part named interpolate."""
-    own = {*module._modules, *module._parameters, *module._buffers, *vars(module)}
-    return {word for word in words_of(type(module)) - own if inspect.getattr_static(type(module), word, None) is None}
-
-
-def words_of(kind: type) -> set[str]:
-    """Global names and attributes in the methods of a class, torch's own left out."""
-    names: set[str] = set()
-    for owner in kind.__mro__:
-        if owner is object or owner.__module__.partition(".")[0] == "torch":
-            continue
-        for method in vars(owner).values():
-            if isinstance(method, types.FunctionType):
-                for code in _codes(inspect.unwrap(method).__code__):
-                    names.update(code.co_names)
-    return names
-
-
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _codes(constant)

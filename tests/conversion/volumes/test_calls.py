@@ -154,6 +154,29 @@ def test_calls_are_made_for_volumes(name: str) -> None:
     close(to_3d(model, "i3d")(constant(image, DEPTH)), model(image))
 
 
+class Several(nn.Module):
+    """All of what a compiled graph shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 1)
+
+    def forward(self, input: Tensor) -> Any:
+        x = self.conv(input)
+        scale = torch.sigmoid(x.mean((2, 3), keepdim=True)) + x.sum(dim=(-1, -2), keepdim=True).tanh()
+        x = torch.cat([F.relu(x * scale), x.abs().sqrt()], 1)
+        first, second = x.chunk(2, 1)
+        pooled = F.max_pool2d(first, 2) + F.avg_pool2d(second, (2, 2)), F.adaptive_avg_pool2d(x, (2, 2))
+        extremes = x.amax((2, 3)).clamp(-1, 1) - torch.amin(x, dim=(2, 3), keepdim=True).flatten(1)
+        return *pooled, extremes, F.interpolate(x, scale_factor=2.0, mode="bilinear"), torch.where(x > 1, x, -x)
+
+
+def test_compiled_calls_are_made_for_volumes() -> None:
+    volumes, volume = to_3d(Several(), "i3d"), torch.randn(2, 2, 4, 6, 8)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(volumes, backend="eager", fullgraph=True)(volume), volumes(volume))
+
+
 REFUSED: dict[str, tuple[Function, str]] = {
     "transpose": (lambda x: x.transpose(2, 3), "height and width exchanged"),
     "T": (lambda x: x.mT, "which is not known"),
