@@ -24,6 +24,7 @@ of_each_type = pytest.mark.parametrize("autocast", [False, True], ids=["float32"
 DEVICE = "cuda"
 WARM_UP_STEPS = 3  # before the capture: libraries choose algorithms and allocate, which a capture must not see
 REPLAYS = 4
+WAITING = ("item", "_local_scalar_dense", "is_nonzero", "nonzero", "equal", "unique_dim", "_unique2", "masked_select")
 
 
 def network(device: str = DEVICE) -> nn.Sequential:
@@ -102,6 +103,19 @@ def test_no_step_asks_a_tensor_for_its_values(autocast: bool) -> None:
     assert ours == {"rotation_head", "rotation_head_backward", "convolution", "convolution_backward"}
 
 
+@pytest.mark.usefixtures("compiled_library")
+@of_each_type
+def test_no_step_of_real_tensors_does_what_waits(autocast: bool) -> None:
+    """Fake tensors go the general way; these go the straight one, and torch's profiler sees what operators call."""
+    step = Step(network("cpu"), autocast, "cpu")
+    with torch.autograd.profiler.profile() as profiler:
+        step.run()
+    names = {event.name for event in profiler.function_events}
+    assert "crossd_ops::convolution_backward" in names
+    assert autocast or "crossd_ops::predict_shift_backward" in names
+    assert names & {f"aten::{name}" for name in WAITING} == set()
+
+
 def test_the_library_calls_nothing_that_a_capture_forbids() -> None:
     """No allocation, copy or synchronisation of its own beside the launches: memory comes from torch."""
     sources = [path.read_text() for path in sorted(CSRC.rglob("*")) if path.suffix in (".h", ".cpp", ".cu", ".cuh")]
@@ -142,6 +156,26 @@ def test_replayed_training_steps_equal_eager_ones(autocast: bool) -> None:
         torch.testing.assert_close(mine.grad, wanted.grad, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
     for mine, wanted in zip(captured.model.buffers(), eager.model.buffers(), strict=True):
         torch.testing.assert_close(mine, wanted, **tolerance)
+
+
+@needs_gpu
+@pytest.mark.usefixtures("exact_libraries")
+def test_graphed_callables_equal_the_network() -> None:
+    """Forward and backward each a graph; the zeros of a head that is skipped are among the gradients it asks for."""
+    model = network()
+    eager = copy.deepcopy(model)
+    batch = batches(1)[0][0].requires_grad_()
+    graphed = torch.cuda.make_graphed_callables(model, (batch,))
+    eager.load_state_dict(model.state_dict())  # the warm-up has counted batches
+    for images, labels in batches(REPLAYS):
+        images.requires_grad_()
+        for each in (graphed, eager):
+            each.zero_grad(set_to_none=True)
+            nn.functional.cross_entropy(each(images), labels).backward()
+        for mine, wanted in zip(graphed.parameters(), eager.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, wanted.grad, rtol=1e-4, atol=1e-5)
+    for mine, wanted in zip(graphed.buffers(), eager.buffers(), strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-5)
 
 
 @needs_gpu
