@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import crossd_ops
 from benchmarks.gpu.measurements import cases, convolutions, networks
 from benchmarks.gpu.parts import CALLS
 from benchmarks.gpu.prediction import models
 from benchmarks.gpu.prediction.bounds import BASES, predict
 from benchmarks.gpu.prediction.compiled import fuse_elementwise
+from benchmarks.gpu.prediction.general_launches import GeneralLaunch
 from benchmarks.gpu.prediction.gpus import GPUS
 from benchmarks.gpu.prediction.launches import Launch
 from benchmarks.gpu.prediction.models import LibraryLaunch, UnknownOperator, launches_of, model
@@ -168,6 +172,43 @@ def test_a_compiler_makes_one_kernel_of_neighbours() -> None:
     assert [of_library(found)[place].moved for place in (0, 2)] == [4 * 3 * 24, 4 * (36 + 6)]
     (alone,) = fuse_elementwise(recorded(lambda x: x.neg().exp(), torch.ones(6)))
     assert of_library([alone])[0].moved == 4 * 12
+
+
+GENERAL = {(2, 2, 2): 8, (4, 4, 4): 8, (6, 6, 6): 4, (3, 5, 7): 4}  # samples, as the table has them, of 4 x 2 pairs
+TRAFFIC = Path(__file__).resolve().parents[1] / "kernels" / "kernel_traffic.json"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kernel", GENERAL, ids=str)
+def test_the_kernel_of_any_sizes_asks_for_what_the_emulator_has_counted(
+    kernel: tuple[int, int, int], dtype: str
+) -> None:
+    def calls(weight: Tensor, shift: Tensor) -> Tensor:
+        return crossd_ops.fourier_shift_slice(weight, shift, dtype=getattr(torch, dtype))
+
+    tensors = torch.ones(4, 2, *kernel, requires_grad=True), torch.ones(GENERAL[kernel], 3, requires_grad=True)
+    table = json.loads(TRAFFIC.read_text())["cases"]
+    name = f"shift {'x'.join(map(str, kernel))}, {dtype}"
+    for direction, backward in (("forward", False), ("backward", True)):
+        launches = [launch for launch, _ in launches_in(recorded(calls, *tensors, backward=backward))]
+        launch, counted = launches[0], table[f"{name}, {direction}"]
+        assert isinstance(launch, GeneralLaunch) and [one.kernel for one in launches] == sorted(counted)
+        entry = counted[launch.kernel]
+        assert [launch.blocks, launch.threads] == [entry["launch"]["blocks"], entry["launch"]["threads"]]
+        assert launch.wavefronts == entry["read shared"]["ideal"] + entry["write shared"]["ideal"]
+        assert launch.moved == sum(one["floor"] for one in entry.values() if "floor" in one)
+        bounds = predict(launch, H200).bounds
+        assert min(bounds[bound] for bound in ("DRAM", "L2", "load-store", "issue", "arithmetic")) > 0
+
+
+@pytest.mark.parametrize(("size", "dtype", "special"), [
+    (3, torch.float32, True), (7, torch.float32, True), (7, torch.float64, False), (5, torch.float64, True),
+    (6, torch.float32, False),
+])  # fmt: skip
+def test_only_some_sizes_have_kernels_of_their_own(size: int, dtype: torch.dtype, special: bool) -> None:
+    weight, shift = torch.ones(8, 4, *[size] * 3, dtype=dtype), torch.ones(2, 3, dtype=dtype)
+    (found,) = launches_in(recorded(crossd_ops.fourier_shift, weight, shift))
+    assert isinstance(found[0], Launch if special else GeneralLaunch)
 
 
 def test_every_part_that_is_measured_is_predicted_with_the_same_rows() -> None:

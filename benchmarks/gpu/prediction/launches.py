@@ -15,7 +15,7 @@ _WANTED_BLOCKS = _WANTED_WARPS = 1024
 _CUBIC3_WARPS, _SUM_THREADS, _SUM_ROWS = 4, 512, 8
 _GROUP, _PHASES, _ROWS_GROUP = 32, 5, 16  # samples whose phases are computed at a time, phases of each; K = 5, 7
 _HEAD_THREADS, _HEAD_WANTED_BLOCKS, _HEAD_SMALLEST_PART, _HEAD_CHANNELS = 256, 512, 1024, 4
-_TYPES = {"float64": ("double", 8), "float32": ("float", 4), "bfloat16": ("BFloat16", 2), "float16": ("Float16", 2)}
+TYPES = {"float64": ("double", 8), "float32": ("float", 4), "bfloat16": ("BFloat16", 2), "float16": ("Float16", 2)}
 
 # Loops that fast ways do not take: elements moved one by one; what is no loop of ours (turns of an angle over 1e5).
 SLOW_LOOPS = re.compile(
@@ -68,11 +68,11 @@ class ShiftProblem:
 
     @property
     def weight_bytes(self) -> int:
-        return self.pairs * self.size**3 * _TYPES[self.weight][1]
+        return self.pairs * self.size**3 * TYPES[self.weight][1]
 
     @property
     def out_bytes(self) -> int:
-        return self.samples * self.pairs * self.slices * self.size**2 * _TYPES[self.other][1]
+        return self.samples * self.pairs * self.slices * self.size**2 * TYPES[self.other][1]
 
     @property
     def shift_bytes(self) -> int:
@@ -80,7 +80,7 @@ class ShiftProblem:
 
     @property
     def types(self) -> str:
-        return f"{self.accumulate}, {_TYPES[self.other][0]}"
+        return f"{self.accumulate}, {TYPES[self.other][0]}"
 
     @property
     def chunk(self) -> int:
@@ -146,17 +146,20 @@ def backward_launches(problem: ShiftProblem) -> list[Launch]:
         }
     tiles_of_32 = math.ceil(problem.pairs / _LANES)
     main_tiles = tiles_of_32 * (_sample_warps(problem) if size == 3 else 1)
-    stride = math.ceil(3 * samples / _SUM_ROWS) * _SUM_ROWS
     partial = tiles * problem.shift_bytes
     arrays = {"grad": problem.out_bytes, "weight": problem.weight_bytes, "shift": problem.shift_bytes}
     arrays |= {"grad_weight": problem.weight_bytes, "partial": partial}
     main = Launch(
         kernel, tiles, warps * _LANES, loops, arrays, tiles=main_tiles, tile_samples=tiles_of_32 * samples
     )  # fmt: skip
+    return [main, sum_launch(problem.accumulate, samples, tiles, problem.shift_bytes)]
+
+
+def sum_launch(accumulate: str, samples: int, tiles: int, shift_bytes: int) -> Launch:
+    """Of the tiles' parts of the shift's gradient."""
     sums = {"sum_partials.tile": tiles / (_SUM_THREADS / _SUM_ROWS)}
-    arrays = {"partial": partial, "grad_shift": problem.shift_bytes}
-    kernel = f"sum_partials<{problem.accumulate}>"
-    return [main, Launch(kernel, stride // _SUM_ROWS, _SUM_THREADS, sums, arrays)]
+    arrays = {"partial": tiles * shift_bytes, "grad_shift": shift_bytes}
+    return Launch(f"sum_partials<{accumulate}>", math.ceil(3 * samples / _SUM_ROWS), _SUM_THREADS, sums, arrays)
 
 
 def _samples_per_split(problem: ShiftProblem, tiles: int, chunk: int) -> int:
@@ -188,12 +191,12 @@ class HeadProblem:
 
     @property
     def map_bytes(self) -> int:
-        return self.samples * _HEAD_CHANNELS * self.pixels * _TYPES[self.dtype][1]
+        return self.samples * _HEAD_CHANNELS * self.pixels * TYPES[self.dtype][1]
 
     @property
     def types(self) -> str:
         order = 1 if self.channels_last else 0
-        return f"{self.accumulate}, {_TYPES[self.dtype][0]}, (PixelOrder){order}"
+        return f"{self.accumulate}, {TYPES[self.dtype][0]}, (PixelOrder){order}"
 
     @property
     def accumulate(self) -> str:
@@ -209,7 +212,7 @@ class HeadProblem:
     def packs_of_thread(self) -> float:
         """Vectors of 16 bytes that each thread of a block reads, in the mean."""
         elements = _HEAD_CHANNELS * self.pixels / self.parts
-        return elements * _TYPES[self.dtype][1] / 16 / _HEAD_THREADS
+        return elements * TYPES[self.dtype][1] / 16 / _HEAD_THREADS
 
 
 def head_forward_launches(problem: HeadProblem) -> list[Launch]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from benchmarks.gpu.prediction.general_launches import GeneralLaunch
 from benchmarks.gpu.prediction.launches import Launch
 from benchmarks.gpu.prediction.trace import Call
 
@@ -23,7 +24,7 @@ class LibraryLaunch:
     grouped: bool = False  # a convolution of several groups
 
 
-AnyLaunch = Launch | LibraryLaunch
+AnyLaunch = Launch | GeneralLaunch | LibraryLaunch
 Model = Callable[[Call], Iterable[AnyLaunch]]
 MODELS: dict[str, Model] = {}
 LAUNCHES_NOTHING: set[str] = set()  # and is no view by its schema

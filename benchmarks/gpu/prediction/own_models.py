@@ -5,26 +5,42 @@ from __future__ import annotations
 import math
 
 from benchmarks.gpu.prediction import launches
+from benchmarks.gpu.prediction.general_launches import (
+    GeneralProblem,
+    general_backward_launches,
+    general_forward_launches,
+)
 from benchmarks.gpu.prediction.models import AnyLaunch, model
 from benchmarks.gpu.prediction.trace import Array, Call
 
 
-def _shift_problem(call: Call, other: Array) -> launches.ShiftProblem:
+def _shift_problem(call: Call, other: Array) -> launches.ShiftProblem | GeneralProblem:
     weight = call["weight"]
     out_channels, in_channels, *kernel = weight.sizes
     slices = 1 if call["index"] is not None else kernel[0]
-    samples = call["shift"].sizes[0]
-    return launches.ShiftProblem(samples, out_channels * in_channels, kernel[0], slices, weight.dtype, other.dtype)
+    samples, pairs = call["shift"].sizes[0], out_channels * in_channels
+    is_double = weight.dtype == "float64"
+    if is_double == (other.dtype == "float64") and kernel in ([3] * 3, [5] * 3, [7] * 3)[: 2 if is_double else 3]:
+        return launches.ShiftProblem(samples, pairs, kernel[0], slices, weight.dtype, other.dtype)
+    if call["index"] is not None:  # the kernel takes the axis of the slice for its first
+        kernel.insert(0, kernel.pop(call["dim"]))
+    return GeneralProblem(samples, pairs, (kernel[0], kernel[1], kernel[2]), slices, weight.dtype, other.dtype)
 
 
 @model("crossd_ops.fourier_shift")
 def fourier_shift(call: Call) -> list[AnyLaunch]:
-    return [*launches.forward_launches(_shift_problem(call, call.results[0]))]
+    problem = _shift_problem(call, call.results[0])
+    if isinstance(problem, GeneralProblem):
+        return [*general_forward_launches(problem)]
+    return [*launches.forward_launches(problem)]
 
 
 @model("crossd_ops.fourier_shift_backward")
 def fourier_shift_backward(call: Call) -> list[AnyLaunch]:
-    return [*launches.backward_launches(_shift_problem(call, call["grad"]))]
+    problem = _shift_problem(call, call["grad"])
+    if isinstance(problem, GeneralProblem):
+        return [*general_backward_launches(problem)]
+    return [*launches.backward_launches(problem)]
 
 
 def _head_problem(map: Array) -> launches.HeadProblem:
