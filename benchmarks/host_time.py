@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 import timeit
 from collections.abc import Callable
 
@@ -108,10 +109,13 @@ def layer_calls(kind: type[nn.Module], mode: str) -> list[Callable[[], object]]:
 
 
 def measure_layers(repeat: int) -> dict[tuple[str, str], list[float]]:
-    """Microseconds of each of _PASSES by mode and name of the layer, the least of `repeat` rounds."""
+    """Microseconds of each of _PASSES by mode and name of the layer, the least of `repeat` rounds.
+
+    Of the calling thread's own time, in which the backward pass on the CPU runs too: others use the machine as well.
+    """
     kinds: tuple[type[nn.Module], ...] = (nn.Conv2d, CrossDConv2d)
     timers = {
-        (mode, kind.__name__): [timeit.Timer(call) for call in layer_calls(kind, mode)]
+        (mode, kind.__name__): [timeit.Timer(call, timer=time.thread_time) for call in layer_calls(kind, mode)]
         for mode in _MODES
         for kind in kinds
     }

@@ -24,8 +24,9 @@ def straight(layer: Any, input: Tensor) -> Tensor | None:
     if (
         type(input) is not Tensor
         or type(weight) is not nn.Parameter  # but computed, as of a parametrisation
+        or "bias" not in stored
         or own["_is_identity"]
-        or own["_buffers"]["fixed_shift"] is not None
+        or own["_buffers"].get("fixed_shift") is not None
         or own["padding_mode"] != "zeros"
         or type(padding) is not tuple
         or not is_plain()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from heads import operator_calls
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -129,6 +130,8 @@ CHANGES: dict[str, Callable[[CrossDConv2d], object]] = {
     "a computed weight": lambda layer: nn.utils.parametrize.register_parametrization(
         layer, "weights_3d", nn.Identity()
     ),
+    "a computed bias": lambda layer: nn.utils.parametrize.register_parametrization(layer, "bias", nn.Identity()),
+    "a pruned bias": lambda layer: nn.utils.prune.l1_unstructured(layer, "bias", 0.5),
     "borders that are no zeros": lambda layer: layer.__dict__.update(padding_mode="circular"),
     "padding by name": lambda layer: layer.__dict__.update(padding="same"),
     "a weight of a subclass": lambda layer: setattr(layer, "weights_3d", Marked(layer.weights_3d.detach())),
