@@ -5,6 +5,7 @@ from __future__ import annotations
 from .acs import ACSConv3d
 from .bake import bake
 from .calibration import calibrate, mean_shifts
+from .check import check_volumes
 from .input_channels import adapt_input_channels
 from .layers_2d import CrossDConv2dSame, WeightStandardization
 from .layers_3d import BatchNormAct3d, Conv3dSame, LayerNorm3d
@@ -22,6 +23,7 @@ __all__ = [
     "adapt_input_channels",
     "bake",
     "calibrate",
+    "check_volumes",
     "mean_shifts",
     "to_2d",
     "to_3d",

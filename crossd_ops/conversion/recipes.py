@@ -81,6 +81,21 @@ def convolution_3d(
     return twin
 
 
+def with_center_weight(module: nn.Module, geometry: DepthGeometry) -> nn.Module:
+    """The 3D convolution of this depth with the 2D weight in its middle slice; a Cross-D layer's as it is unshifted."""
+    convolution: Any = module
+    with torch.no_grad():
+        if isinstance(module, nn.ConvTranspose2d):
+            return _transposed_of(convolution, geometry)
+        if isinstance(module, CrossDConv2d):
+            weight = depth_first(module, module.weights_3d)[:, :, module.depth // 2]
+        else:
+            weight = _weight(convolution)
+        if _pads_as_tensorflow(module):
+            geometry = geometry._replace(padding="same")
+        return _convolution(convolution, centered(weight, geometry.kernel), geometry)
+
+
 def _from_crossd(
     name: str, module: CrossDConv2d, recipe: str, shifts: Tensor | None, requests: DepthRequests
 ) -> nn.Module:
@@ -239,7 +254,10 @@ def _volume_head(prefix: str, layers: nn.Sequential) -> Any:
 
 
 def _transposed(name: str, module: Any, requests: DepthRequests) -> nn.Module:
-    geometry = depth_geometry(_like(module), requests.of(name, type(module).__name__, _GEOMETRY))
+    return _transposed_of(module, depth_geometry(_like(module), requests.of(name, type(module).__name__, _GEOMETRY)))
+
+
+def _transposed_of(module: Any, geometry: DepthGeometry) -> nn.Module:
     weight, arguments = inflated_transposed(module.weight, geometry), _arguments(module, geometry)
     arguments["kernel_size"] = tuple(weight.shape[2:])
     arguments["output_padding"] = (min(module.output_padding[0], geometry.stride - 1), *module.output_padding)

@@ -12,6 +12,7 @@ from ..layers.conv2d import CrossDConv2d
 from ..layers.conv3d import CrossDConv3d
 from .acs import ACSConv3d
 from .calibration import mean_shifts, recorded_shifts
+from .check import check_volumes
 from .depth import DepthOptions, DepthRequests
 from .modules.copies import check_copy, copy_with, walk
 from .recipes import CALIBRATED_RECIPES, CONVOLUTIONS_2D, convolution_3d, recipe_for
@@ -29,6 +30,7 @@ def to_3d(
     depth: DepthOptions | None = None,
     keep_classifier: bool = True,
     progress: bool = True,
+    example: Tensor | None = None,
 ) -> nn.Module:
     """A copy of a 2D network that takes volumes (B, C, D, H, W), with the weights that `recipe` makes of its own.
 
@@ -75,6 +77,8 @@ def to_3d(
         depth: options of the depth axis by patterns of names, of which the first that matches counts.
         keep_classifier: False draws the last `nn.Linear` anew.
         progress: show a bar while calibrating, where tqdm is installed.
+        example: a small image (B, C, H, W) with which the result is proven before anybody trains it, as
+            `crossd_ops.conversion.check_volumes` does: each module sees in a slice what that of `model` sees in it.
 
     Returns:
         The new model, its parameters and modules under the old names, with flags, hooks and what users put on layers;
@@ -82,7 +86,7 @@ def to_3d(
 
     Raises:
         ValueError: an unknown recipe, or one that is not for this kind of layer; no `batches` where they are needed;
-            patterns that match nothing; sizes that do not fit each other.
+            patterns that match nothing; sizes that do not fit each other; a module that fails the proof on `example`.
         TypeError: a layer or a network's own code that has no meaning for volumes; the text names it and the reason.
             What a network does with volumes is judged in the first forward, which raises with the name of the
             module, the function and its arguments.
@@ -117,6 +121,8 @@ def to_3d(
             deepen(name or "model", module, requests)
         else:
             lift(name or "model", module)
+    if example is not None:
+        check_volumes(model, result, example)
     if not keep_classifier:
         [module for _, module in walk(result) if isinstance(module, nn.Linear)][-1].reset_parameters()
     return result

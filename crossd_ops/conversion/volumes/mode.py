@@ -22,7 +22,15 @@ class VolumeCalls(WatchesNetworks):
     axes; whatever else gets a volume raises.
 
     Layers of this package, whose code knows what a volume is, run without it.
+
+    Args:
+        endless: volumes go on in front and behind as they end, where otherwise zeros are. So, and with weights that do
+            not mix slices, a network sees in equal slices what it sees in one: the proof of `check_volumes`.
     """
+
+    def __init__(self, endless: bool = False) -> None:
+        super().__init__()
+        self.endless = endless
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -40,7 +48,7 @@ class VolumeCalls(WatchesNetworks):
         try:
             if rule is None:
                 raise Refusal("which is not known for volumes")
-            return rule(Call(func, args, kwargs))
+            return rule(Call(func, args, kwargs, self.endless))
         except Refusal as refusal:
             raise Refusal(_described(func, args, kwargs, refusal)) from None
 

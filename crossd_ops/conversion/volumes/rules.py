@@ -34,10 +34,11 @@ class Call:
     Attributes:
         function: of torch.
         args, kwargs: its arguments; a rule may change them.
+        endless: whether volumes go on in front and behind as they end, instead of with zeros; see `VolumeCalls`.
     """
 
-    def __init__(self, function: Any, args: Iterable[Any], kwargs: dict[str, Any]) -> None:
-        self.function = function
+    def __init__(self, function: Any, args: Iterable[Any], kwargs: dict[str, Any], endless: bool) -> None:
+        self.function, self.endless = function, endless
         self.args = [*args]
         self.kwargs = {**kwargs}
 

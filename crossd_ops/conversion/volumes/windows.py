@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..depth import VolumePadding, adaptive_depth
 from .axes import VOLUME, Refusal, axes_of, flat_axes, with_axes
+from .endless import endless_input, endless_layer, endless_pad
 from .rules import Call, refuse_if_unseen_later, rule
 from .sizes import Extent, depth_for
 
@@ -52,6 +53,8 @@ def _avg_pool(call: Call) -> Any:
     if divisor:
         kernel = _three(call.argument(1, "kernel_size"))
         call.change(6, "divisor_override", value=divisor * (kernel[0] if isinstance(kernel, tuple | list) else kernel))
+    if call.endless:
+        endless_input(call, _three(call.argument(3, "padding", default=0)), 3)
     return _pooled(call, F.avg_pool3d, "kernel_size", "stride", "padding")
 
 
@@ -120,7 +123,7 @@ def _interpolate(call: Call) -> Any:
 def _pad(call: Call) -> Any:
     pad, mode, axes = call.argument(1, "pad"), call.argument(2, "mode", default="constant"), call.axes
     if isinstance(pad, VolumePadding) or (mode != "constant" and len(pad) == 6):
-        return call.run()
+        return endless_pad(call, [*pad]) if call.endless and mode == "constant" else call.run()
     # Pairs begin with the last axis; behind that of the height comes the one of the depth.
     behind = 2 * (len(flat_axes(axes)) - flat_axes(axes).index("H"))
     letters = flat_axes(axes)[::-1]
@@ -131,6 +134,8 @@ def _pad(call: Call) -> Any:
         height = pad[behind - 2 : behind]
         depth = [amount.depth if isinstance(amount, Extent) else amount for amount in height]
         pad = [*pad[:behind], *depth, *pad[behind:]]
+        if call.endless and mode == "constant" and axes == VOLUME:
+            return endless_pad(call, pad)
         call.change(1, "pad", value=[amount.number if isinstance(amount, Extent) else amount for amount in pad])
         return with_axes(call.lifted(), axes)
     return with_axes(call.run(), axes)
@@ -148,7 +153,7 @@ def _volume_layer(call: Call) -> Any:
     tensor = call.tensor
     axes = axes_of(tensor)
     if axes == VOLUME:
-        return call.run()
+        return endless_layer(call) if call.endless else call.run()
     if isinstance(tensor, Tensor) and not axes and tensor.dim() == 4 and tensor.shape[-2:] == (1, 1):
         call.change(0, "input", value=tensor.unsqueeze(2))
         return call.lifted()
