@@ -15,8 +15,9 @@ from .sizes import Extent, depth_for
 @rule("__getitem__")
 def _getitem(call: Call) -> Any:
     index, axes = _indices(call.axes, call.args[1], call.tensor.shape)
+    changed = isinstance(index, tuple) and (not isinstance(call.args[1], tuple) or len(call.args[1]) > 2)
     call.args[1] = index
-    return with_axes(call.lifted(), axes)
+    return with_axes(call.lifted() if changed else call.run(), axes)
 
 
 @rule("__setitem__")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...layers.leaf import WatchesNetworks, watching
 from . import arrangement, indexing, pointwise, reductions, views, windows  # noqa: F401  they register their rules
-from .axes import Refusal, axes_of, with_axes
+from .axes import VOLUME, Refusal, axes_of, with_axes
 from .rules import ALWAYS, GETTERS, KEEPING, RULES, Call
 from .views import without_axes
 
@@ -40,6 +40,8 @@ class VolumeCalls(WatchesNetworks):
             result = func(*args, **kwargs)
             axes = getattr(args[0] if args else kwargs.get("input"), "_volume_axes", None)
             return result if axes is None else with_axes(result, axes)
+        if not kwargs and RULES.get(func) is pointwise.pointwise and _all_volumes(args):
+            return func(*args)
         if func not in ALWAYS and not _any_volume(args) and not _any_volume(kwargs.values()):
             return without_axes(func(*args, **kwargs))
         rule = RULES.get(func)
@@ -51,6 +53,15 @@ class VolumeCalls(WatchesNetworks):
             return rule(Call(func, args, kwargs, self.endless))
         except Refusal as refusal:
             raise Refusal(_described(func, args, kwargs, refusal)) from None
+
+
+def _all_volumes(values: Iterable[Any]) -> bool:
+    """Whether they are whole volumes and numbers: what comes by far most often, and needs no second look."""
+    return all(axes_of(value) == VOLUME if isinstance(value, Tensor) else not _is_sequence(value) for value in values)
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, tuple | list)
 
 
 def _any_volume(values: Iterable[Any]) -> bool:
