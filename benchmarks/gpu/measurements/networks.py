@@ -21,7 +21,9 @@ CASES = (
     NetworkCase("resnet50", batch=32, autocast=True, channels_last=True),
     NetworkCase("resnet18", batch=32),
 )
-DRY_RUN_CASES = (NetworkCase("resnet18", batch=2, size=32, classes=10, width=4, channels_last=True),)
+# No narrower: torch 2.13 writes beyond its memory on CPUs with AVX2, in the gradient of a channels-last 1x1 convolution's
+# weight of 4 channels (oneDNN's jit_1x1).
+DRY_RUN_CASES = (NetworkCase("resnet18", batch=2, size=32, classes=10, width=8, channels_last=True),)
 
 
 def networks(settings: Settings) -> dict[str, Any]:
