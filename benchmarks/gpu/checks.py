@@ -19,6 +19,7 @@ from benchmarks.gpu.programs import ROOT, find, is_installed, run
 
 _TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 _CUDA_TESTS = (
+    "tests/convolution/test_cuda_convolution.py",
     "tests/kernels/test_cuda_device.py",
     "tests/layers/test_cuda_layers.py",
     "tests/operators/test_graph_capture.py",

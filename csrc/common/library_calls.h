@@ -175,49 +175,9 @@ inline Tensor join_samples(const std::vector<Tensor>& samples) {
   return torch::stable::detail::to<Tensor>(call_operator<1>("aten::cat", "", samples, int64_t{0})[0]);
 }
 
-// What `pixels` of the output see of an image that stands between borders of zeros; the image itself where there are
-// no borders. Only so much: where strides are long, most of a border, and of the image, may be seen by none.
-inline Tensor seen_between_borders(const Tensor& input, const std::vector<int64_t>& kernel,
-                                   const std::vector<int64_t>& pixels, const Geometry& geometry) {
-  const auto& [stride, padding, dilation, _] = geometry;
-  if (*std::max_element(padding.begin(), padding.end()) == 0) return input;
-  std::vector<int64_t> sizes = sizes_of(input), inside_sizes = sizes;
-  int64_t elements = 1;
-  for (int64_t i = 0; i < geometry.axes(); ++i) {
-    sizes[2 + i] = (pixels[i] - 1) * stride[i] + dilation[i] * (kernel[i] - 1) + 1;
-    inside_sizes[2 + i] = std::clamp<int64_t>(sizes[2 + i] - padding[i], 0, input.size(2 + i));
-    elements *= inside_sizes[2 + i];
-  }
-  const Tensor result = torch::stable::new_zeros(input, sizes);
-  if (elements == 0) return result;
-  int64_t offset = 0;
-  for (int64_t i = 0; i < geometry.axes(); ++i) offset += padding[i] * result.stride(2 + i);
-  Tensor inside = alias(result, inside_sizes, strides_of(result), offset);
-  torch::stable::copy_(inside, alias(input, inside_sizes, strides_of(input)));
-  return result;
-}
-
-// By operators of every device: the input pixels that each of `pixels` of the output sees, (B, C, kernel, pixels),
-// dense. A copy of a view that takes each of them several times; torch's im2col launches a kernel for every sample.
-inline Tensor dispatched_image_to_columns(const Tensor& input, const std::vector<int64_t>& kernel,
-                                          const std::vector<int64_t>& pixels, const Geometry& geometry) {
-  const Tensor source = seen_between_borders(input, kernel, pixels, geometry);
-  std::vector<int64_t> sizes = {source.size(0), source.size(1)}, strides = {source.stride(0), source.stride(1)};
-  for (int64_t i = 0; i < geometry.axes(); ++i)
-    sizes.push_back(kernel[i]), strides.push_back(geometry.dilation[i] * source.stride(2 + i));
-  for (int64_t i = 0; i < geometry.axes(); ++i)
-    sizes.push_back(pixels[i]), strides.push_back(geometry.stride[i] * source.stride(2 + i));
-  return torch::stable::contiguous(alias(source, sizes, strides));
-}
-
-// Its adjoint, of images: (B, C * Kh * Kw, H' * W').
-inline Tensor dispatched_columns_to_image(const Tensor& columns, const std::vector<int64_t>& image,
-                                          const std::vector<int64_t>& kernel, const Geometry& geometry) {
-  return torch::stable::detail::to<Tensor>(call_operator<1>("aten::col2im", "", columns, image, kernel,
-                                                            geometry.dilation, geometry.padding, geometry.stride)[0]);
-}
-
-// out = a b, each (n, ., .)
+// out = a b, each (n, ., .). In float32 on a GPU with TF32 or without, as torch's setting of matrix products has it:
+// its other setting, of convolutions, reaches no product, and to change one for the time of a call would change it for
+// every thread.
 inline void dispatched_product(Tensor& out, const Tensor& a, const Tensor& b) {
   (void)torch::stable::detail::to<Tensor>(call_operator<1>("aten::bmm", "out", a, b, out)[0]);
 }

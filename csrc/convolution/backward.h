@@ -2,6 +2,7 @@
 //
 // Many channels' kernels are more than a cache holds: in blocks, each is still there when its product is taken.
 #pragma once
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -30,8 +31,9 @@ class ConvolutionGradients {
   }
 
   // After the last block.
-  Tensor grad_input() const {
-    return method_ == Method::matrix ? columns_to_image(*grad_columns_, input_, problem_) : *grad_input_;
+  Tensor grad_input() {
+    if (grad_columns_) finish_grad_input(0, problem_.samples());
+    return *grad_input_;
   }
 
  private:
@@ -69,28 +71,54 @@ class ConvolutionGradients {
     return need_kernels_ ? split_samples(join_samples(grads), kernels.size(1)) : kernels;
   }
 
-  // With columns x (B, C Kh Kw, pixels) of the input, of which y = w x:  g_w = g x^T,  g_x = w^T g.
+  // With columns x (B, C Kh Kw, pixels) of the input, of which y = w x:  g_w = g x^T,  g_x = w^T g. Some samples at a
+  // time where output channels come all at once.
   Tensor add_matrix(const Tensor& grad, const Tensor& kernels) {
-    const int64_t groups = problem_.geometry.groups, blocks = problem_.samples() * groups, pixels = problem_.pixels();
-    const int64_t rows = kernels.size(1) / groups, wide = kernels.size(2) * problem_.kernel_elements();
-    // Of groups, each product takes some of a sample's channels: samples that lie apart will not do.
-    const Tensor source = groups == 1 ? as_matrices(grad) : torch::stable::contiguous(grad);
-    const Tensor g = groups == 1 ? source : alias(source, {blocks, rows, pixels}, {rows * pixels, pixels, 1});
-    if (need_input_) {
-      const Tensor transposed = alias(kernels, {blocks, wide, rows}, {rows * wide, 1, wide});
-      const bool first = !grad_columns_;
-      if (first) grad_columns_.emplace(new_tensor(input_, sizes_of_columns(problem_), input_.scalar_type()));
-      if (first)
-        multiply_matrices(*grad_columns_, transposed, g);
-      else
-        add_matrix_product_on_cpu(*grad_columns_, transposed, g);
+    const int64_t groups = problem_.geometry.groups, samples = problem_.samples(), chunk = problem_.samples_of_chunk();
+    const Tensor w = kernel_matrices(kernels, groups), g = as_matrices(grad, groups);
+    if (need_input_ && !grad_input_) grad_input_.emplace(new_tensor(input_, sizes_of(input_), format_of_grad_input()));
+    if (need_kernels_) prepare_grad_kernels(kernels);
+    for (int64_t first = 0; first < samples; first += chunk) {
+      const int64_t count = std::min(chunk, samples - first), block = first * groups, blocks = count * groups;
+      const Tensor g_of_chunk = part_of(g, 0, block, blocks);
+      if (need_input_) {
+        add_grad_columns(first, count, transposed(part_of(w, 0, block, blocks)), g_of_chunk);
+        if (chunk < samples) finish_grad_input(first, count);
+      }
+      if (!need_kernels_) continue;
+      if (chunk < samples)
+        columns_.emplace(image_to_columns(part_of(input_, 0, first, count), problem_));
+      else if (!columns_)
+        columns_.emplace(image_to_columns(input_, problem_));
+      multiply_into(part_of(kernel_matrices(*grad_kernels_, groups), 0, block, blocks), g_of_chunk,
+                    transposed(*columns_));
     }
-    if (!need_kernels_) return kernels;
-    if (!columns_) columns_.emplace(image_to_columns(input_, problem_));
-    prepare_grad_kernels(kernels);
-    Tensor product = alias(*grad_kernels_, {blocks, rows, wide}, {rows * wide, wide, 1});
-    multiply_matrices(product, g, alias(*columns_, {blocks, pixels, wide}, {wide * pixels, 1, pixels}));
-    return *grad_kernels_;
+    return need_kernels_ ? *grad_kernels_ : kernels;
+  }
+
+  // Groups of channels-last images are no matrices.
+  MemoryFormat format_of_grad_input() const {
+    return problem_.geometry.groups == 1 ? problem_.format : MemoryFormat::contiguous;
+  }
+
+  // Of these samples, w^T g of the next output channels.
+  void add_grad_columns(int64_t first, int64_t count, const Tensor& w, const Tensor& g) {
+    const bool is_first = !grad_columns_;
+    if (is_first)
+      grad_columns_.emplace(problem_.columns_are_the_image()
+                                ? as_matrices(part_of(*grad_input_, 0, first, count), problem_.geometry.groups)
+                                : new_columns(input_, problem_, count));
+    if (is_first)
+      multiply_into(*grad_columns_, w, g);
+    else
+      add_product_on_cpu(*grad_columns_, w, g);
+  }
+
+  // After the last output channels of these samples.
+  void finish_grad_input(int64_t first, int64_t count) {
+    Tensor image = part_of(*grad_input_, 0, first, count);
+    if (!problem_.columns_are_the_image()) columns_to_image(*grad_columns_, image, problem_);
+    grad_columns_.reset();
   }
 
   // With the sizes of `kernels`, in memory that blocks of one size share.

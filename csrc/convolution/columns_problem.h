@@ -16,6 +16,7 @@ struct ColumnsProblem {
   Axes image, kernel, result, stride, padding, dilation;
   int64_t image_sample, image_channel;  // strides in elements, any values
   Axes image_pixel;
+  int64_t row;  // elements from one row of the columns to the next: at least those of the result
   Dtype dtype;
 };
 

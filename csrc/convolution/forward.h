@@ -1,5 +1,6 @@
 // The per-sample convolution itself, some output channels at a time.
 #pragma once
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -26,22 +27,20 @@ class SampleConvolution {
   }
 
  private:
-  // With columns x of the input: y = w x; of channels-last images y^T = x^T w^T, which is their order in memory.
+  // With columns x of the input, of some samples at a time: y = w x; of channels-last images y^T = x^T w^T, which is
+  // their order in memory. The bias takes as many bytes as a product that is added to it would.
   Tensor multiply(const Tensor& kernels, const std::optional<Tensor>& bias) {
-    if (!columns_) columns_.emplace(image_to_columns(input_, problem_));
-    const int64_t blocks = columns_->size(0), wide = columns_->size(1), pixels = columns_->size(2);
-    const int64_t rows = kernels.size(1) / problem_.geometry.groups;
-    const bool transposed = problem_.format == MemoryFormat::channels_last && problem_.geometry.groups == 1;
+    const int64_t groups = problem_.geometry.groups, samples = problem_.samples(), chunk = problem_.samples_of_chunk();
     const std::vector<int64_t> sizes = sizes_of_result(kernels);
-    const MemoryFormat format = transposed ? MemoryFormat::channels_last : MemoryFormat::contiguous;
-    const Tensor result = new_tensor(input_, sizes, format);
-    if (transposed) {
-      Tensor product = alias(result, {blocks, pixels, rows}, {pixels * rows, rows, 1});
-      multiply_matrices(product, alias(*columns_, {blocks, pixels, wide}, {wide * pixels, 1, pixels}),
-                        alias(kernels, {blocks, wide, rows}, {rows * wide, 1, wide}));
-    } else {
-      Tensor product = alias(result, {blocks, rows, pixels}, {rows * pixels, pixels, 1});
-      multiply_matrices(product, alias(kernels, {blocks, rows, wide}, {rows * wide, wide, 1}), *columns_);
+    const Tensor result = new_tensor(input_, sizes, groups == 1 ? problem_.format : MemoryFormat::contiguous);
+    const Tensor products = as_matrices(result, groups), w = kernel_matrices(kernels, groups);
+    for (int64_t first = 0; first < samples; first += chunk) {
+      const int64_t count = std::min(chunk, samples - first), block = first * groups, blocks = count * groups;
+      if (chunk < samples)
+        columns_.emplace(image_to_columns(part_of(input_, 0, first, count), problem_));
+      else if (!columns_)
+        columns_.emplace(image_to_columns(input_, problem_));
+      multiply_into(part_of(products, 0, block, blocks), part_of(w, 0, block, blocks), *columns_);
     }
     return bias ? sum_of(result, along_channels(*bias, sizes)) : result;
   }

@@ -17,8 +17,7 @@
 //   16 -> 16, 3x3, 28            .374  .905     .537  1.16     .748  1.83     .460  1.59     1.12
 //   64 -> 64, 3x3, 14            .654  1.54     .967  2.23     1.53  3.34     1.03  2.51     3.35
 //
-// No GPU has been measured. There the images of few pixels are multiplied because that is a few launches for the whole
-// batch, where the loop has one or more for each sample; volumes have no way back from their columns there.
+// No GPU has been measured: there it goes by the costs of convolution/gpu_costs.h, and never sample by sample.
 #pragma once
 #include <algorithm>
 #include <limits>
@@ -30,6 +29,7 @@
 #include "common/environment.h"
 #include "common/library_calls.h"
 #include "common/memory_format.h"
+#include "convolution/gpu_costs.h"
 #include "shift/op.h"
 
 namespace crossd_ops {
@@ -49,7 +49,8 @@ struct ConvolutionProblem {
   Tensor shift;                 // dense, of the type that the kernels compute in
   Dtype dtype;                  // of input, kernels and output
   MemoryFormat format;          // of input, output and the input's gradient
-  bool on_gpu;                  // or treated as if it were, see goes_by_dispatcher
+  double input_elements;
+  bool on_gpu;  // or treated as if it were, see goes_by_dispatcher
 
   int64_t samples() const { return shape.samples; }
   int64_t rows() const { return shape.out_channels; }
@@ -57,6 +58,21 @@ struct ConvolutionProblem {
   int64_t pixels() const { return product({result.begin() + 2, result.end()}); }
   int64_t columns() const {  // elements of all of them, see convolution/columns.h
     return samples() * shape.in_channels * geometry.groups * kernel_elements() * pixels();
+  }
+  int64_t row_of_columns() const {  // elements: on a GPU whole vectors of 16 bytes, which products want too
+    const int64_t vector = on_gpu ? 16 / size_of(dtype) : 1;
+    return (pixels() + vector - 1) / vector * vector;
+  }
+  int64_t samples_of_chunk() const {  // whose columns exist at the same time
+    constexpr int64_t kMostOfChunk = 1 << 26;
+    return on_gpu ? std::clamp<int64_t>(kMostOfChunk / std::max<int64_t>(1, columns() / samples()), 1, samples())
+                  : samples();
+  }
+  bool columns_are_the_image() const {
+    const auto all = [](const std::vector<int64_t>& numbers, int64_t value) {
+      return std::all_of(numbers.begin(), numbers.end(), [=](int64_t number) { return number == value; });
+    };
+    return kernel_elements() == 1 && all(geometry.stride, 1) && all(geometry.padding, 0);
   }
   int64_t multiply_adds() const { return columns() * (rows() / geometry.groups); }
   double elements_between_borders() const {  // of a channel: what columns are copied from
@@ -82,25 +98,50 @@ inline std::optional<Method> forced_method() {
   return forced ? std::optional(static_cast<Method>(*forced)) : std::nullopt;
 }
 
+// What columns are copied from must not outgrow them by much.
+inline bool can_have_columns(const ConvolutionProblem& problem) {
+  constexpr int64_t kFewBorders = 1 << 15;  // elements, or four times the columns that are copied from there
+  const int64_t columns = problem.kernel_elements() * problem.pixels();  // of a channel
+  return problem.elements_between_borders() <= static_cast<double>(std::max(kFewBorders, 4 * columns));
+}
+
+// Columns of some samples at a time; of one alone no more than a gigabyte in float32. One sample's kernels are those of
+// a plain convolution.
+inline Method choose_on_gpu(const ConvolutionProblem& problem) {
+  constexpr int64_t kMostOfSample = 1 << 28;
+  const int64_t columns = problem.columns(), samples = problem.samples();
+  if (problem.samples() == 1 || !can_have_columns(problem) || columns / samples > kMostOfSample) return Method::grouped;
+  const double input = problem.input_elements,
+               output = static_cast<double>(ConvolutionProblem::product(problem.result));
+  const double kernels =
+      static_cast<double>(samples * problem.rows() * problem.shape.in_channels * problem.kernel_elements());
+  const GpuProblem counts{input,
+                          output,
+                          kernels,
+                          problem.columns_are_the_image() ? 0 : static_cast<double>(columns),
+                          static_cast<double>(problem.multiply_adds()),
+                          problem.format == MemoryFormat::channels_last,
+                          problem.geometry.groups > 1,
+                          problem.dtype};
+  return columns_seconds(counts) <= grouped_seconds(counts) ? Method::matrix : Method::grouped;
+}
+
 inline Method choose(const ConvolutionProblem& problem, bool backward) {
+  if (problem.on_gpu) return choose_on_gpu(problem);
   constexpr int64_t kFewPixels = 100;       // the kernels outweigh the pixels: what counts is how often they are read
   constexpr int64_t kFewChannels = 16;      // grouped kernels waste their lanes
   constexpr int64_t kFewColumns = 1 << 17;  // less work than a convolution's preparations
   constexpr int64_t kFewMultiplyAdds = 1 << 18;  // a library's preparations take as long
   constexpr int64_t kMostColumns = 1 << 26;      // elements, no more memory than this
-  constexpr int64_t kFewBorders = 1 << 15;       // elements, or four times the columns that are copied from there
-  const bool can_be_small = !backward && !problem.on_gpu && size_of(problem.dtype) >= 4;
-  if (forced_method() && !problem.on_gpu)
-    return *forced_method() == Method::small && !can_be_small ? Method::matrix : *forced_method();
-  const double most_elements = std::max(kFewBorders, 4 * problem.kernel_elements() * problem.pixels());
-  const bool can_have_columns = problem.elements_between_borders() <= most_elements;
-  if (can_be_small && can_have_columns && problem.multiply_adds() <= kFewMultiplyAdds) return Method::small;
+  const bool can_be_small = !backward && size_of(problem.dtype) >= 4;
+  if (forced_method()) return *forced_method() == Method::small && !can_be_small ? Method::matrix : *forced_method();
+  const bool can_multiply = can_have_columns(problem);
+  if (can_be_small && can_multiply && problem.multiply_adds() <= kFewMultiplyAdds) return Method::small;
   const int64_t columns = problem.columns();
   const bool few_pixels = problem.pixels() <= kFewPixels;
   const bool few_channels = problem.shape.in_channels < kFewChannels && problem.geometry.groups == 1;
   const bool few_columns = columns <= kFewColumns * (backward ? 1 : 2) * (few_channels ? 4 : 1);
-  const bool multiply = problem.on_gpu ? few_pixels && problem.geometry.axes() == 2 : few_pixels || few_columns;
-  if (multiply && can_have_columns && columns <= kMostColumns) return Method::matrix;
+  if ((few_pixels || few_columns) && can_multiply && columns <= kMostColumns) return Method::matrix;
   return few_pixels || few_channels ? Method::loop : Method::grouped;
 }
 
@@ -191,6 +232,7 @@ inline ConvolutionProblem checked_convolution(const Tensor& input, const Tensor&
                              dense(compute_shift),
                              dtype,
                              memory_format_of(input),
+                             static_cast<double>(input.numel()),
                              goes_by_dispatcher(weight)};
   problem.kernel.assign(problem.shape.kernel + (index ? 1 : 0), problem.shape.kernel + 3);
   problem.result.assign(2 + axes, out_channels), problem.result[0] = samples;

@@ -25,6 +25,14 @@ inline Tensor stacked_kernels(const Tensor& kernels) {
   return alias(kernels, sizes, dense_strides(sizes));
 }
 
+// Dense kernels (B, rows, C, ...) as one matrix for each group: (B * groups, rows / groups, C * kernel elements).
+inline Tensor kernel_matrices(const Tensor& kernels, int64_t groups) {
+  int64_t wide = 1;
+  for (int64_t i = 2; i < kernels.dim(); ++i) wide *= kernels.size(i);
+  const std::vector<int64_t> sizes = {kernels.size(0) * groups, kernels.size(1) / groups, wide};
+  return alias(kernels, sizes, dense_strides(sizes));
+}
+
 // (O,) -> (B * O,)
 inline Tensor repeat(const Tensor& bias, int64_t samples) {
   Tensor result = new_tensor(bias, {samples * bias.size(0)}, bias.scalar_type());

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.cpp_extension import include_paths, library_paths
 
@@ -61,21 +60,6 @@ def test_gradients(operators: Any, place: tuple[Any, ...], needs: tuple[bool, bo
     expected = torch.autograd.grad(output, sought, grad)
     got = operators.convolution_backward(grad, input.detach(), kernels.detach(), *numbers, groups, *needs)
     torch.testing.assert_close(tuple(got), expected)
-
-
-@pytest.mark.parametrize("place", PLACES[:2], ids=str)
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_columns(operators: Any, place: tuple[Any, ...], memory_format: torch.memory_format) -> None:
-    stride, padding, dilation, _ = place
-    input = torch.randn(3, 4, 9, 8).contiguous(memory_format=memory_format)
-    numbers = {"kernel_size": (3, 2), "stride": stride, "padding": padding, "dilation": dilation}
-    pixels = F.conv2d(input, torch.zeros(1, 4, 3, 2), None, stride, padding, dilation).shape[2:]
-    expected = F.unfold(input, **numbers)
-    found = operators.image_to_columns(input, (3, 2), pixels, stride, padding, dilation)
-    assert found.is_contiguous()
-    torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=0, atol=0)
-    back = operators.columns_to_image(expected, (9, 8), (3, 2), stride, padding, dilation)
-    torch.testing.assert_close(back, F.fold(expected, (9, 8), **numbers))
 
 
 def test_products(operators: Any) -> None:

@@ -26,16 +26,6 @@ std::vector<Tensor> convolution_backward(const Tensor& grad, const Tensor& input
   return gradients;
 }
 
-// Columns of images or volumes, and of images the way back.
-Tensor image_to_columns(const Tensor& input, Numbers kernel, Numbers pixels, Numbers stride, Numbers padding,
-                        Numbers dilation) {
-  return dispatched_image_to_columns(input, kernel, pixels, {stride, padding, dilation, 1});
-}
-Tensor columns_to_image(const Tensor& columns, Numbers image, Numbers kernel, Numbers stride, Numbers padding,
-                        Numbers dilation) {
-  return dispatched_columns_to_image(columns, image, kernel, {stride, padding, dilation, 1});
-}
-
 Tensor product(const Tensor& a, const Tensor& b) {
   Tensor out = new_tensor(a, {a.size(0), a.size(1), b.size(2)}, a.scalar_type());
   dispatched_product(out, a, b);
@@ -49,19 +39,11 @@ STABLE_TORCH_LIBRARY(crossd_dispatched, m) {
   m.def(
       "convolution_backward(Tensor grad, Tensor input, Tensor kernels, int[] stride, int[] padding, int[] dilation, "
       "int groups, bool need_input, bool need_kernels) -> Tensor[]");
-  m.def(
-      "image_to_columns(Tensor input, int[] kernel, int[] pixels, int[] stride, int[] padding, int[] dilation) "
-      "-> Tensor");
-  m.def(
-      "columns_to_image(Tensor columns, int[] image, int[] kernel, int[] stride, int[] padding, int[] dilation) "
-      "-> Tensor");
   m.def("product(Tensor a, Tensor b) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(crossd_dispatched, CPU, m) {
   m.impl("convolution", TORCH_BOX(&convolution));
   m.impl("convolution_backward", TORCH_BOX(&convolution_backward));
-  m.impl("image_to_columns", TORCH_BOX(&image_to_columns));
-  m.impl("columns_to_image", TORCH_BOX(&columns_to_image));
   m.impl("product", TORCH_BOX(&product));
 }
 

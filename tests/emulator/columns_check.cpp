@@ -1,31 +1,52 @@
-// Runs the copies into columns, their adjoint, and small products with them on the CPU in memory of exactly the size
-// that they may touch: `columns_check`. Each case runs with several numbers of threads, which the test's parallel_for
-// supplies: columns must have the bits that a loop over the definition gives them, images the same bits every time,
-// close to sums in double. One line for each case that fails, then a summary; exit status 1 where one does.
-// `--first-failure`: ends with it.
+// Runs the copies into columns and their adjoint in memory of exactly the size that they may touch: `columns_check`.
+// Columns must have the bits that a loop over the definition gives them, images the same bits every time, close to sums
+// in double. With -DCHECK_CPU the kernels of the CPU and small products with columns, each case with several numbers of
+// threads, which the test's parallel_for supplies; else the CUDA kernels in the emulator, in three orders of threads
+// (`--one-order`: in one, enough for ThreadSanitizer; `brief`: with fewer cases). One line for each case that fails,
+// then a summary; exit status 1 where one does. `--first-failure`: ends with it.
 #include <array>
 #include <cmath>
 #include <cstdio>
-#include <limits>
+#include <exception>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
-#include "convolution/cpu/columns.h"
-#include "convolution/cpu/small_product.h"
 #include "strided.h"
-
-#define CROSSD_VECTOR_BYTES 16
-namespace crossd_ops::cpu {
-#include "common/cpu/simd.h"
-#include "convolution/cpu/small_product_kernels.h"
-}  // namespace crossd_ops::cpu
+#if defined(CHECK_CPU)
+#include "convolution/cpu/columns.h"
+#include "small_product_check.h"
+#else
+#include "convolution/cuda/columns_launch.cuh"
+#endif
 
 namespace check {
 
 using namespace crossd_ops;
 
-constexpr int kRuns = 6;  // of each case: parallel_for goes through as many ways to share it out
+#if defined(CHECK_CPU)
+int runs = 6;  // of each case: parallel_for goes through as many ways to share it out
+void begin_run(int) {}
+void image_to_columns(const ColumnsProblem& problem, const void* image, void* columns) {
+  cpu::image_to_columns(problem, image, columns);
+}
+void columns_to_image(const ColumnsProblem& problem, const void* columns, void* image) {
+  cpu::columns_to_image(problem, columns, image);
+}
+#else
+int runs = 3;
+void begin_run(int run) {
+  constexpr emu::Order orders[] = {emu::Order::random, emu::Order::forward, emu::Order::reverse};
+  emu::order = orders[run];
+}
+void image_to_columns(const ColumnsProblem& problem, const void* image, void* columns) {
+  cuda::launch_image_to_columns(problem, image, columns, nullptr);
+}
+void columns_to_image(const ColumnsProblem& problem, const void* columns, void* image) {
+  cuda::launch_columns_to_image(problem, columns, image, nullptr);
+}
+#endif
 
 struct Case {
   ColumnsProblem problem;
@@ -41,7 +62,21 @@ struct Case {
            " stride " + text_of(problem.stride) + " padding " + text_of(problem.padding) + " dilation " +
            text_of(problem.dilation);
   }
+  bool in_brief() const {
+    return problem.channels > 20 || (problem.image[1] > 1 && problem.image[2] > 8 && layout != Layout::padded);
+  }
 };
+
+// Longer than the result by `more`, or whole vectors.
+void set_row(ColumnsProblem& problem, int64_t more) {
+  problem.row = problem.result[0] * problem.result[1] * problem.result[2];
+#if defined(CHECK_CPU)
+  problem.row += more;
+#else
+  const int64_t vector = 16 / size_of(problem.dtype);
+  problem.row = (problem.row + more + vector - 1) / vector * vector;
+#endif
+}
 
 std::vector<Case> all_cases() {
   std::mt19937 random(20);
@@ -68,8 +103,21 @@ std::vector<Case> all_cases() {
           problem.dtype = dtype;
           for (int axis = 3 - axes; axis < 2; ++axis) draw_axis(problem, axis, drawn(1, axes == 2 ? 7 : 4));
           draw_axis(problem, 2, width);
+          set_row(problem, drawn(0, 3));
           cases.push_back({problem, layout});
         }
+  // Channels in vectors, in whole tiles and others.
+  for (const Dtype dtype : {Dtype::float64, Dtype::float32, Dtype::bfloat16, Dtype::float16})
+    for (const Layout layout : {Layout::channels_last, Layout::contiguous, Layout::offset})
+      for (const int64_t channels : {24, 32, 36, 72}) {
+        ColumnsProblem problem{2, channels};
+        problem.image = problem.kernel = problem.result = problem.stride = problem.dilation = {1, 1, 1};
+        problem.dtype = dtype;
+        if (channels == 72) draw_axis(problem, 0, 3);
+        draw_axis(problem, 1, 6), draw_axis(problem, 2, 19);
+        set_row(problem, 0);
+        cases.push_back({problem, layout});
+      }
   cases.push_back(cases.front());
   cases.back().problem.samples = 0;
   return cases;
@@ -80,7 +128,7 @@ struct Tensors {
       : problem(one.problem),
         image({problem.samples, problem.channels, problem.image[0], problem.image[1], problem.image[2]}, 1, one.layout,
               problem.dtype),
-        columns({problem.samples, problem.channels, elements_of(problem.kernel), elements_of(problem.result)}, 1,
+        columns({problem.samples, problem.channels, elements_of(problem.kernel), problem.row}, 1,
                 Layout::contiguous, problem.dtype),
         pixels(problem.samples * problem.channels * elements_of(problem.image)) {
     problem.image_sample = image.stride(0), problem.image_channel = image.stride(1);
@@ -88,11 +136,11 @@ struct Tensors {
   }
   static int64_t elements_of(const Axes& axes) { return axes[0] * axes[1] * axes[2]; }
 
-  // The definition: visit(element of the columns, place {sample, channel, z, y, x} of its pixel) for all pixels that
+  // The definition: visit(offset in the columns, place {sample, channel, z, y, x} of its pixel) for all pixels that
   // lie in the image.
   template <typename Visit>
   void for_each_copy(const Visit& visit) const {
-    const auto& [samples, channels, size, kernel, result, stride, padding, dilation, s, c, p, dtype] = problem;
+    const auto& [samples, channels, size, kernel, result, stride, padding, dilation, s, c, p, row, dtype] = problem;
     const std::array<int64_t, 8> sizes = {samples,   channels,  kernel[0], kernel[1],
                                           kernel[2], result[0], result[1], result[2]};
     const int64_t count = samples * channels * elements_of(kernel) * elements_of(result);
@@ -105,7 +153,7 @@ struct Tensors {
         is_inside = is_inside && pixel >= 0 && pixel < size[axis];
         place[2 + axis] = pixel;
       }
-      if (is_inside) visit(element, place);
+      if (is_inside) visit(element / elements_of(result) * row + element % elements_of(result), place);
       for (int axis = 8; axis-- > 0 && ++at[axis] == sizes[axis];) at[axis] = 0;
     }
   }
@@ -124,10 +172,14 @@ std::string fault_of_columns(Tensors& tensors) {
     for (int axis = 0; axis < 5; ++axis) offset += place[axis] * tensors.image.stride(axis);
     std::memcpy(&expected[element * bytes], image + offset * bytes, bytes);
   });
-  for (int run = 0; run < kRuns; ++run) {
+  const size_t row = tensors.problem.row * bytes, used = Tensors::elements_of(tensors.problem.result) * bytes;
+  for (int run = 0; run < runs; ++run) {
+    begin_run(run);
     tensors.columns.poison();
-    cpu::image_to_columns(tensors.problem, tensors.image.data(), tensors.columns.data());
-    if (tensors.columns.raw() != expected) return "wrong columns";
+    image_to_columns(tensors.problem, tensors.image.data(), tensors.columns.data());
+    const std::string found = tensors.columns.raw();
+    for (size_t at = 0; at + row <= found.size(); at += row)
+      if (found.compare(at, used, expected, at, used) != 0) return "wrong columns";
   }
   return "";
 }
@@ -157,10 +209,11 @@ std::string fault_of_sums(const Tensors& tensors, const std::vector<double>& ima
 std::string fault_of_image(Tensors& tensors, std::mt19937& random) {
   tensors.columns.fill(random);
   std::vector<double> first;
-  for (int run = 0; run < kRuns; ++run) {
+  for (int run = 0; run < runs; ++run) {
+    begin_run(run);
     const bool poisoned = run % 2 == 0;
     poisoned ? tensors.image.poison() : tensors.image.fill(random);
-    cpu::columns_to_image(tensors.problem, tensors.columns.data(), tensors.image.data());
+    columns_to_image(tensors.problem, tensors.columns.data(), tensors.image.data());
     if (poisoned && tensors.image.wrote_outside()) return "wrote outside";
     const std::vector<double> image = tensors.image.values({0, 1, 2, 3, 4});
     if (run == 0) {
@@ -184,59 +237,32 @@ std::string fault_of(const Case& one) {
   return fault.empty() && !overlaps ? fault_of_image(tensors, random) : fault;
 }
 
-template <typename T>
-std::string fault_of_product(int64_t rows, int64_t inner, int64_t columns, int64_t bias_stride) {
-  std::mt19937 random(20);
-  std::uniform_real_distribution<T> element(-1, 1);
-  const auto filled = [&](int64_t count) {
-    std::vector<T> values(count);
-    for (T& value : values) value = element(random);
-    return values;
-  };
-  const std::vector<T> w = filled(rows * inner), x = filled(inner * columns);
-  const std::vector<T> bias = filled(bias_stride ? (rows - 1) * bias_stride + 1 : 0);
-  std::vector<T> y(rows * columns, T(NAN));
-  std::vector<T> x_and_more = x;
-  x_and_more.resize(x.size() + cpu::kProductSlack, T(NAN));
-  const T* given = bias.empty() ? nullptr : bias.data();
-  cpu::multiply_any<T>({rows, inner, columns, w.data(), x_and_more.data(), given, bias_stride, y.data()});
-  for (int64_t i = 0; i < rows * columns; ++i) {
-    double sum = bias.empty() ? 0 : bias[i / columns * bias_stride];
-    for (int64_t k = 0; k < inner; ++k) sum += double(w[i / columns * inner + k]) * x[k * columns + i % columns];
-    if (!(std::fabs(y[i] - sum) <= (inner + 1) * double(inner + 1) * std::numeric_limits<T>::epsilon()))
-      return "element " + std::to_string(i) + " is " + std::to_string(y[i]) + ", the sum is " + std::to_string(sum);
-  }
-  return "";
-}
-
-std::string fault_of_products() {
-  std::string fault;
-  for (const int64_t rows : {1, 4, 6})
-    for (const int64_t inner : {1, 9})
-      for (const int64_t columns : {1, 7, 8, 9, 15, 16, 17, 40})
-        for (const int64_t bias_stride : {0, 1, 2}) {
-          if (fault.empty()) fault = fault_of_product<float>(rows, inner, columns, bias_stride);
-          if (fault.empty()) fault = fault_of_product<double>(rows, inner, columns, bias_stride);
-        }
-  return fault;
-}
+#if !defined(CHECK_CPU)
+std::string fault_of_products() { return ""; }
+#endif
 
 }  // namespace check
 
 int main(int arguments, char** argument) {
-  const bool until_failure = arguments > 1 && std::string(argument[1]) == "--first-failure";
+  const std::set<std::string> options(argument + 1, argument + arguments);
+  if (options.count("--one-order")) check::runs = 1;
   int count = 0, failed = 0;
-  for (const check::Case& one : check::all_cases()) {
-    const std::string fault = check::fault_of(one);
+  const auto note = [&](const std::string& name, const std::string& fault) {
     ++count;
-    if (fault.empty()) continue;
-    ++failed;
-    std::printf("FAIL %s: %s\n", one.name().c_str(), fault.c_str());
-    if (until_failure) return 1;
+    if (!fault.empty()) ++failed, std::printf("FAIL %s: %s\n", name.c_str(), fault.c_str());
+    return fault.empty() || !options.count("--first-failure");
+  };
+  for (const check::Case& one : check::all_cases()) {
+    if (options.count("brief") && !one.in_brief()) continue;
+    std::string fault;
+    try {
+      fault = check::fault_of(one);
+    } catch (const std::exception& error) {
+      fault = error.what();
+    }
+    if (!note(one.name(), fault)) return 1;
   }
-  const std::string fault = check::fault_of_products();
-  ++count;
-  if (!fault.empty()) ++failed, std::printf("FAIL products: %s\n", fault.c_str());
+  note("products", check::fault_of_products());
   std::printf("%d of %d cases failed\n", failed, count);
   return failed != 0;
 }

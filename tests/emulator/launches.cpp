@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "convolution/cuda/columns_launch.cuh"
 #include "head/cuda/rotation_launch.cuh"
 #include "shift/cuda/launch.cuh"
 
@@ -70,9 +71,22 @@ void launch_all_heads() {
   }
 }
 
+void launch_all_columns() {
+  for (const Dtype dtype : kDtypes)
+    for (const int64_t pixel : {1, 64}) {  // channels-last in vectors, and other layouts
+      ColumnsProblem problem{2, 64};
+      problem.image = problem.result = {1, 8, 8}, problem.kernel = problem.stride = problem.dilation = {1, 1, 1};
+      problem.image_sample = 64 * 64, problem.image_channel = 65 - pixel;
+      problem.image_pixel = {64 * pixel, 8 * pixel, pixel}, problem.row = 64, problem.dtype = dtype;
+      cuda::launch_image_to_columns(problem, nullptr, nullptr, nullptr);
+      cuda::launch_columns_to_image(problem, nullptr, nullptr, nullptr);
+    }
+}
+
 }  // namespace check
 
 int main() {
   check::launch_all_shifts();
   check::launch_all_heads();
+  check::launch_all_columns();
 }

@@ -46,10 +46,10 @@ class Mutant:
         return self.old.join(pieces[:before]) + both + self.old.join(pieces[before:])
 
 
-def missing_barriers(*, head: bool) -> list[Mutant]:
-    """Each barrier of the kernels of the shift, or of the rotation head, left out."""
+def missing_barriers(files: str) -> list[Mutant]:
+    """Each barrier of the kernels in these files of csrc left out."""
     mutants = []
-    for path in sorted((CSRC / ("head" if head else "shift") / "cuda").glob("*.cuh")):
+    for path in sorted(CSRC.glob(files)):
         for barrier in ("__syncthreads();", "__syncwarp();"):
             count = path.read_text().count(barrier)
             mutants += [Mutant(str(path.relative_to(CSRC)), barrier, "", occurrence) for occurrence in range(count)]
@@ -157,6 +157,23 @@ CPU_HEAD = [
            "every_lane(static_cast<Acc>(lanes))"),
     Mutant("head/cpu/rotation_kernels.h", "last < parts.pixels ? last : parts.pixels", "last"),
 ]  # fmt: skip
+GPU_COLUMNS = "convolution/cuda/columns.cuh"
+CUDA_COLUMNS = [
+    Mutant(GPU_COLUMNS, "tap % 2", "0"),
+    Mutant(GPU_COLUMNS, "chunk * kColumnsVector<T> < left", "true"),
+    Mutant(GPU_COLUMNS, "at.x * shape.stride[2] - shape.padding[2]", "at.x * shape.stride[2]"),
+    Mutant(GPU_COLUMNS, "at.y * shape.dilation[1]", "at.y"),
+    Mutant(GPU_COLUMNS, "channel * shape.image_channel", "0"),
+    Mutant(GPU_COLUMNS, "(block - tile * across) * tile_pixels", "0"),
+    Mutant(GPU_COLUMNS, "tile % down * kTileRows", "0"),
+    Mutant(GPU_COLUMNS, "to + tap * shape.row", "to"),
+    Mutant(GPU_COLUMNS, "pixel * shape.stride[axis] == reached", "true"),
+    Mutant(GPU_COLUMNS, "pixel < shape.result[axis]", "true"),
+    Mutant(GPU_COLUMNS, "(d * shape.kernel[1] + h) * shape.kernel[2] + w",
+           "(d * shape.kernel[1] + h) * shape.kernel[2]"),
+    Mutant(GPU_COLUMNS, "i * shape.taps * shape.row", "i * shape.row"),
+    Mutant(GPU_COLUMNS, "tile.at(first + i, own)", "tile.at(first, own)"),
+]  # fmt: skip
 COLUMNS = "convolution/cpu/columns_cpp.h"
 CPU_COLUMNS = [
     Mutant(COLUMNS, "end - to >= (count + kRun - 1) / kRun * kRun", "true"),
@@ -195,7 +212,7 @@ class Suite:
         lines = [f'#include "{EMULATOR / self.check}"']
         if self.name.startswith("cpu"):
             lines.insert(0, '#include "cpu_kernels.h"')
-        if self.name == "cpu_head":
+        if self.name in ("cpu_head", "cpu_columns"):
             lines.insert(0, "#define CHECK_CPU")
         source = folder / f"{self.name}.cpp"
         source.write_text("\n".join(lines) + "\n")
@@ -222,12 +239,14 @@ SHIFT_STAGES, HEAD_STAGES = (("--one-order", "brief", "special"), ("brief", "siz
 SUITES = [
     Suite("cuda_shift", CUDA_SHIFT, "check_kernels.cpp", SHIFT_STAGES),
     Suite("cuda_head", CUDA_HEAD, "rotation_head_check.cpp", HEAD_STAGES),
+    Suite("cuda_columns", CUDA_COLUMNS, "columns_check.cpp", BRIEF),
     Suite("cpu_shift", CPU_SHIFT, "check_kernels.cpp", SHIFT_STAGES),
     Suite("cpu_head", CPU_HEAD, "rotation_head_check.cpp", HEAD_STAGES),
     Suite("cpu_columns", CPU_COLUMNS, "columns_check.cpp", ((),), "address"),
     # ThreadSanitizer sees a race in any order of threads, which the order of a run may hide.
-    Suite("shift_barriers", missing_barriers(head=False), "check_kernels.cpp", BRIEF, "thread"),
-    Suite("head_barriers", missing_barriers(head=True), "rotation_head_check.cpp", BRIEF, "thread"),
+    Suite("shift_barriers", missing_barriers("shift/cuda/*.cuh"), "check_kernels.cpp", BRIEF, "thread"),
+    Suite("head_barriers", missing_barriers("head/cuda/*.cuh"), "rotation_head_check.cpp", BRIEF, "thread"),
+    Suite("columns_barriers", missing_barriers("convolution/cuda/columns.cuh"), "columns_check.cpp", BRIEF, "thread"),
 ]
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from emulator.build import compiler, why_not
+from emulator.columns_metering import ColumnsCase
 from emulator.metering import SECTOR_BYTES, HeadCase, Launch, ShiftCase
 
 TABLE = Path(__file__).with_name("kernel_traffic.json")
@@ -45,9 +46,16 @@ HEADS = {
     "7x7": functools.partial(HeadCase, 4, 7, 7),
     "7x7, channels-last": functools.partial(HeadCase, 4, 7, 7, channels_last=True),
 }
-CASES: dict[str, ShiftCase | HeadCase] = {
+COLUMNS = {
+    "3x3": functools.partial(ColumnsCase, 2, 32, 16),
+    "3x3, channels-last": functools.partial(ColumnsCase, 2, 32, 16, channels_last=True),
+    "3x3, stride 2, channels-last": functools.partial(ColumnsCase, 2, 32, 16, stride=2, channels_last=True),
+    "7x7 of few channels": functools.partial(ColumnsCase, 2, 3, 16, 7),
+    "7x7 of few channels, channels-last": functools.partial(ColumnsCase, 2, 3, 16, 7, channels_last=True),
+}
+CASES: dict[str, ShiftCase | HeadCase | ColumnsCase] = {
     f"{group} {name}, {type_name}": make(**{argument: dtype})
-    for group, cases, argument in (("shift", SHIFTS, "other"), ("head", HEADS, "map"))
+    for group, cases, argument in (("shift", SHIFTS, "other"), ("head", HEADS, "map"), ("columns", COLUMNS, "image"))
     for name, make in cases.items()
     for type_name, dtype in TYPES.items()
 }
@@ -181,11 +189,24 @@ def test_wide_accesses_of_shared_memory_have_no_conflicts(name: str, direction: 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("name", CASES)
 def test_every_element_is_read_or_written(name: str, direction: str) -> None:
-    """Of the tensors, of which the floors therefore are the sizes; of workspaces a kernel may use a part."""
+    """Of the tensors, of which the floors therefore are the sizes; of workspaces a kernel may use a part, and what
+    columns hold of the borders goes nowhere.
+    """
     for launch in launches(name, direction):
         for one in launch.arrays:
-            if one.array != "partial":
+            if one.array != "partial" and (one.array != "columns" or one.write):
                 assert one.distinct_bytes == one.size, one
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("columns 3x3")])
+def test_columns_are_moved_once(name: str) -> None:
+    """But for the image, of which each pixel is in as many columns as a kernel has elements."""
+    (made,), (back,) = (measured(name, direction).values() for direction in DIRECTIONS)
+    assert made["write columns"]["moved"] == made["write columns"]["floor"]
+    assert back["write image"]["moved"] == back["write image"]["floor"]
+    assert made["read image"]["moved"] <= 9 * made["read image"]["floor"]
+    # With stride 2 every other lane has a copy to add.
+    assert back["read columns"]["moved"] <= (2.2 if "stride" in name else LIMIT) * back["read columns"]["floor"]
 
 
 def test_what_is_read_again_is_so() -> None:

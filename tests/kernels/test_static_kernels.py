@@ -23,14 +23,17 @@ from emulator.build import CSRC, EMULATOR, REPOSITORY, altered_sources, compile_
 
 TABLE = Path(__file__).with_name("kernel_resources.json")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
-SOURCES = ("shift/cuda/shift.cu", "head/cuda/rotation.cu")
+SOURCES = ("shift/cuda/shift.cu", "head/cuda/rotation.cu", "convolution/cuda/columns.cu")
 LEAST_SHARED_LIMIT = 163 * 1024  # bytes of a block, of compute capability 8.0
 REDUCTION = "__internal_trig_reduction_slowpathd"
 REGISTER_TOLERANCE = 8  # one allocation unit of a warp: compilers of one release differ by less
 UPDATE = os.environ.get("CROSSD_UPDATE_KERNELS") == "1"
 
-# Kernels whose tiles move in vectors of 16 bytes: see shift/cuda/tile.cuh, and Pack in head/cuda/rotation.cuh.
-VECTORISED = re.compile(r"_(cubic3|rows)<|rotation_head_(pool|gradient)<[^>]*\(PixelOrder\)[01]")
+# Kernels whose tiles move in vectors of 16 bytes: see shift/cuda/tile.cuh, Pack in head/cuda/rotation.cuh, and
+# ColumnsTile in convolution/cuda/columns.cuh.
+VECTORISED = re.compile(
+    r"_(cubic3|rows)<|rotation_head_(pool|gradient)<[^>]*\(PixelOrder\)[01]|columns_from_|image_from_columns<.*(true|1)>"
+)
 PROPERTIES = re.compile(
     r"Function properties for (?P<name>\w+)\n\s+(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
     r"(?P<loads>\d+) bytes spill loads\n(?P<used>.+)"
@@ -46,6 +49,9 @@ WIDE_ACCESS = {  # of the kernels whose name has the key, a regular expression
     "backward": (LOAD, STORE, COPY),
     "pool": (LOAD,),
     "gradient": (LOAD, STORE),
+    "columns_from_pixels": (STORE,),
+    "columns_from_channels": (LOAD, STORE),
+    "image_from_columns": (STORE,),
 }
 
 Resources = dict[str, dict[str, int]]

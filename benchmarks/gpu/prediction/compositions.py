@@ -17,8 +17,21 @@ from torch import Tensor
 from crossd_ops.operators.convolution import parts_of
 from crossd_ops.operators.torch_convolution import memory_format_of
 
-_FEW_PIXELS, _FEW_CHANNELS, _MOST_COLUMNS, _FEW_BORDERS = 100, 16, 1 << 26, 1 << 15  # csrc/convolution/problem.h
+_MOST_OF_CHUNK, _MOST_OF_SAMPLE, _FEW_BORDERS = 1 << 26, 1 << 28, 1 << 15  # csrc/convolution/problem.h
+_BYTES_PER_SECOND, _GROUPED_SHARE = 4e12, 1 / 20  # csrc/convolution/gpu_costs.h
 _operators: Any = torch.ops.crossd_ops
+
+# The two kernels of csrc/convolution/cuda/columns.cuh, which are no operators of the library: names for a recorder.
+_stand_ins = torch.library.Library("crossd_prediction", "DEF")
+for _name in ("image_to_columns", "columns_to_image"):
+    _stand_ins.define(f"{_name}(Tensor input, int[] sizes, bool channels_last) -> Tensor")
+    _stand_ins.impl(_name, lambda input, sizes, channels_last: _empty(input, sizes, channels_last), "Meta")
+_columns: Any = torch.ops.crossd_prediction
+
+
+def _empty(input: Tensor, sizes: Sequence[int], channels_last: bool) -> Tensor:
+    result = input.new_empty(sizes)
+    return result.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else result
 
 
 class _Problem:
@@ -54,13 +67,33 @@ class _Problem:
             (out - 1) * step + rate * (side - 1) + 1
             for out, step, rate, side in zip(self.result, self.stride, self.dilation, self.kernel, strict=True)
         )
-        columns = self.samples * self.input.shape[1] * elements * pixels
-        few_pixels = pixels <= _FEW_PIXELS
-        can_have_columns = borders <= max(_FEW_BORDERS, 4 * elements * pixels) and columns <= _MOST_COLUMNS
-        if few_pixels and self.axes == 2 and can_have_columns:
-            return "matrix"
-        few_channels = self.weight.shape[1] < _FEW_CHANNELS and self.groups == 1
-        return "loop" if few_pixels or few_channels else "grouped"
+        too_many = self.of_sample > _MOST_OF_SAMPLE or borders > max(_FEW_BORDERS, 4 * elements * pixels)
+        return "grouped" if self.samples == 1 or too_many or not self._columns_are_quicker() else "matrix"
+
+    @property
+    def of_sample(self) -> int:
+        """Elements of a sample's columns."""
+        return self.input.shape[1] * math.prod(self.kernel) * math.prod(self.result)
+
+    @property
+    def chunk(self) -> int:
+        return min(max(_MOST_OF_CHUNK // max(1, self.of_sample), 1), self.samples)
+
+    @property
+    def columns_are_the_image(self) -> bool:
+        return math.prod(self.kernel) == 1 and {*self.stride} == {1} and not any(self.padding)
+
+    def _columns_are_quicker(self) -> bool:
+        """csrc/convolution/gpu_costs.h"""
+        columns, outputs = self.samples * self.of_sample, self.weight.shape[0]
+        input, output = self.input.numel(), self.samples * outputs * math.prod(self.result)
+        channels_last, bytes_each = self.format is not torch.contiguous_format, self.input.element_size()
+        multiply_adds = columns * (outputs // self.groups) / (3e14 if bytes_each == 2 else 3e13)
+        copied = 2 * (input + output) if channels_last else 0
+        grouped = copied * bytes_each / _BYTES_PER_SECOND + multiply_adds / _GROUPED_SHARE
+        moved = 0 if self.columns_are_the_image else 2 * columns
+        moved += 2 * output if channels_last and self.groups > 1 else 0
+        return moved * bytes_each / _BYTES_PER_SECOND + multiply_adds <= grouped
 
     def convolve(self, input: Tensor, kernels: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         return torch.ops.aten.convolution(input, kernels, bias, *self._numbers(groups))  # type: ignore[no-any-return]
@@ -73,31 +106,20 @@ class _Problem:
         numbers = [*self.stride], [*self.padding], [*self.dilation]
         return *numbers, False, [0] * self.axes, groups
 
-    def columns(self) -> Tensor:
-        """library_calls.h: dispatched_image_to_columns, of images."""
-        source = self.input
-        if max(self.padding):
-            sides = [
-                (out - 1) * step + rate * (side - 1) + 1
-                for out, step, rate, side in zip(self.result, self.stride, self.dilation, self.kernel, strict=True)
-            ]
-            source = self.input.new_zeros(*self.input.shape[:2], *sides)
-            inside = [
-                min(max(side - pad, 0), size)
-                for side, pad, size in zip(sides, self.padding, self.input.shape[2:], strict=True)
-            ]
-            (top, left), (rows, wide) = self.padding, inside
-            source[:, :, top : top + rows, left : left + wide].copy_(self.input[:, :, :rows, :wide])
-        strides = source.stride()
-        windows = source.as_strided(
-            (*source.shape[:2], *self.kernel, *self.result),
-            (
-                *strides[:2],
-                *(rate * stride for rate, stride in zip(self.dilation, strides[2:], strict=True)),
-                *(step * stride for step, stride in zip(self.stride, strides[2:], strict=True)),
-            ),
-        )
-        return windows.contiguous().view(self.samples * self.groups, -1, math.prod(self.result))
+    def columns(self, input: Tensor) -> Tensor:
+        """Of some samples: one matrix for each group of each."""
+        if self.columns_are_the_image:
+            return _as_matrices(input, self.groups)
+        wide = self.weight.shape[1] * math.prod(self.kernel)
+        sizes = [len(input) * self.groups, wide, math.prod(self.result)]
+        found: Tensor = _columns.image_to_columns(input, sizes, False)
+        return found
+
+    def chunks(self) -> list[slice]:
+        return [slice(first, first + self.chunk) for first in range(0, self.samples, self.chunk)]
+
+    def blocks(self, chunk: slice) -> slice:
+        return slice(chunk.start * self.groups, chunk.stop * self.groups)
 
     def in_format(self, tensor: Tensor) -> Tensor:
         """(B, C, ...) in the layout of the input: the tensor itself, or a copy."""
@@ -121,8 +143,6 @@ def _convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | No
         output = _multiply(problem, kernels, bias)
     elif samples == 1:
         output = problem.convolve(input, kernels[0], bias, groups)
-    elif method == "loop":
-        output = torch.cat([problem.convolve(input[b : b + 1], kernels[b], bias, groups) for b in range(samples)])
     else:
         repeated = None
         if bias is not None:
@@ -135,15 +155,20 @@ def _convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | No
 
 def _multiply(problem: _Problem, kernels: Tensor, bias: Tensor | None) -> Tensor:
     """y = w x; of channels-last images y^T = x^T w^T"""
-    blocks, rows = problem.samples * problem.groups, kernels.shape[1] // problem.groups
-    columns, w = problem.columns(), kernels.view(blocks, rows, -1)
-    if problem.format is not torch.contiguous_format and problem.groups == 1:
-        transposed = w.new_empty(blocks, columns.shape[2], rows)
-        product = torch.bmm(columns.mT, w.mT, out=transposed).mT
-        result = product.unflatten(2, problem.result)
+    w = kernels.view(problem.samples * problem.groups, kernels.shape[1] // problem.groups, -1)
+    pixels = math.prod(problem.result)
+    transposed = problem.format is not torch.contiguous_format and problem.groups == 1
+    products = w.new_empty(len(w), pixels, w.shape[1]) if transposed else w.new_empty(len(w), w.shape[1], pixels)
+    for chunk in problem.chunks():
+        columns, blocks = problem.columns(problem.input[chunk]), problem.blocks(chunk)
+        if transposed:
+            torch.bmm(columns.mT, w[blocks].mT, out=products[blocks])
+        else:
+            torch.bmm(w[blocks], columns, out=products[blocks])
+    if transposed:
+        result = products.mT.unflatten(2, problem.result)
     else:
-        product = w.new_empty(blocks, rows, columns.shape[2])
-        result = torch.bmm(w, columns, out=product).view(problem.samples, -1, *problem.result)
+        result = products.view(problem.samples, -1, *problem.result)
     return result if bias is None else result - bias.view(-1, *[1] * problem.axes)
 
 
@@ -163,8 +188,6 @@ def _convolution_backward(
     method = problem.method
     if method == "matrix":
         grad_kernels = _matrix_gradients(problem, grad, kernels, needs)
-    elif method == "loop" and samples > 1:
-        grad_kernels = _loop_gradients(problem, grad, kernels, needs)
     else:
         found = problem.gradients(
             _stack_samples(grad), _stack_samples(input), kernels.flatten(0, 1), samples * problem.groups, needs
@@ -179,40 +202,27 @@ def _convolution_backward(
 
 
 def _matrix_gradients(problem: _Problem, grad: Tensor, kernels: Tensor, needs: tuple[bool, bool]) -> Tensor:
-    blocks, pixels = problem.samples * problem.groups, math.prod(problem.result)
-    rows = kernels.shape[1] // problem.groups
-    wide = kernels.shape[2] * math.prod(problem.kernel)
-    source = _as_matrices(grad) if problem.groups == 1 else grad.contiguous().view(blocks, rows, pixels)
-    if needs[0]:
-        of_columns = grad.new_empty(blocks, wide, pixels)
-        torch.bmm(kernels.view(blocks, rows, wide).mT, source, out=of_columns)
-        of_input = torch.ops.aten.col2im(
-            of_columns.view(problem.samples, -1, pixels), list(problem.input.shape[2:]), problem.kernel,
-            list(problem.dilation), list(problem.padding), list(problem.stride),
-        )  # fmt: skip
-        problem.in_format(of_input)
-    if not needs[1]:
-        return kernels
-    columns, product = problem.columns(), torch.empty_like(kernels)
-    torch.bmm(source, columns.mT, out=product.view(blocks, rows, wide))
-    return product
+    w = kernels.view(problem.samples * problem.groups, kernels.shape[1] // problem.groups, -1)
+    source, product = _as_matrices(grad, problem.groups), torch.empty_like(kernels)
+    channels_last = problem.format is not torch.contiguous_format and problem.groups == 1
+    for chunk in problem.chunks():
+        blocks, image = problem.blocks(chunk), problem.input[chunk]
+        if needs[0]:
+            of_columns = grad.new_empty(len(w[blocks]), w.shape[2], source.shape[2])
+            torch.bmm(w[blocks].mT, source[blocks], out=of_columns)
+            if not problem.columns_are_the_image:
+                of_input = _columns.columns_to_image(of_columns, image.shape, channels_last)
+                problem.in_format(of_input)
+        if needs[1]:
+            torch.bmm(source[blocks], problem.columns(image).mT, out=product.view(w.shape)[blocks])
+    return product if needs[1] else kernels
 
 
-def _as_matrices(tensor: Tensor) -> Tensor:
-    """(B, O, ...) as (B, O, pixels), a view in both memory formats."""
-    if memory_format_of(tensor) is torch.contiguous_format:
+def _as_matrices(tensor: Tensor, groups: int) -> Tensor:
+    """(B, O, ...) as (B * groups, O / groups, pixels), a view in both memory formats but of groups."""
+    if groups > 1 or memory_format_of(tensor) is torch.contiguous_format:
         tensor = tensor.contiguous()
-    return tensor.flatten(2)
-
-
-def _loop_gradients(problem: _Problem, grad: Tensor, kernels: Tensor, needs: tuple[bool, bool]) -> Tensor:
-    samples = range(problem.samples)
-    each = [
-        problem.gradients(grad[b : b + 1], problem.input[b : b + 1], kernels[b], problem.groups, needs) for b in samples
-    ]
-    if needs[0]:
-        problem.in_format(torch.cat([found[0] for found in each]))
-    return torch.cat([found[1] for found in each]).view(kernels.shape) if needs[1] else kernels
+    return tensor.flatten(2).reshape(len(tensor) * groups, tensor.shape[1] // groups, -1)
 
 
 COMPOSITIONS: dict[str, Callable[..., None]] = {

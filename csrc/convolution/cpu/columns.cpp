@@ -40,17 +40,20 @@ class PaddedChannel {
       }
   }
 
-  // visit(row of `width of the result` elements `stride` apart), in the order of the columns
+  // visit(row of `width of the result` elements `stride` apart, offset in the channel's columns), in their order
   template <typename Visit>
   void for_each_row(const Visit& visit) {
     const auto& [kernel_d, kernel_h, kernel_w] = problem_.kernel;
+    int64_t offset = 0;
+    const int64_t behind = problem_.row - problem_.result[0] * problem_.result[1] * problem_.result[2];
     for (int64_t d = 0; d < kernel_d; ++d)
       for (int64_t h = 0; h < kernel_h; ++h)
-        for (int64_t w = 0; w < kernel_w; ++w)
+        for (int64_t w = 0; w < kernel_w; ++w, offset += behind)
           for (int64_t z = 0; z < problem_.result[0]; ++z)
-            for (int64_t y = 0; y < problem_.result[1]; ++y)
+            for (int64_t y = 0; y < problem_.result[1]; ++y, offset += problem_.result[2])
               visit(elements_.data() + at(d * problem_.dilation[0] + z * problem_.stride[0],
-                                          h * problem_.dilation[1] + y * problem_.stride[1], w * problem_.dilation[2]));
+                                          h * problem_.dilation[1] + y * problem_.stride[1], w * problem_.dilation[2]),
+                    offset);
   }
 
  private:
@@ -62,11 +65,12 @@ class PaddedChannel {
 };
 
 int64_t product(const Axes& sizes) { return sizes[0] * sizes[1] * sizes[2]; }
+int64_t elements_of_channel(const ColumnsProblem& problem) { return product(problem.kernel) * problem.row; }
 
 // work(first, last) over the channels of all samples, which do not touch each other.
 template <typename Work>
 void in_parallel(const ColumnsProblem& problem, const Work& work) {
-  const int64_t of_channel = std::max<int64_t>(1, product(problem.kernel) * product(problem.result));
+  const int64_t of_channel = std::max<int64_t>(1, elements_of_channel(problem));
   const int64_t grain = std::max<int64_t>(1, kWorthAThread / of_channel);
   torch::stable::parallel_for(0, problem.samples * problem.channels, grain, work);
 }
@@ -90,36 +94,34 @@ void copy_row(const T* from, int64_t count, int64_t stride, T* to, const T* end)
 
 template <typename T>
 void gather(const ColumnsProblem& problem, const T* image, T* columns) {
-  const int64_t of_channel = product(problem.kernel) * product(problem.result), width = problem.result[2];
+  const int64_t of_channel = elements_of_channel(problem), width = problem.result[2];
   in_parallel(problem, [&](int64_t first, int64_t last) {
     PaddedChannel<T> padded(problem);
     T *to = columns + first * of_channel, *const end = columns + last * of_channel;
-    for (int64_t channel = first; channel < last; ++channel) {
+    for (int64_t channel = first; channel < last; ++channel, to += of_channel) {
       const T* from = image + offset_of_channel(problem, channel);
       padded.for_each_pixel([&](T& element, int64_t offset) { element = from[offset]; });
-      padded.for_each_row([&](const T* row) {
-        copy_row(row, width, problem.stride[2], to, end);
-        to += width;
-      });
+      padded.for_each_row(
+          [&](const T* row, int64_t offset) { copy_row(row, width, problem.stride[2], to + offset, end); });
     }
   });
 }
 
 template <typename T, typename Acc>
 void scatter(const ColumnsProblem& problem, const T* columns, T* image) {
-  const int64_t of_channel = product(problem.kernel) * product(problem.result);
+  const int64_t of_channel = elements_of_channel(problem);
   const int64_t width = problem.result[2], stride = problem.stride[2];
   in_parallel(problem, [&](int64_t first, int64_t last) {
     PaddedChannel<Acc> padded(problem);
-    const T* from = columns + first * of_channel;
-    for (int64_t channel = first; channel < last; ++channel) {
+    const T* of_row = columns + first * of_channel;
+    for (int64_t channel = first; channel < last; ++channel, of_row += of_channel) {
       padded.clear();
-      padded.for_each_row([&](Acc* row) {
+      padded.for_each_row([&](Acc* row, int64_t offset) {
+        const T* from = of_row + offset;
         if (stride == 1)
           for (int64_t x = 0; x < width; ++x) row[x] += static_cast<Acc>(from[x]);
         else
           for (int64_t x = 0; x < width; ++x) row[x * stride] += static_cast<Acc>(from[x]);
-        from += width;
       });
       T* to = image + offset_of_channel(problem, channel);
       padded.for_each_pixel([&](Acc& element, int64_t offset) { to[offset] = static_cast<T>(element); });

@@ -1,0 +1,45 @@
+// What each method would take on a GPU, from counts alone: no GPU has been measured. Free of torch.
+//
+// The library's grouped convolution moves few bytes and multiplies slowly: public reports (pytorch issues 70954, 73764,
+// 34977, 95604) have it at a few hundredths of what the same multiply-adds take in a plain one, the weight's gradient
+// and half types worst; and channels-last does not exist in (1, B * C, ...), so both sides are copied. Columns are
+// written and read once, as many times the image as a kernel has elements, and multiply at the library's full rate.
+// Per sample of a layer of a network, in half precision, columns win wherever a group has more than a few channels.
+#pragma once
+#include <cstdint>
+
+#include "common/dtype.h"
+
+namespace crossd_ops {
+
+// Of an H200, rounded; what matters is their ratio, which other GPUs share within a factor of two. Launches do not
+// count: each method has a few, for the whole batch.
+constexpr double kGpuBytesPerSecond = 4e12;
+constexpr double gpu_multiply_adds_per_second(Dtype dtype) { return size_of(dtype) == 2 ? 3e14 : 3e13; }
+constexpr double kGroupedShare = 1.0 / 20;  // of that rate, which the library's grouped convolution reaches
+
+inline double gpu_seconds(double elements, double multiply_adds, Dtype dtype) {
+  return elements * size_of(dtype) / kGpuBytesPerSecond + multiply_adds / gpu_multiply_adds_per_second(dtype);
+}
+
+// Sizes in elements, of all samples together.
+struct GpuProblem {
+  double input, output, kernels, columns, multiply_adds;
+  bool channels_last, groups;  // groups: more than one
+  Dtype dtype;
+};
+
+inline double grouped_seconds(const GpuProblem& problem) {
+  const double copied = problem.channels_last ? 2 * (problem.input + problem.output) : 0;
+  const double elements = problem.input + problem.output + problem.kernels + copied;
+  return gpu_seconds(elements, problem.multiply_adds / kGroupedShare, problem.dtype);
+}
+
+// Products of groups write no channels-last.
+inline double columns_seconds(const GpuProblem& problem) {
+  const double copied = problem.channels_last && problem.groups ? 2 * problem.output : 0;
+  const double elements = problem.input + problem.output + problem.kernels + 2 * problem.columns + copied;
+  return gpu_seconds(elements, problem.multiply_adds, problem.dtype);
+}
+
+}  // namespace crossd_ops
