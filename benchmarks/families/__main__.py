@@ -13,6 +13,7 @@ Each network runs in a process of its own; results are kept in the file of `--re
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import json
 import multiprocessing
@@ -23,11 +24,12 @@ from typing import Any
 import torch
 
 from benchmarks.families.networks import Network, networks
+from benchmarks.families.packages import import_package
 from benchmarks.families.report import write_table
 from benchmarks.families.steps import try_network
 from benchmarks.progress import progress_bar
 
-_FOLDER = Path(__file__).absolute().parents[1] / "results" / "families"
+_RESULTS = Path(__file__).absolute().parents[1] / "results" / "families" / "results.json"
 _PAGE = Path(__file__).absolute().parents[2] / "docs" / "families.md"
 
 
@@ -37,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m benchmarks.families", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("patterns", nargs="*", help="names of networks to try again, as patterns (fnmatch)")
-    parser.add_argument("--results", type=Path, default=_FOLDER / "results.json", help="default: %(default)s")
+    parser.add_argument("--results", type=Path, default=_RESULTS, help="default: %(default)s")
     parser.add_argument("--page", type=Path, default=_PAGE, help="where the table goes; default: %(default)s")
     parser.add_argument("--seconds", type=int, default=300, help="for each step of a network; default: %(default)s")
     parser.add_argument("--table", action="store_true", help="try nothing, write the table of what is known")
@@ -59,6 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _sweep(chosen: dict[str, Network], results: dict[str, Any], options: argparse.Namespace) -> None:
     options.results.parent.mkdir(parents=True, exist_ok=True)
+    for package in ("timm", "torchvision"):  # once, not in each of the processes
+        with contextlib.suppress(ImportError):
+            import_package(package)
     with progress_bar(total=len(chosen), desc="networks", unit="network") as bar:
         for name, network in chosen.items():
             bar.set_postfix_str(name)

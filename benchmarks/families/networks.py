@@ -16,7 +16,7 @@ class Network(NamedTuple):
 
     build: Callable[[], nn.Module]
     channels: int = 3
-    size: int = 64
+    size: int = 32
 
 
 # One of the smallest models of every family (module) of timm 1.0.31 that has convolutions beyond a patch embedding.
@@ -45,7 +45,6 @@ _TIMM = {
     "vision_transformer_hybrid": "vit_tiny_r_s16_p8_224", "vitamin": "vitamin_small_224", "volo": "volo_d1_224",
     "vovnet": "ese_vovnet19b_slim_dw", "xception": "legacy_xception", "xception_aligned": "xception41",
     "xcit": "xcit_nano_12_p16_224", "nasnet": "nasnetalarge", "pnasnet": "pnasnet5large",
-    "mobilenetv5": "mobilenetv5_300m_enc",
 }  # fmt: skip
 _TORCHVISION = (
     "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "maxvit_t",
@@ -53,29 +52,30 @@ _TORCHVISION = (
     "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "vgg11",
 )  # fmt: skip
 _SEGMENTATION = ("deeplabv3_mobilenet_v3_large", "fcn_resnet50", "lraspp_mobilenet_v3_large")
-# Sizes other than 64: what a network was built for, or the least that it takes.
+# Sizes other than 32: what a network was built for, or the least that it takes.
 _SIZES = {
-    "inception_v3": 96, "inception_v4": 96, "inception_resnet_v2": 96, "nasnetalarge": 96, "pnasnet5large": 96,
-    "halonet_h1": 256, "csatv2": 512, "coat_lite_tiny": 224, "davit_tiny": 224, "focalnet_tiny_srf": 224,
-    "gcvit_xxtiny": 224, "hiera_tiny_224": 224, "mvitv2_tiny": 224, "nest_tiny": 224, "pit_ti_224": 224,
-    "tiny_vit_5m_224": 224, "tnt_s_legacy_patch16_224": 224, "twins_pcpvt_small": 224, "visformer_tiny": 224,
-    "vit_tiny_r_s16_p8_224": 224, "volo_d1_224": 224, "efficientformer_l1": 224, "efficientformerv2_s0": 224,
-    "levit_conv_128s": 224, "efficientvit_m0": 224, "sequencer2d_s": 224, "xcit_nano_12_p16_224": 224,
-    "vitamin_small_224": 224, "test_coatnet": 160, "test_maxvit": 160, "maxvit_t": 224, "iformer_t": 224,
-    "sam2_hiera_tiny": 224,
+    "inception_v3": 80, "inception_v4": 80, "inception_resnet_v2": 80, "nasnetalarge": 96, "pnasnet5large": 96,
+    "halonet_h1": 256, "csatv2": 512, "efficientformer_l1": 224, "sequencer2d_s": 224, "xcit_nano_12_p16_224": 224,
+    "test_coatnet": 160, "test_maxvit": 160, "maxvit_t": 224, "sam2_hiera_tiny": 224, "davit_tiny": 64,
+    "focalnet_tiny_srf": 64, "mvitv2_tiny": 64, "tiny_vit_5m_224": 64, "twins_pcpvt_small": 64, "efficientvit_m0": 64,
+    "iformer_t": 64, "vitamin_small_224": 64, "res2net50_14w_8s": 64, "resnest14d": 64, "poolformer_s12": 64,
+    "alexnet": 64,
 }  # fmt: skip
+# Built for images of 64, where they are built for one size.
+_BUILT_FOR_64 = (
+    "coat_lite_tiny", "gcvit_xxtiny", "hiera_tiny_224", "nest_tiny", "pit_ti_224", "tnt_s_legacy_patch16_224",
+    "visformer_tiny", "vit_tiny_r_s16_p8_224", "volo_d1_224", "efficientformerv2_s0", "levit_conv_128s",
+)  # fmt: skip
 
 
 def networks() -> dict[str, Network]:
     """Every network by its package and family."""
     found: dict[str, Network] = {}
-    for family, name in _TIMM.items():
-        found[f"timm/{family}: {name}"] = Network(functools.partial(_timm, name), size=_SIZES.get(name, 64))
     for name in ("resnet18", "test_convnext"):
         build = functools.partial(_timm, name, features_only=True)
-        found[f"timm/features_only: {name}"] = Network(build)
+        found[f"timm, features_only/{name}"] = Network(build)
     for name in _TORCHVISION:
-        found[f"torchvision/{name}"] = Network(functools.partial(_torchvision, name), size=_SIZES.get(name, 64))
+        found[f"torchvision/{name}"] = Network(functools.partial(_torchvision, name), size=_SIZES.get(name, 32))
     for name in _SEGMENTATION:
         build = functools.partial(_torchvision, name, weights_backbone=None)
         found[f"torchvision/{name}"] = Network(build)
@@ -86,6 +86,10 @@ def networks() -> dict[str, Network]:
     for name in ("Unet", "DeepLabV3Plus"):
         found[f"segmentation_models_pytorch/{name}"] = Network(functools.partial(_smp, name))
     found["torchxrayvision/DenseNet"] = Network(_xray, channels=1, size=224)
+    for family, name in _TIMM.items():
+        options = {"img_size": 64} if name in _BUILT_FOR_64 else {}
+        size = 64 if options else _SIZES.get(name, 32)
+        found[f"timm/{family}: {name}"] = Network(functools.partial(_timm, name, **options), size=size)
     return found
 
 
