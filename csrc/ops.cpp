@@ -27,13 +27,14 @@ STABLE_TORCH_LIBRARY(crossd_ops, m) {
   m.def("rotation_head_backward(Tensor grad_shift, Tensor map, Tensor statistics, bool exact) -> Tensor");
   m.def(
       "predict_shift(Tensor input, Tensor weight1, Tensor bias1, Tensor gain, Tensor offset, Tensor? mean, "
-      "Tensor? variance, float epsilon, Tensor weight2, Tensor bias2, bool exact) -> (Tensor shift, "
+      "Tensor? variance, float epsilon, Tensor weight2, Tensor bias2, bool exact, Tensor(a!)? running_mean=None, "
+      "Tensor(b!)? running_variance=None, Tensor(c!)? batches=None, float? momentum=None) -> (Tensor shift, "
       "Tensor statistics, Tensor mean, Tensor variance)");
   m.def(
       "predict_shift_backward(Tensor grad_shift, Tensor input, Tensor weight1, Tensor bias1, Tensor gain, "
       "Tensor offset, Tensor mean, Tensor variance, bool training, float epsilon, Tensor weight2, Tensor bias2, "
-      "Tensor statistics, bool exact, bool need_input, bool need_parameters) -> (Tensor, Tensor, Tensor, Tensor, "
-      "Tensor, Tensor, Tensor)");
+      "Tensor statistics, bool exact, bool need_input, bool need_parameters, Tensor? grad_beside=None) -> (Tensor, "
+      "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CPU, m) {
@@ -43,8 +44,8 @@ STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CPU, m) {
   m.impl("convolution_backward", CROSSD_BOX(convolution_backward<FourierShiftCpu>));
   m.impl("rotation_head", CROSSD_BOX(rotation_head<RotationHeadCpu>));
   m.impl("rotation_head_backward", CROSSD_BOX(rotation_head_backward<RotationHeadCpu>));
-  m.impl("predict_shift", CROSSD_BOX(predict_shift));
-  m.impl("predict_shift_backward", CROSSD_BOX(predict_shift_backward));
+  m.impl("predict_shift", CROSSD_BOX(predict_shift<HeadCpu>));
+  m.impl("predict_shift_backward", CROSSD_BOX(predict_shift_backward<HeadCpu>));
 }
 
 #if defined(CROSSD_WITH_CUDA)

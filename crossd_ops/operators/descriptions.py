@@ -79,6 +79,9 @@ DESCRIPTIONS: dict[str, str] = {
         epsilon: of the batch norm.
         weight2, bias2: of the second convolution, (4, 16, 1, 1) and (4,).
         exact: as for rotation_head.
+        running_mean, running_variance: of a batch norm in training, (16,) each, moved by this batch; None, both: none.
+        batches: how many it saw, an int64, counted up; None: not counted.
+        momentum: share of this batch; None: that of a mean over all batches.
 
     Returns:
         shift (B, 3), statistics (B, 4, 3) as of rotation_head, and the mean and biased variance (16,) that were used.
@@ -94,6 +97,7 @@ DESCRIPTIONS: dict[str, str] = {
         mean, variance, statistics: as returned by it.
         training: mean and variance are those of the batch, so they depend on the input.
         need_input, need_parameters: which gradients to compute.
+        grad_beside: another gradient of the input, of its size and type, added to this one; None: nothing is.
 
     Returns:
         Gradients of input, weight1, bias1, gain, offset, weight2 and bias2, (0,) where not needed.

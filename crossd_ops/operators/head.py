@@ -102,23 +102,32 @@ def fused_forward(
     pixels = samples * rows * columns
     if mean is None and pixels == 1:
         raise _one_value(image)
-    results: tuple[Tensor, Tensor, Tensor, Tensor] = _forward(
-        image, weight1, bias1, gain, offset, mean, variance, norm.eps, weight2, bias2, rotation == "exact"
-    )
+    running: Sequence[Any] = ()
     if norm.training and norm.track_running_stats:
-        _track(norm, results[2], results[3] * (pixels / (pixels - 1)))
+        running = *map(norm._buffers.get, STATISTICS), norm.momentum
+    results: tuple[Tensor, Tensor, Tensor, Tensor] = _forward(
+        image, weight1, bias1, gain, offset, mean, variance, norm.eps, weight2, bias2, rotation == "exact", *running
+    )
     return results
 
 
 def fused_backward(
-    grad_shift: Tensor, saved: Sequence[Tensor], settings: tuple[float, str, bool], need_image: bool, need_others: bool
+    grad_shift: Tensor,
+    saved: Sequence[Tensor],
+    settings: tuple[float, str, bool],
+    need_image: bool,
+    need_others: bool,
+    beside: Tensor | None = None,
 ) -> Sequence[Tensor]:
-    """Gradients of image and parameters; `saved`: these, then the other results of `fused_forward`."""
+    """Gradients of image and parameters; `saved`: these, then the other results of `fused_forward`.
+
+    `beside`: another gradient of the image, which is added to it while it is written.
+    """
     image, weight1, bias1, gain, offset, weight2, bias2, statistics, mean, variance = saved
     epsilon, rotation, batch = settings
     found: Sequence[Tensor] = _backward(
         grad_shift, image, weight1, bias1, gain, offset, mean, variance, batch, epsilon,
-        weight2, bias2, statistics, rotation == "exact", need_image, need_others,
+        weight2, bias2, statistics, rotation == "exact", need_image, need_others, beside,
     )  # fmt: skip
     return found
 
@@ -132,19 +141,6 @@ def fused_again(saved: Sequence[Tensor], settings: tuple[float, str, bool]) -> T
 
 def of_batch(norm: Any) -> bool:
     return norm.training or norm._buffers["running_mean"] is None
-
-
-def _track(norm: Any, mean: Tensor, variance: Tensor) -> None:
-    """Counts a batch of this mean and unbiased variance."""
-    running_mean, running_variance, count = map(norm._buffers.get, STATISTICS)
-    share = norm.momentum
-    if count is not None:
-        count.add_(1)
-        if share is None:
-            share = 1 / count.item()
-    if running_mean is not None and running_variance is not None:
-        running_mean.lerp_(mean, share or 0.0)
-        running_variance.lerp_(variance, share or 0.0)
 
 
 def recomputed(
@@ -235,6 +231,10 @@ def _predict_shift_shape(
     weight2: Tensor,
     bias2: Tensor,
     exact: bool,
+    running_mean: Tensor | None = None,
+    running_variance: Tensor | None = None,
+    batches: Tensor | None = None,
+    momentum: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     samples = input.shape[0]
     hidden = input.new_empty(gain.shape)
@@ -258,6 +258,7 @@ def _predict_shift_backward_shape(
     exact: bool,
     need_input: bool,
     need_parameters: bool,
+    grad_beside: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     parameters = (weight1, bias1, gain, offset, weight2, bias2)
     grads = (tensor.new_empty(tensor.shape if need_parameters else (0,)) for tensor in parameters)

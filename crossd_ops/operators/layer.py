@@ -81,15 +81,13 @@ class _Layer(torch.autograd.Function):
             of_input, _, *grads = found
             grad_input = grad_input + of_input if need_input else None
         elif need_head:
-            found = head.fused_backward(grad_shift, of_head, settings, need_input, any(needs))
-            of_input, *grads = found
-            if need_input:
-                grad_input.add_(of_input)
+            beside = grad_input if need_input else None
+            grad_input, *grads = head.fused_backward(grad_shift, of_head, settings, need_input, any(needs), beside)
         grad_bias = grad.sum((0, *range(2, grad.dim())), dtype=bias_dtype) if need_bias else None
         for number, need in enumerate(needs):
             if not need:
                 grads[number] = None
-        return grad_input, grad_weight, grad_bias, None, *grads
+        return grad_input if need_input else None, grad_weight, grad_bias, None, *grads
 
 
 _apply = apply_of(_Layer)

@@ -24,38 +24,59 @@ constexpr int kHiddenChannels = 16;
 struct HeadInput {
   MapShape shape;
   int64_t channels;
-  const float* data;  // [B, channels, rows, columns], strided
+  const void* data;  // [B, channels, rows, columns], strided; float32, bfloat16 or float16
   MapStrides strides;
+  Dtype dtype;
 };
 
-// All contiguous.
+// A contiguous tensor of float32, bfloat16 or float16, whatever the type of the input.
+struct HeadValues {
+  const void* data;
+  Dtype dtype;
+};
+struct HeadTarget {
+  void* data;
+  Dtype dtype;
+};
+
 struct HeadParameters {
-  const float *weight1, *bias1;  // [16, channels], [16]
-  const float *gain, *offset;    // [16]
-  const float *weight2, *bias2;  // [4, 16], [4]
+  HeadValues weight1, bias1;  // [16, channels], [16]
+  HeadValues gain, offset;    // [16]
+  HeadValues weight2, bias2;  // [4, 16], [4]
   double epsilon;
+};
+
+// What a batch norm keeps of the batches that it saw; data is null where it keeps none.
+struct RunningStatistics {
+  HeadTarget mean, variance;  // [16], variance: unbiased
+  int64_t* batches;           // counted up; null: not counted
+  double momentum;            // the share of this batch, unless
+  int32_t of_all;             // that is 1 / batches, or 0 where they are not counted
 };
 
 struct HeadForward {
   HeadInput input;
   HeadParameters parameters;
-  bool training, exact;
-  float *mean, *variance;  // [16]: written in training (variance: biased), else read
-  float* shift;            // [B, 3]
-  float* statistics;       // [B, 4, 3], as RotationHeadForward's
+  int32_t training, exact;
+  HeadValues given_mean, given_variance;  // [16]: those used where this is no training
+  float *mean, *variance;                 // [16]: those that were used; variance: biased
+  RunningStatistics running;              // in training alone
+  float* shift;                           // [B, 3]
+  float* statistics;                      // [B, 4, 3], as RotationHeadForward's
 };
 
 struct HeadBackward {
   HeadInput input;
   HeadParameters parameters;
-  bool training, exact;
-  const float *mean, *variance;  // as the forward wrote or read them
+  int32_t training, exact;
+  const float *mean, *variance;  // as the forward wrote them
   const float* statistics;
   const float* grad_shift;  // [B, 3], contiguous
-  float* grad_input;        // null: not wanted
+  void* grad_input;         // of the input's type; null: not wanted
+  const void* grad_beside;  // of the same type and strides: added to it; null: nothing
   MapStrides grad_strides;
-  bool need_parameters;  // else none of the following is written
-  float *grad_weight1, *grad_bias1, *grad_gain, *grad_offset, *grad_weight2, *grad_bias2;
+  int32_t need_parameters;  // else none of the following is written
+  HeadTarget grad_weight1, grad_bias1, grad_gain, grad_offset, grad_weight2, grad_bias2;
 };
 
 }  // namespace crossd_ops

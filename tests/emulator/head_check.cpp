@@ -51,23 +51,36 @@ Results run(const Case& one, const Strided& input, const std::vector<Floats>& gi
   const bool overlaps = one.layout == Layout::expanded_first || one.layout == Layout::expanded;
   Strided grad_input({one.samples, one.channels, one.height, one.width}, 1, overlaps ? Layout::contiguous : one.layout,
                      Dtype::float32);
+  Strided beside({one.samples, one.channels, one.height, one.width}, 1, overlaps ? Layout::contiguous : one.layout,
+                 Dtype::float32);
   const HeadInput problem{{one.samples, one.height, one.width},
                           one.channels,
-                          static_cast<const float*>(const_cast<Strided&>(input).data()),
-                          strides_of(input)};
+                          const_cast<Strided&>(input).data(),
+                          strides_of(input),
+                          Dtype::float32};
+  const auto values = [](const Floats& floats) { return HeadValues{floats.data(), Dtype::float32}; };
   const HeadParameters parameters{
-      given[0].data(), given[1].data(), given[2].data(), given[3].data(), given[4].data(), given[5].data(), 1e-5};
-  Floats mean = given[6], variance(16, 1.5f), shift(one.samples * 3), statistics(one.samples * 12);
-  cpu::head_forward(
-      {problem, parameters, one.training, true, mean.data(), variance.data(), shift.data(), statistics.data()});
+      values(given[0]), values(given[1]), values(given[2]), values(given[3]), values(given[4]), values(given[5]), 1e-5};
+  const Floats given_variance(16, 1.5f);
+  Floats mean(16), variance(16), running_mean(16), running_variance(16, 1.0f), shift(one.samples * 3),
+      statistics(one.samples * 12);
+  int64_t batches = 0;
+  RunningStatistics running{};
+  if (one.samples * one.height * one.width > 1)
+    running = {{running_mean.data(), Dtype::float32}, {running_variance.data(), Dtype::float32}, &batches, 0, 1};
+  cpu::head_forward({problem, parameters, one.training, true, values(given[6]), values(given_variance), mean.data(),
+                     variance.data(), running, shift.data(), statistics.data()});
   std::vector<Floats> grads;
   for (int i = 0; i < 6; ++i) grads.emplace_back(one.need_parameters ? given[i].size() : 0);
+  const auto target = [&](int i) { return HeadTarget{grads[i].data(), Dtype::float32}; };
+  std::mt19937 random(21);
+  beside.fill(random);
   cpu::head_backward({problem, parameters, one.training, true, mean.data(), variance.data(), statistics.data(),
-                      given[7].data(), one.need_input ? static_cast<float*>(grad_input.data()) : nullptr,
-                      strides_of(grad_input), one.need_parameters, grads[0].data(), grads[1].data(), grads[2].data(),
-                      grads[3].data(), grads[4].data(), grads[5].data()});
+                      given[7].data(), one.need_input ? grad_input.data() : nullptr,
+                      one.need_input && one.training ? beside.data() : nullptr, strides_of(grad_input),
+                      one.need_parameters, target(0), target(1), target(2), target(3), target(4), target(5)});
   Results results{{}, {}, grad_input.raw(), grad_input.wrote_outside()};
-  grads.insert(grads.end(), {mean, variance, shift, statistics});
+  grads.insert(grads.end(), {mean, variance, running_mean, running_variance, shift, statistics});
   for (const Floats& values : grads) results.numbers.insert(results.numbers.end(), values.begin(), values.end());
   if (one.need_input) results.grad_input = grad_input.values({0, 1, 2, 3});
   return results;

@@ -116,9 +116,10 @@ inline void outer_product(const InputTile& x, int64_t channels, const float* tra
   for (; c < channels; ++c) outer_product_block<1, pixels>(x, c, transposed, grad_weight);
 }
 
-// target[c][p] = sum_h weight[c][h] grad[h][p] for some channels.
+// target[c][p] = sum_h weight[c][h] grad[h][p] + beside[c][p] for some channels; beside may be null.
 template <int kChannels>
-inline void grad_input_block(const float* weight, const float* grad, int64_t pixels, float* target, int64_t stride) {
+inline void grad_input_block(const float* weight, const float* grad, int64_t pixels, const float* beside, float* target,
+                             int64_t stride) {
   for (int64_t p = 0; p < pixels; p += kLanes<float>) {
     Floats sum[kChannels] = {};
 #pragma GCC unroll 16
@@ -127,24 +128,32 @@ inline void grad_input_block(const float* weight, const float* grad, int64_t pix
 #pragma GCC unroll 8
       for (int i = 0; i < kChannels; ++i) sum[i] += weight[i * kHiddenChannels + h] * g;
     }
-    for (int i = 0; i < kChannels; ++i) store_vector(target + i * stride + p, sum[i]);
+    for (int i = 0; i < kChannels; ++i) {
+      if (beside) sum[i] += load_vector(beside + i * stride + p);
+      store_vector(target + i * stride + p, sum[i]);
+    }
   }
 }
 
+// What stands beside the gradient is added where the tile is written to the tensor.
 inline void grad_input_tile(const HeadGradientPlan& plan, int64_t sample, int64_t first, int64_t pixels,
                             const HeadScratch& scratch) {
   const HeadPlan& head = plan.head;
   float* tensor = plan.grad_input + sample * plan.grad_strides.sample;
+  const float* beside = plan.grad_beside ? plan.grad_beside + sample * plan.grad_strides.sample : nullptr;
   const bool planar = is_planar(head.shape, plan.grad_strides, pixels);
   float* target = planar ? tensor + first : scratch.grad_packed;
+  const float* added = planar && beside ? beside + first : nullptr;
   const int64_t stride = planar ? plan.grad_strides.channel : padded(pixels);
   constexpr int block = 8;
-  int64_t c = 0;
-  for (; c + block <= head.channels; c += block)
-    grad_input_block<block>(head.weight + c * kHiddenChannels, scratch.hidden, pixels, target + c * stride, stride);
-  for (; c < head.channels; ++c)
-    grad_input_block<1>(head.weight + c * kHiddenChannels, scratch.hidden, pixels, target + c * stride, stride);
-  if (!planar) write_tile(target, stride, first, pixels, head.channels, head.shape, plan.grad_strides, tensor);
+  for (int64_t c = 0; c < head.channels;) {
+    const float *weight = head.weight + c * kHiddenChannels, *other = added ? added + c * stride : nullptr;
+    if (c + block <= head.channels)
+      grad_input_block<block>(weight, scratch.hidden, pixels, other, target + c * stride, stride), c += block;
+    else
+      grad_input_block<1>(weight, scratch.hidden, pixels, other, target + c * stride, stride), ++c;
+  }
+  if (!planar) write_tile(target, stride, first, pixels, head.channels, head.shape, plan.grad_strides, beside, tensor);
 }
 
 // So many sums of one lane stay exact enough in float32.

@@ -57,6 +57,10 @@ class Chunks {
   int64_t items_, count_, grain_;
 };
 
+// Of float32, as all that the operators hand to the CPU.
+const float* floats(const HeadValues& values) { return static_cast<const float*>(values.data); }
+float* floats(const HeadTarget& target) { return static_cast<float*>(target.data); }
+
 // weight1 with the channels of the input first, both times 1 / sqrt(variance + epsilon) where statistics are given.
 struct FoldedWeight {
   std::vector<float> weight, bias;
@@ -66,7 +70,7 @@ FoldedWeight folded(const HeadParameters& parameters, int64_t channels, const fl
   FoldedWeight result{std::vector<float>(channels * kHiddenChannels), std::vector<float>(kHiddenChannels),
                       std::vector<double>(kHiddenChannels, 1.0)};
   for (int h = 0; h < kHiddenChannels; ++h) {
-    double bias = parameters.bias1[h];
+    double bias = floats(parameters.bias1)[h];
     if (mean) {
       result.scale[h] = 1 / std::sqrt(variance[h] + parameters.epsilon);
       bias = (bias - mean[h]) * result.scale[h];
@@ -74,15 +78,23 @@ FoldedWeight folded(const HeadParameters& parameters, int64_t channels, const fl
     result.bias[h] = static_cast<float>(bias);
     for (int64_t c = 0; c < channels; ++c)
       result.weight[c * kHiddenChannels + h] =
-          static_cast<float>(parameters.weight1[h * channels + c] * result.scale[h]);
+          static_cast<float>(floats(parameters.weight1)[h * channels + c] * result.scale[h]);
   }
   return result;
 }
 
 HeadPlan head_plan(const HeadInput& input, const HeadParameters& parameters, const FoldedWeight& weight) {
-  return {split(input.shape), input.channels,       input.data,         input.shape,
-          input.strides,      weight.weight.data(), weight.bias.data(), parameters.gain,
-          parameters.offset,  parameters.weight2,   parameters.bias2};
+  return {split(input.shape),
+          input.channels,
+          static_cast<const float*>(input.data),
+          input.shape,
+          input.strides,
+          weight.weight.data(),
+          weight.bias.data(),
+          floats(parameters.gain),
+          floats(parameters.offset),
+          floats(parameters.weight2),
+          floats(parameters.bias2)};
 }
 
 // Chan, Golub, LeVeque 1979.
@@ -94,6 +106,17 @@ void join(HiddenMoments& total, const HiddenMoments& other) {
     total.squares[h] += other.squares[h] + difference * difference * total.count * share;
   }
   total.count = count;
+}
+
+void track(const RunningStatistics& running, const HiddenMoments& batch) {
+  const int64_t batches = running.batches ? ++*running.batches : 0;
+  if (!running.mean.data) return;
+  const double share = !running.of_all ? running.momentum : batches > 0 ? 1.0 / static_cast<double>(batches) : 0;
+  const auto move = [&](float& value, double to) { value += static_cast<float>(share * (to - value)); };
+  for (int h = 0; h < kHiddenChannels; ++h) {
+    move(floats(running.mean)[h], batch.mean[h]);
+    move(floats(running.variance)[h], batch.squares[h] / (batch.count - 1));
+  }
 }
 
 void batch_statistics(const HeadForward& problem) {
@@ -108,6 +131,7 @@ void batch_statistics(const HeadForward& problem) {
     problem.mean[h] = static_cast<float>(moments[0].mean[h]);
     problem.variance[h] = static_cast<float>(moments[0].squares[h] / moments[0].count);
   }
+  track(problem.running, moments[0]);
 }
 
 // What leads from the gradient of the shift to that of the scores, [samples, 4].
@@ -136,13 +160,14 @@ HiddenSums joined_sums(const std::vector<HiddenSums>& parts) {
 void write_small_gradients(const HeadBackward& problem, const HiddenSums& sums, const std::vector<double>& scale) {
   for (int h = 0; h < kHiddenChannels; ++h) {
     const double rest = problem.training ? sums.grad[h] : 0;  // of which the mean takes all; NaN stays NaN
-    problem.grad_bias1[h] = static_cast<float>(problem.parameters.gain[h] * scale[h] * (sums.grad[h] - rest));
-    problem.grad_gain[h] = static_cast<float>(sums.grad_normalised[h]);
-    problem.grad_offset[h] = static_cast<float>(sums.grad[h]);
+    floats(problem.grad_bias1)[h] =
+        static_cast<float>(floats(problem.parameters.gain)[h] * scale[h] * (sums.grad[h] - rest));
+    floats(problem.grad_gain)[h] = static_cast<float>(sums.grad_normalised[h]);
+    floats(problem.grad_offset)[h] = static_cast<float>(sums.grad[h]);
   }
   for (int s = 0; s < kHeadChannels; ++s) {
     for (int h = 0; h < kHiddenChannels; ++h)
-      problem.grad_weight2[s * kHiddenChannels + h] = static_cast<float>(sums.grad_weight2[s][h]);
+      floats(problem.grad_weight2)[s * kHiddenChannels + h] = static_cast<float>(sums.grad_weight2[s][h]);
   }
 }
 
@@ -150,7 +175,7 @@ void write_grad_bias2(const HeadBackward& problem, const std::vector<ChannelGrad
   double sums[kHeadChannels] = {};
   for (size_t i = 0; i < channels.size(); ++i)
     sums[i % kHeadChannels] += channels[i].scale * problem.statistics[i * 3 + 1];  // the gradient of v
-  for (int s = 0; s < kHeadChannels; ++s) problem.grad_bias2[s] = static_cast<float>(sums[s]);
+  for (int s = 0; s < kHeadChannels; ++s) floats(problem.grad_bias2)[s] = static_cast<float>(sums[s]);
 }
 
 void write_grad_weight1(const HeadBackward& problem, const std::vector<float>& partial, int64_t parts,
@@ -163,7 +188,7 @@ void write_grad_weight1(const HeadBackward& problem, const std::vector<float>& p
       for (int64_t part = 0; part < parts; ++part)
         for (int h = 0; h < kHiddenChannels; ++h) sums[h] += partial[part * weights + c * kHiddenChannels + h];
       for (int h = 0; h < kHiddenChannels; ++h)
-        problem.grad_weight1[h * channels + c] = static_cast<float>(sums[h] * scale[h]);
+        floats(problem.grad_weight1)[h * channels + c] = static_cast<float>(sums[h] * scale[h]);
     }
   });
 }
@@ -172,7 +197,12 @@ void write_grad_weight1(const HeadBackward& problem, const std::vector<float>& p
 
 void head_forward(HeadForward problem) {
   simplify_pixels(problem.input.shape, problem.input.strides, nullptr);
-  if (problem.training) batch_statistics(problem);
+  if (problem.training) {
+    batch_statistics(problem);
+  } else {
+    std::copy_n(floats(problem.given_mean), kHiddenChannels, problem.mean);
+    std::copy_n(floats(problem.given_variance), kHiddenChannels, problem.variance);
+  }
   const HeadInput& input = problem.input;
   const FoldedWeight weight = folded(problem.parameters, input.channels, problem.mean, problem.variance);
   const HeadPlan plan = head_plan(input, problem.parameters, weight);
@@ -199,6 +229,7 @@ void head_backward(HeadBackward problem) {
                         mean_grad.data(),
                         mean_product.data(),
                         nullptr,
+                        nullptr,
                         problem.grad_strides};
   const Chunks chunks(plan.head.parts, input);
   std::vector<HiddenSums> sums(problem.training || problem.need_parameters ? chunks.count() : 0);
@@ -210,11 +241,12 @@ void head_backward(HeadBackward problem) {
     const HiddenSums total = joined_sums(sums);
     const double pixels = static_cast<double>(input.shape.samples * input.shape.pixels());
     for (int h = 0; h < kHiddenChannels; ++h) {
-      mean_grad[h] = static_cast<float>(problem.parameters.gain[h] * total.grad[h] / pixels);
-      mean_product[h] = static_cast<float>(problem.parameters.gain[h] * total.grad_normalised[h] / pixels);
+      mean_grad[h] = static_cast<float>(floats(problem.parameters.gain)[h] * total.grad[h] / pixels);
+      mean_product[h] = static_cast<float>(floats(problem.parameters.gain)[h] * total.grad_normalised[h] / pixels);
     }
   }
-  plan.grad_input = problem.grad_input;
+  plan.grad_input = static_cast<float*>(problem.grad_input);
+  plan.grad_beside = static_cast<const float*>(problem.grad_beside);
   const int64_t weights = problem.need_parameters ? input.channels * kHiddenChannels : 0;
   std::vector<float> grad_weight(chunks.count() * weights);
   chunks.for_each([&](int64_t chunk, int64_t begin, int64_t end) {

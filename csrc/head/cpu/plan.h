@@ -37,6 +37,7 @@ struct HeadGradientPlan {
   const ChannelGradient* channels;        // [samples, 4]
   const float *mean_grad, *mean_product;  // [16]: gain S(g_z) / N and gain S(g_z n) / N, or 0
   float* grad_input;                      // null: not wanted
+  const float* grad_beside;               // of the same strides, added to it; null: nothing
   MapStrides grad_strides;
 };
 

@@ -79,18 +79,29 @@ inline InputTile input_tile(const HeadPlan& plan, int64_t sample, int64_t first,
   return {packed, stride, pixels};
 }
 
-// The inverse of packing, for a tile that is not the tensor itself.
+// target[p] = packed[p] + beside[p] at the places of a tensor; beside may be null.
+inline void write_sum(const float* packed, int64_t pixels, const float* beside, float* target) {
+  if (!beside) {
+    __builtin_memcpy(target, packed, sizeof(float) * pixels);
+    return;
+  }
+  for (int64_t p = 0; p < pixels; ++p) target[p] = packed[p] + beside[p];
+}
+
+// The inverse of packing, for a tile that is not the tensor itself. beside: of the same strides as target, or null.
 inline void write_tile(const float* packed, int64_t stride, int64_t first, int64_t pixels, int64_t channels,
-                       const MapShape& shape, const MapStrides& strides, float* target) {
-  if (shape.rows == 1 && strides.channel == 1 && strides.column != 1)
+                       const MapShape& shape, const MapStrides& strides, const float* beside, float* target) {
+  if (!beside && shape.rows == 1 && strides.channel == 1 && strides.column != 1)
     return unpack_interleaved(packed, stride, pixels, channels, target + first * strides.column, strides.column);
   for (int64_t c = 0; c < channels; ++c) {
     const float* source = packed + c * stride;
     float* channel = target + c * strides.channel;
+    const float* other = beside ? beside + c * strides.channel : nullptr;
     if (shape.rows == 1 && strides.column == 1)
-      __builtin_memcpy(channel + first, source, sizeof(float) * pixels);
+      write_sum(source, pixels, other ? other + first : nullptr, channel + first);
     else
-      for_each_pixel(strides, shape.columns, first, pixels, [&](int64_t i, int64_t at) { channel[at] = source[i]; });
+      for_each_pixel(strides, shape.columns, first, pixels,
+                     [&](int64_t i, int64_t at) { channel[at] = other ? source[i] + other[at] : source[i]; });
   }
 }
 
