@@ -96,6 +96,8 @@ def _send(sender: Any, network: Network, seconds: int) -> None:
     except ImportError as error:
         print(f"left out: {error}", file=sys.stderr)
         sender.send(None)
+    except Exception as error:  # of the network itself, before anything was converted
+        sender.send({"to Cross-D": f"fails: of itself, {type(error).__name__}: {error}"})
 
 
 if __name__ == "__main__":

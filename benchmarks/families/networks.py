@@ -58,7 +58,7 @@ _SIZES = {
     "halonet_h1": 256, "csatv2": 512, "efficientformer_l1": 224, "sequencer2d_s": 224, "xcit_nano_12_p16_224": 224,
     "test_coatnet": 160, "test_maxvit": 160, "maxvit_t": 224, "sam2_hiera_tiny": 224, "davit_tiny": 64,
     "focalnet_tiny_srf": 64, "mvitv2_tiny": 64, "tiny_vit_5m_224": 64, "twins_pcpvt_small": 64, "efficientvit_m0": 64,
-    "iformer_t": 64, "vitamin_small_224": 64, "res2net50_14w_8s": 64, "resnest14d": 64, "poolformer_s12": 64,
+    "iformer_t": 64, "vitamin_small_224": 224, "res2net50_14w_8s": 64, "resnest14d": 64, "poolformer_s12": 64,
     "alexnet": 64,
 }  # fmt: skip
 # Built for images of 64, where they are built for one size.
