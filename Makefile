@@ -12,11 +12,12 @@
 PYTHON ?= python3
 TORCH ?= 2.13.0
 PYTEST_ARGS ?= -n 2 --dist loadfile
-# Networks that the tests convert, and trainers (MONAI's needs ignite). Without their dependencies, which are in the
-# "test" extra: torchvision names the one torch that it is built for, and would replace the chosen one. Where the two do
-# not fit, those tests skip.
-ZOO := torchvision==0.28.0 timm==1.0.31 monai==1.6.1 pytorch-ignite==0.5.5 \
-       lightning==2.6.6 lightning-utilities==0.15.3 torchmetrics==1.9.0
+# Networks that the tests convert, trainers (MONAI's needs ignite), and CuTe's headers, which know the layouts of tensor
+# cores. Without their dependencies: those that the tests need are in the "test" extra, and torchvision names the one torch
+# that it is built for, and would replace the chosen one. Where something does not fit, its tests skip.
+ZOO := torchvision==0.28.0 timm==1.0.31 monai==1.6.1 pytorch-ignite==0.5.5 dynamic-network-architectures==0.4.4 \
+       segmentation-models-pytorch==0.6.0 lightning==2.6.6 lightning-utilities==0.15.3 torchmetrics==1.9.0 \
+       nvidia-cutlass==4.2.0.0
 WHEEL_TORCHES ?= 2.11.0 2.13.0 newest
 WHEEL_PYTHONS ?= $(PYTHON)
 VENV := .venv
