@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("compiled_library")
 
 # Of a 3x3 layer, forward and backward. What remains beyond the goal of 5 and 9 are the head's running statistics, the
 # head's own layers in half types, and columns that are made by torch's operations.
-BOUNDS = {"float32": (12, 14), "bfloat16": (12, 22), "autocast": (16, 30)}
+BOUNDS = {"float32": (6, 10), "bfloat16": (10, 19), "autocast": (14, 27)}
 OPERATORS = ["crossd_ops::predict_shift", "crossd_ops::convolution"]
 COUNT = """
 import json
@@ -64,16 +64,11 @@ def test_a_pointwise_layer_has_one_more_than_a_plain_one(counted: dict[str, list
 
 
 def test_operators_that_python_dispatches() -> None:
-    """Of head and convolution one each way; beside them the norm's running statistics, and nothing else."""
+    """Of head and convolution one each way, and nothing else but the sum that is the bias' gradient."""
     layer, image = CrossDConv2d(4, 6, 3), torch.randn(2, 4, 7, 7, requires_grad=True)
     with operator_calls() as names:
         output = layer(image)
-    statistics = {"aten::mul", "aten::add_", "aten::lerp_"}
-    assert [name for name in names if name not in statistics] == [
-        "crossd_ops::predict_shift",
-        "crossd_ops::convolution",
-    ]
-    assert len(names) <= 6
+    assert names == OPERATORS
     with torch.no_grad(), operator_calls() as names:
         layer.eval()(image)
     assert names == OPERATORS
@@ -81,8 +76,7 @@ def test_operators_that_python_dispatches() -> None:
     with operator_calls() as names:
         output.backward(grad)
     work = [name for name in names if name not in ("aten::detach", "aten::new_empty_strided")]
-    expected = ["crossd_ops::convolution_backward", "crossd_ops::predict_shift_backward", "aten::add_", "aten::sum"]
-    assert work == expected
+    assert work == ["crossd_ops::convolution_backward", "crossd_ops::predict_shift_backward", "aten::sum"]
 
 
 def event(name: str, *children: Any) -> SimpleNamespace:
