@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.leaf import Leaf
+from .averages import average_pool
+from .volumes.endless import is_endless, longer
 
 
 def same_padded(input: Tensor, kernel: Any, stride: Any, dilation: Any = 1, value: float = 0.0) -> Tensor:
@@ -29,7 +31,15 @@ def same_padded(input: Tensor, kernel: Any, stride: Any, dilation: Any = 1, valu
         reach = (_of_axis(kernel, axis) - 1) * _of_axis(dilation, axis) + 1
         total = sym_max(((size + step - 1) // step - 1) * step + reach - size, 0)
         amounts += [total // 2, total - total // 2]
-    return F.pad(input, amounts, value=value)
+    return _padded(input, amounts, value=value)
+
+
+def _padded(input: Tensor, amounts: list[int], mode: str = "constant", value: float = 0.0) -> Tensor:
+    """`F.pad` of the six sides from the last axis on; endless volumes go on along the depth."""
+    if is_endless(input):
+        input, amounts = longer(input, *amounts[4:]), amounts[:4]
+        amounts = [*amounts, 0, 0]
+    return F.pad(input, amounts, mode, value if mode == "constant" else None)
 
 
 def _of_axis(value: Any, axis: int) -> int:
@@ -107,6 +117,25 @@ class MaxPool3dSame(Leaf, nn.MaxPool3d):
         return F.max_pool3d(padded, self.kernel_size, self.stride, 0, self.dilation, self.ceil_mode)
 
 
+class AvgPool3d(Leaf, nn.AvgPool3d):
+    """`torch.nn.AvgPool3d` that takes volumes smaller than its kernel where padding makes them large enough.
+
+    `torch.nn.AvgPool2d`, whose twin it is, takes such maps.
+
+    Shapes:
+        ([B,] C, D, H, W) -> ([B,] C) and the number of windows along the three axes.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The means."""
+        padding: Any = self.padding
+        if is_endless(input):
+            depth, *plane = padding if isinstance(padding, tuple) else (padding,) * 3
+            input, padding = longer(input, depth, depth), (0, *plane)
+        options = self.ceil_mode, self.count_include_pad, self.divisor_override
+        return average_pool(input, self.kernel_size, self.stride, padding, *options)
+
+
 class AvgPool3dSame(Leaf, nn.AvgPool3d):
     """The mean over windows, padded by `same_padded` with zeros that count: the twin of timm's `AvgPool2dSame`.
 
@@ -121,7 +150,7 @@ class AvgPool3dSame(Leaf, nn.AvgPool3d):
     def forward(self, input: Tensor) -> Tensor:
         """The means."""
         padded = same_padded(input, self.kernel_size, self.stride)
-        return F.avg_pool3d(padded, self.kernel_size, self.stride, 0, self.ceil_mode, self.count_include_pad)
+        return average_pool(padded, self.kernel_size, self.stride, 0, self.ceil_mode, self.count_include_pad)
 
 
 class BlurPool3d(Leaf):
@@ -158,4 +187,4 @@ class BlurPool3d(Leaf):
         """The filtered volume at every stride-th place."""
         channels = input.shape[1]
         weight = self.filt.expand(channels, -1, -1, -1, -1)
-        return F.conv3d(F.pad(input, self.padding, mode=self.pad_mode), weight, stride=self.stride, groups=channels)
+        return F.conv3d(_padded(input, self.padding, self.pad_mode), weight, stride=self.stride, groups=channels)

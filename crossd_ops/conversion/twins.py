@@ -9,7 +9,7 @@ from torch import nn
 
 from ..operators.checks import int_of
 from .depth import DepthRequests, VolumePadding, adaptive_depth
-from .layers_3d import AvgPool3dSame, BatchNormAct3d, BlurPool3d, LayerNorm3d, MaxPool3dSame
+from .layers_3d import AvgPool3d, AvgPool3dSame, BatchNormAct3d, BlurPool3d, LayerNorm3d, MaxPool3dSame
 
 
 class _Twins(NamedTuple):
@@ -26,7 +26,7 @@ _TWINS = (
     _Twins(nn.InstanceNorm2d, nn.InstanceNorm3d, {}),
     _Twins(nn.Dropout2d, nn.Dropout3d, {}),
     _Twins(nn.MaxPool2d, nn.MaxPool3d, {**_WINDOW, "dilation": "dilation"}),
-    _Twins(nn.AvgPool2d, nn.AvgPool3d, _WINDOW),
+    _Twins(nn.AvgPool2d, AvgPool3d, _WINDOW),
     _Twins(nn.LPPool2d, nn.LPPool3d, {"kernel": "kernel_size", "stride": "stride"}),
     _Twins(nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, {"size": "output_size"}),
     _Twins(nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, {"size": "output_size"}),
@@ -48,6 +48,7 @@ _NAMED = {
 }
 _DEEP = {twins.flat: twins for twins in _TWINS}
 _FLAT = {twins.deep: twins for twins in (*_TWINS, *_NAMED.values())}
+_FLAT[nn.AvgPool3d] = _DEEP[nn.AvgPool2d]  # which 3D networks have
 _MODES = {"bilinear": "trilinear", "trilinear": "bilinear"}
 
 

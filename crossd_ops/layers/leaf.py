@@ -17,9 +17,11 @@ class WatchesNetworks(TorchFunctionMode):
 
     Attributes:
         paused: while a layer of this package runs.
+        endless: whether volumes go on in front and behind as they end, where layers would put zeros.
     """
 
     paused = False
+    endless = False
 
 
 def watching() -> WatchesNetworks | None:
@@ -40,7 +42,8 @@ class Leaf(nn.Module):
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """The forward pass with its hooks; in a trace a node for it."""
-        if not has_torch_function((*arguments, *options.values())):  # quick: no Proxy, no mode
+        quick = not has_torch_function((*arguments, *options.values()))  # no Proxy, no mode
+        if quick and not torch.compiler.is_dynamo_compiling():  # which is not told of modes by the former
             return super().__call__(*arguments, **options)
         tracer = tracer_of(*arguments, *options.values())
         if tracer is None:

@@ -11,13 +11,14 @@ from volumes import constant
 
 from crossd_ops import CrossDConv2d, to_2d, to_3d, to_crossd
 from crossd_ops.conversion import CrossDConv2dSame
+from crossd_ops.conversion.layers_3d import AvgPool3d
 
 ONE_SLICE = {"kernel": 1, "padding": 0, "stride": 1}
 FLAT_LAYERS = [
     (nn.MaxPool2d(3, 2, 1), ONE_SLICE, nn.MaxPool3d),
     (nn.MaxPool2d((2, 3), dilation=2, ceil_mode=True), ONE_SLICE | {"dilation": 1}, nn.MaxPool3d),
-    (nn.AvgPool2d(3, 2, 1, count_include_pad=False), ONE_SLICE, nn.AvgPool3d),
-    (nn.AvgPool2d(2, divisor_override=3), {}, nn.AvgPool3d),
+    (nn.AvgPool2d(3, 2, 1, count_include_pad=False), ONE_SLICE, AvgPool3d),
+    (nn.AvgPool2d(2, divisor_override=3), {}, AvgPool3d),
     (nn.LPPool2d(2, 2), {"kernel": 1, "stride": 1}, nn.LPPool3d),
     (nn.AdaptiveAvgPool2d((2, None)), {"size": 6}, nn.AdaptiveAvgPool3d),
     (nn.AdaptiveMaxPool2d(3), {"size": 6}, nn.AdaptiveMaxPool3d),

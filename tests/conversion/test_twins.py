@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from volumes import constant
 
 from crossd_ops import to_2d, to_3d
+from crossd_ops.conversion import check_volumes
 from crossd_ops.conversion.layers_3d import same_padded
 
 
@@ -56,6 +57,7 @@ def test_slices_see_what_images_see_and_back(name: str) -> None:
     input = torch.randn(2, 3, 9, 11, dtype=torch.float64)
     deep: Any = to_3d(model, "center")
     output, expected = deep(constant(input, 8)), model(input)
+    check_volumes(model, deep, input)
     middle = output[:, :, output.shape[2] // 2]
     torch.testing.assert_close(middle, expected, rtol=1e-6, atol=1e-6)  # an eps in GlobalResponseNorm
     back: Any = to_2d(deep, "center")

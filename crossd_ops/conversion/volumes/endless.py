@@ -6,11 +6,19 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import has_torch_function
 
+from ...layers.leaf import watching
 from .rules import Call
 
 
-def _longer(volume: Tensor, front: int, back: int) -> Tensor:
+def is_endless(volume: Tensor) -> bool:
+    """Whether a layer, into which the mode does not look, has to put slices where it would put zeros by itself."""
+    mode = watching() if has_torch_function((volume,)) else None
+    return mode is not None and mode.endless
+
+
+def longer(volume: Tensor, front: int, back: int) -> Tensor:
     """More slices like the first and the last; fewer where a number is negative."""
     front_cut, back_cut = max(-front, 0), max(-back, 0)
     volume = volume[:, :, front_cut : volume.shape[2] - back_cut]
@@ -20,13 +28,13 @@ def _longer(volume: Tensor, front: int, back: int) -> Tensor:
 def endless_input(call: Call, padding: Any, position: int) -> None:
     """Puts slices where the call would put zeros along the depth."""
     depth, *plane = padding if isinstance(padding, tuple | list) else (padding,) * 3
-    call.change(0, "input", value=_longer(call.tensor, depth, depth))
+    call.change(0, "input", value=longer(call.tensor, depth, depth))
     call.change(position, "padding", value=(0, *plane))
 
 
 def endless_pad(call: Call, pad: list[Any]) -> Any:
     """The padding of a volume by amounts for at least three axes."""
-    call.change(0, "input", value=_longer(call.tensor, pad[4], pad[5]))
+    call.change(0, "input", value=longer(call.tensor, pad[4], pad[5]))
     call.change(1, "pad", value=[*pad[:4], 0, 0, *pad[6:]])
     return call.run()
 
@@ -41,7 +49,7 @@ def endless_layer(call: Call) -> Any:
             sizes, rates = call.argument(1, "weight").shape[2:], _three(call.argument(5, "dilation", default=1))
             totals = [rate * (size - 1) for size, rate in zip(sizes, rates, strict=True)]
             depth, *plane = [(total // 2, total - total // 2) for total in totals]
-            call.change(0, "input", value=F.pad(_longer(call.tensor, *depth), (*plane[1], *plane[0])))
+            call.change(0, "input", value=F.pad(longer(call.tensor, *depth), (*plane[1], *plane[0])))
             call.change(4, "padding", value=0)
         elif padding != "valid":
             endless_input(call, padding, 4)
@@ -61,5 +69,5 @@ def _transposed(call: Call) -> Any:
     reach = _three(call.argument(7, "dilation", default=1))[0] * (call.argument(1, "weight").shape[2] - 1)
     count = (call.tensor.shape[2] - 1) * stride - 2 * padding + reach + more + 1
     added = reach // stride + 1
-    call.change(0, "input", value=_longer(call.tensor, added, added))
+    call.change(0, "input", value=longer(call.tensor, added, added))
     return call.run()[:, :, added * stride : added * stride + count]

@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..averages import average_pool
 from ..depth import VolumePadding, adaptive_depth
 from .axes import VOLUME, Refusal, axes_of, flat_axes, with_axes
 from .endless import endless_input, endless_layer, endless_pad
@@ -19,8 +20,8 @@ def _three(value: Any) -> Any:
     if isinstance(value, Extent):
         raise Refusal(f"the size {int.__repr__(value)} of an axis for all of them")
     if isinstance(value, tuple | list) and len(value) == 2:
-        height = value[0]
-        return (depth_for(height) if isinstance(height, Extent) else height, *value)
+        height, width = (part.number if isinstance(part, Extent) else part for part in value)
+        return (depth_for(value[0]) if isinstance(value[0], Extent) else height, height, width)
     if isinstance(value, tuple | list) and len(value) == 1:
         return (*value, *value, *value)
     return value
@@ -55,7 +56,7 @@ def _avg_pool(call: Call) -> Any:
         call.change(6, "divisor_override", value=divisor * (kernel[0] if isinstance(kernel, tuple | list) else kernel))
     if call.endless:
         endless_input(call, _three(call.argument(3, "padding", default=0)), 3)
-    return _pooled(call, F.avg_pool3d, "kernel_size", "stride", "padding")
+    return _pooled(call, average_pool, "kernel_size", "stride", "padding")
 
 
 @rule("lp_pool2d")
