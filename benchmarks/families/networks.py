@@ -10,13 +10,16 @@ from torch import nn
 
 from benchmarks.families.packages import import_package
 
+Depth = dict[str, dict[str, int]]
+
 
 class Network(NamedTuple):
-    """What builds one, and its input: channels and the size of a square image."""
+    """What builds one, its input, channels and the size of a square image, and what `to_3d` is told of its depth."""
 
     build: Callable[[], nn.Module]
     channels: int = 3
     size: int = 32
+    depth: Depth | None = None
 
 
 # One of the smallest models of every family (module) of timm 1.0.31 that has convolutions beyond a patch embedding.
@@ -54,13 +57,15 @@ _TORCHVISION = (
 _SEGMENTATION = ("deeplabv3_mobilenet_v3_large", "fcn_resnet50", "lraspp_mobilenet_v3_large")
 # Sizes other than 32: what a network was built for, or the least that it takes.
 _SIZES = {
-    "inception_v3": 80, "inception_v4": 80, "inception_resnet_v2": 80, "nasnetalarge": 96, "pnasnet5large": 96,
+    "inception_v3": 80, "inception_v4": 80, "inception_resnet_v2": 80, "nasnetalarge": 64, "pnasnet5large": 64,
     "halonet_h1": 256, "csatv2": 512, "efficientformer_l1": 224, "sequencer2d_s": 224, "xcit_nano_12_p16_224": 224,
     "test_coatnet": 160, "test_maxvit": 160, "maxvit_t": 224, "sam2_hiera_tiny": 224, "davit_tiny": 64,
     "focalnet_tiny_srf": 64, "mvitv2_tiny": 64, "tiny_vit_5m_224": 64, "twins_pcpvt_small": 64, "efficientvit_m0": 64,
     "iformer_t": 64, "vitamin_small_224": 224, "res2net50_14w_8s": 64, "resnest14d": 64, "poolformer_s12": 64,
     "alexnet": 64,
 }  # fmt: skip
+# A head that pools to 7 rows and has a kernel of 7: of the depth pools leave one slice.
+_DEPTHS: dict[str, Depth] = {"vgg11": {"pre_logits.fc1": {"kernel": 1}}}
 # Built for images of 64, where they are built for one size.
 _BUILT_FOR_64 = (
     "coat_lite_tiny", "gcvit_xxtiny", "hiera_tiny_224", "nest_tiny", "pit_ti_224", "tnt_s_legacy_patch16_224",
@@ -89,7 +94,7 @@ def networks() -> dict[str, Network]:
     for family, name in _TIMM.items():
         options = {"img_size": 64} if name in _BUILT_FOR_64 else {}
         size = 64 if options else _SIZES.get(name, 32)
-        found[f"timm/{family}: {name}"] = Network(functools.partial(_timm, name, **options), size=size)
+        found[f"timm/{family}: {name}"] = Network(functools.partial(_timm, name, **options), 3, size, _DEPTHS.get(name))
     return found
 
 
