@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from volumes import constant
 
 from crossd_ops import to_2d, to_3d, to_crossd
+from crossd_ops.conversion import check_volumes
 
 
 class Network(nn.Module):
@@ -34,8 +35,8 @@ class Network(nn.Module):
 
 def test_a_networks_own_calls_of_2d_functions() -> None:
     model = Network().eval()
-    deep = to_3d(model, "i3d", depth={"first": {"kernel": 1}})
     input = torch.randn(2, 4, 8, 8)
+    deep = to_3d(model, "i3d", depth={"first": {"kernel": 1}}, example=input)
     torch.testing.assert_close(deep(constant(input, 8)), model(input))
     for twin in (copy.deepcopy(deep), pickle.loads(pickle.dumps(deep))):
         deep.fc2.bias.data += 1  # the twin has its own
@@ -130,7 +131,9 @@ def test_networks_of_the_zoo_see_each_slice_as_the_2d_network_does(name: str) ->
     model.eval()
     expected = output_of(model, input)
     deep = to_3d(model, "i3d", depth=one_slice(model))
-    output = output_of(deep, constant(input, 16 if "DeepLab" in name else 2))  # which asks for whole strides
+    slices = 16 if "DeepLab" in name else 2  # which asks for whole strides
+    check_volumes(model, deep, input[:1], slices=slices)
+    output = output_of(deep, constant(input, slices))
     for part in output.unbind(2) if output.dim() == 5 else [output]:
         torch.testing.assert_close(part, expected)
     back = to_2d(deep, "i3d")
