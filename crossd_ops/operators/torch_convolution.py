@@ -51,7 +51,8 @@ def grouped_convolution(input: Tensor, kernels: Tensor, bias: Tensor | None, geo
     """
     samples = geometry.samples
     repeated = None if bias is None else bias.repeat(samples)
-    output = library_convolution(
-        input.reshape(geometry.stacked), kernels.flatten(0, 1), repeated, geometry, samples * geometry.groups
-    )
+    # By way of one axis, so that a batch of single pixels is no channels-last image, whose gradients in bfloat16 torch
+    # refuses to compute on some CPUs.
+    stacked = input.reshape(-1).reshape(geometry.stacked)
+    output = library_convolution(stacked, kernels.flatten(0, 1), repeated, geometry, samples * geometry.groups)
     return in_format(output.reshape(samples, -1, *geometry.result), memory_format_of(input))

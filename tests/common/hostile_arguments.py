@@ -165,6 +165,7 @@ NOT_HERE = {
     **dict.fromkeys(("build_info", "cmake_prefix_path", "include_path"), "no argument"),
     **dict.fromkeys(("CheckpointReport", "SelfTestCheck", "SelfTestReport"), "a record"),
     "reference": "test_errors.py",
+    "check_volumes": "conversion/test_check.py",
     # What converters put into networks, from layers that are there.
     **dict.fromkeys(("BatchNormAct3d", "Conv3dSame", "CrossDConv2dSame", "LayerNorm3d", "WeightStandardization"), ""),
 }

@@ -184,3 +184,12 @@ def test_the_ways_around_the_operators(channels: int, pixels: tuple[int, ...]) -
     assert is_channels_last(compiled(input))
     assert compiled(input.contiguous()).is_contiguous()
     torch.testing.assert_close(compiled(input), wanted)
+
+
+def test_single_pixels_in_bfloat16() -> None:
+    """Torch's slow convolution takes no gradients of such a batch where it is also channels-last."""
+    input = torch.randn(2, 8, 1, 1, dtype=torch.bfloat16).to(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.randn(4, 8, 3, 3, 3, dtype=torch.bfloat16, requires_grad=True)
+    with use_backend("reference"):
+        crossd_conv2d(input, weight, torch.randn(2, 3), padding=1).sum().backward()
+    assert input.grad is not None and weight.grad is not None and weight.grad.isfinite().all()

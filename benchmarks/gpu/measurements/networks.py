@@ -21,8 +21,8 @@ CASES = (
     NetworkCase("resnet50", batch=32, autocast=True, channels_last=True),
     NetworkCase("resnet18", batch=32),
 )
-# No narrower: torch 2.13 writes beyond its memory on CPUs with AVX2, in the gradient of the weight of a channels-last 1x1
-# convolution of 4 channels (oneDNN's jit_1x1).
+# No narrower: torch 2.13 writes beyond its memory on CPUs with AVX2, in the gradient of the weight of a channels-last
+# convolution of 1x1 with 4 channels (oneDNN's jit_1x1).
 DRY_RUN_CASES = (NetworkCase("resnet18", batch=2, size=32, classes=10, width=8, channels_last=True),)
 
 
