@@ -199,8 +199,8 @@ def refuse_volumes(name: str, module: nn.Module) -> None:
 
 
 _OF_IMAGES = {
-    "affine_grid", "conv2d", "conv_transpose2d", "fold", "grid_sample", "pixel_shuffle",
-    "pixel_unshuffle", "unfold",
+    "affine_grid", "conv2d", "conv_transpose2d", "fold", "grid_sample", "pixel_shuffle", "pixel_unshuffle", "unfold",
+    "vmap",  # within which maps have lost an axis, unseen
 }  # fmt: skip
 _OF_VOLUMES = {
     "adaptive_avg_pool3d", "adaptive_max_pool3d", "avg_pool3d", "conv3d", "conv_transpose3d", "dropout3d", "lp_pool3d",
