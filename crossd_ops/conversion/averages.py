@@ -31,7 +31,7 @@ def average_pool(
         RuntimeError: of torch: a padding of more than half a kernel, or no place for a single window.
     """
     kernel, pads = _three(kernel_size), _three(padding)
-    strides = kernel if stride is None or stride == () else _three(stride)
+    strides = kernel if stride is None or (isinstance(stride, Sequence) and not stride) else _three(stride)
     sizes = input.shape[-3:]
     if (any(pads) or ceil_mode) and any(size < reach for size, reach in zip(sizes, kernel, strict=True)):
         axes = [*zip(sizes, kernel, strides, pads, strict=True)]
