@@ -159,7 +159,7 @@ def test_the_suite_has_a_worker_for_each_core_and_leaves_out_what_has_run(monkey
     checks.suite(settings)
     (first, _), (rest, workers) = started
     assert workers == len(os.sched_getaffinity(0))
-    assert len(first) == 3 and all((ROOT / path).exists() for path in first)
+    assert len(first) == 4 and all((ROOT / path).exists() for path in first)
     assert rest == ["tests", *(f"--ignore={path}" for path in first)]
 
 
