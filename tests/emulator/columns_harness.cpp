@@ -1,31 +1,9 @@
 // The launchers of the columns, run by the emulator, as C functions for ctypes. An error is returned as text.
-#include <cstddef>
-#include <exception>
-#include <mutex>
-#include <string>
+#include "harness.h"
 
 #include "convolution/cuda/columns_launch.cuh"
 
-#define EXPORT extern "C" __attribute__((visibility("default")))
-
-namespace {
-
-std::mutex one_launch_at_a_time;  // ctypes releases Python's lock, and the emulator has one machine
-thread_local std::string last_error;
-
-template <typename Function>
-const char* error_of(Function&& function) {
-  const std::lock_guard<std::mutex> lock(one_launch_at_a_time);
-  try {
-    function();
-  } catch (const std::exception& error) {
-    last_error = error.what();
-    return last_error.c_str();
-  }
-  return nullptr;
-}
-
-}  // namespace
+using harness::error_of;
 
 EXPORT const char* emulated_image_to_columns(const crossd_ops::ColumnsProblem* problem, const void* image,
                                              void* columns) {

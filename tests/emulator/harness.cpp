@@ -1,33 +1,15 @@
 // The launchers of the CUDA kernels, run by the emulator, as C functions for ctypes. An error is returned as text.
-#include <cstddef>
-#include <exception>
-#include <mutex>
-#include <string>
+#include "harness.h"
 
 #include "shift/cuda/launch.cuh"
 
-#define EXPORT extern "C" __attribute__((visibility("default")))
+using harness::error_of;
 
 namespace {
-
-std::mutex one_launch_at_a_time;  // ctypes releases Python's lock, and the emulator has one machine
-thread_local std::string last_error;
 
 // A bit for each tensor, in the order of the struct.
 int bits(const crossd_ops::cuda::TileAccess& access) {
   return access.weight | access.grad_weight << 1 | access.grad << 2 | access.out << 3;
-}
-
-template <typename Function>
-const char* error_of(Function&& function) {
-  const std::lock_guard<std::mutex> lock(one_launch_at_a_time);
-  try {
-    function();
-  } catch (const std::exception& error) {
-    last_error = error.what();
-    return last_error.c_str();
-  }
-  return nullptr;
 }
 
 }  // namespace
@@ -52,7 +34,7 @@ EXPORT int emulated_special_size(const crossd_ops::ShiftShape* shape, crossd_ops
   return crossd_ops::cuda::special_size(*shape, weight, other);
 }
 EXPORT void emulated_set_order(int order, uint64_t seed) {
-  const std::lock_guard<std::mutex> lock(one_launch_at_a_time);
+  const std::lock_guard<std::mutex> lock(harness::one_launch_at_a_time);
   emu::order = static_cast<emu::Order>(order);
   emu::seed = seed;
 }
