@@ -30,8 +30,8 @@ def average_pool(
     Raises:
         RuntimeError: of torch: a padding of more than half a kernel, or no place for a single window.
     """
-    kernel, pads = _three(kernel_size), _three(padding)
-    strides = kernel if stride is None or (isinstance(stride, Sequence) and not stride) else _three(stride)
+    kernel, pads = three(kernel_size), three(padding)
+    strides = kernel if stride is None or (isinstance(stride, Sequence) and not stride) else three(stride)
     sizes = input.shape[-3:]
     if (any(pads) or ceil_mode) and any(size < reach for size, reach in zip(sizes, kernel, strict=True)):
         axes = [*zip(sizes, kernel, strides, pads, strict=True)]
@@ -41,7 +41,8 @@ def average_pool(
     return F.avg_pool3d(input, kernel, strides, pads, ceil_mode, count_include_pad, divisor_override)
 
 
-def _three(value: Any) -> tuple[int, ...]:
+def three(value: Any) -> tuple[int, ...]:
+    """A number for each axis of a volume, for one number or a sequence of one or three."""
     if not isinstance(value, Sequence):
         return (value,) * 3
     return (value[0],) * 3 if len(value) == 1 else tuple(value)

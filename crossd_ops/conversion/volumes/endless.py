@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from ...layers.leaf import watching
+from ..averages import three
 from .rules import Call
 
 
@@ -27,7 +28,7 @@ def longer(volume: Tensor, front: int, back: int) -> Tensor:
 
 def endless_input(call: Call, padding: Any, position: int) -> None:
     """Puts slices where the call would put zeros along the depth."""
-    depth, *plane = padding if isinstance(padding, tuple | list) else (padding,) * 3
+    depth, *plane = three(padding)
     call.change(0, "input", value=longer(call.tensor, depth, depth))
     call.change(position, "padding", value=(0, *plane))
 
@@ -46,7 +47,7 @@ def endless_layer(call: Call) -> Any:
     elif call.name == "conv3d":
         padding = call.argument(4, "padding", default=0)
         if padding == "same":
-            sizes, rates = call.argument(1, "weight").shape[2:], _three(call.argument(5, "dilation", default=1))
+            sizes, rates = call.argument(1, "weight").shape[2:], three(call.argument(5, "dilation", default=1))
             totals = [rate * (size - 1) for size, rate in zip(sizes, rates, strict=True)]
             depth, *plane = [(total // 2, total - total // 2) for total in totals]
             call.change(0, "input", value=F.pad(longer(call.tensor, *depth), (*plane[1], *plane[0])))
@@ -58,15 +59,11 @@ def endless_layer(call: Call) -> Any:
     return call.run()
 
 
-def _three(value: Any) -> Any:
-    return value if isinstance(value, tuple | list) else (value,) * 3
-
-
 def _transposed(call: Call) -> Any:
-    stride = _three(call.argument(3, "stride", default=1))[0]
-    padding = _three(call.argument(4, "padding", default=0))[0]
-    more = _three(call.argument(5, "output_padding", default=0))[0]
-    reach = _three(call.argument(7, "dilation", default=1))[0] * (call.argument(1, "weight").shape[2] - 1)
+    stride = three(call.argument(3, "stride", default=1))[0]
+    padding = three(call.argument(4, "padding", default=0))[0]
+    more = three(call.argument(5, "output_padding", default=0))[0]
+    reach = three(call.argument(7, "dilation", default=1))[0] * (call.argument(1, "weight").shape[2] - 1)
     count = (call.tensor.shape[2] - 1) * stride - 2 * padding + reach + more + 1
     added = reach // stride + 1
     call.change(0, "input", value=longer(call.tensor, added, added))

@@ -29,7 +29,6 @@ _HARMLESS = (
 _INFRASTRUCTURE = ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "builtins")
 _NAME = "_name_in_volumes"
 _RAN = "_ran_on_volumes"
-_UNCOMPILED = "_is_not_compiled"
 
 
 class VolumeNetwork(nn.Module):
@@ -37,15 +36,17 @@ class VolumeNetwork(nn.Module):
 
     Attributes:
         flat_type: the class of the module without it.
+        runs_compiled: whether a compiled graph shows all that its code calls; otherwise it is not compiled.
     """
 
     flat_type: type[nn.Module]
+    runs_compiled: bool
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The made class has no name by which it could be imported: it is made anew from the one that has.
         function, arguments, *rest = cast(tuple[Any, ...], super().__reduce_ex__(protocol))
         arguments = tuple(self.flat_type if argument is type(self) else argument for argument in arguments)
-        return _rebuilt, (function, arguments), *rest
+        return _rebuilt, (function, arguments, self.runs_compiled), *rest
 
     def __prepare_scriptable__(self) -> Any:
         raise TypeError(
@@ -54,9 +55,9 @@ class VolumeNetwork(nn.Module):
         )
 
 
-def _rebuilt(function: Callable[..., nn.Module], arguments: tuple[Any, ...]) -> nn.Module:
+def _rebuilt(function: Callable[..., nn.Module], arguments: tuple[Any, ...], runs_compiled: bool) -> nn.Module:
     module = function(*arguments)
-    module.__class__ = volume_class(_kind(module))
+    module.__class__ = volume_class(_kind(module), runs_compiled)
     return module
 
 
@@ -84,9 +85,8 @@ def lift(name: str, module: nn.Module) -> None:
     if not runs_own_code(module):
         return
     forward = vars(module).get("forward")
-    module.__class__ = volume_class(_kind(module))
+    module.__class__ = volume_class(_kind(module), compiles(module))
     vars(module)[_NAME] = name
-    vars(module)[_UNCOMPILED] = not compiles(module)
     if isinstance(forward, types.MethodType):
         vars(module)["forward"] = types.MethodType(getattr(type(module), forward.__func__.__name__), module)
 
@@ -99,20 +99,24 @@ def lower(module: nn.Module) -> None:
     elif isinstance(module, VolumeNetwork):
         forward = vars(module).get("forward")
         module.__class__ = _kind(module).flat_type
-        for attribute in (_NAME, _RAN, _UNCOMPILED):
+        for attribute in (_NAME, _RAN):
             vars(module).pop(attribute, None)
         if isinstance(forward, types.MethodType):
             vars(module)["forward"] = types.MethodType(getattr(type(module), forward.__func__.__name__), module)
 
 
 @functools.cache
-def volume_class(kind: Any) -> Any:
-    """The class of modules of `kind` that run on volumes; its methods take the place of those of `kind`."""
+def volume_class(kind: Any, runs_compiled: bool) -> Any:
+    """The class of modules of `kind` that run on volumes; its methods take the place of those of `kind`.
+
+    Modules that are not compiled have a class of their own, as Dynamo remembers by the code of a method what to skip.
+    """
     members: dict[str, Any] = {
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
         "flat_type": kind,
+        "runs_compiled": runs_compiled,
     }
     for owner in reversed(kind.__mro__):
         own = owner.__module__.partition(".")[0] not in _INFRASTRUCTURE
@@ -127,6 +131,7 @@ def volume_class(kind: Any) -> Any:
 
 def _in_volumes(method: Callable[..., Any], is_forward: bool) -> Callable[..., Any]:
     """`method`, which runs within `VolumeCalls`, also where the backward pass calls it again."""
+    uncompiled = functools.cache(lambda: torch.compiler.disable(method))  # type: ignore[no-untyped-call]
 
     @functools.wraps(method)
     def in_volumes(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -140,14 +145,14 @@ def _in_volumes(method: Callable[..., Any], is_forward: bool) -> Callable[..., A
         if mode is not None and not is_forward:
             return method(self, *args, **kwargs)
         run = method
-        if vars(self).get(_UNCOMPILED):
-            if torch.compiler.is_dynamo_compiling():
+        if torch.compiler.is_dynamo_compiling():
+            if not self.runs_compiled:
                 raise TypeError(
                     f"{vars(self)[_NAME]}: expected code that a compiled graph shows, got {type(self).__name__}, which "
                     "may call what it does not: compile without fullgraph, then it runs as it is"
                 )
-            if "torch._dynamo" in sys.modules:
-                run = torch.compiler.disable(method)  # type: ignore[no-untyped-call]
+        elif "torch._dynamo" in sys.modules:
+            run = uncompiled()  # where a graph ends before us, Dynamo would begin one within the mode
         try:
             if mode is None:
                 with VolumeCalls():
@@ -167,7 +172,10 @@ def _in_volumes(method: Callable[..., Any], is_forward: bool) -> Callable[..., A
             vars(self)[_RAN] = True
         return result
 
-    return in_volumes
+    # Dynamo keeps its books by code objects, of which each method has its own.
+    function = cast(types.FunctionType, in_volumes)
+    function.__code__ = function.__code__.replace()
+    return function
 
 
 def _named(module: nn.Module, refusal: Refusal) -> TypeError:

@@ -183,6 +183,17 @@ def test_code_that_compiled_graphs_do_not_show_runs_as_it_is(part: nn.Module) ->
     torch.testing.assert_close(torch.compile(volumes, backend="eager")(volume), expected)
 
 
+@pytest.mark.parametrize("skipped", [Sizes(), Functions(lambda x: F.pad(x, (1, 1, 1, 1)))])
+def test_networks_compile_after_one_that_is_not_compiled(skipped: nn.Module) -> None:
+    torch._dynamo.reset()
+    torch.compile(to_3d(nn.Sequential(nn.Conv2d(1, 4, 1), skipped), "i3d"), backend="eager")(torch.ones(2, 1, 3, 4, 5))
+    volumes = to_3d(nn.Sequential(nn.Conv2d(1, 4, 1), Functions(lambda x: F.max_pool2d(x, 2).mean((2, 3)))), "i3d")
+    compiled = torch.compile(volumes, backend="eager", fullgraph=True)
+    for sizes in ((6, 7, 8), (5, 5, 5), (4, 2, 4)):  # dynamic from the second on
+        volume = torch.randn(2, 1, *sizes)
+        torch.testing.assert_close(compiled(volume), volumes(volume))
+
+
 def test_exports_and_traces() -> None:
     model, volumes, volume = networks()
     expected = volumes(volume)
