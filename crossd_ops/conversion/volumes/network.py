@@ -168,7 +168,7 @@ def _in_volumes(method: Callable[..., Any], is_forward: bool) -> Callable[..., A
                 f"{vars(self).get(_NAME)}: expected a volume that the code of {type(self).__name__} takes, got one on "
                 f"which it fails ({type(error).__name__}: {error})"
             ) from error
-        if is_forward and _RAN not in vars(self):
+        if is_forward and not torch.compiler.is_dynamo_compiling() and _RAN not in vars(self):
             vars(self)[_RAN] = True
         return result
 
@@ -180,8 +180,8 @@ def _in_volumes(method: Callable[..., Any], is_forward: bool) -> Callable[..., A
 
 def _named(module: nn.Module, refusal: Refusal) -> TypeError:
     """What a user reads: which module of the network did it."""
-    name = vars(module).get(_NAME, "model")
-    return TypeError(f"{name}: expected code that works on volumes too, got {type(module).__name__}, which {refusal}")
+    name, text = vars(module).get(_NAME, "model"), str(refusal)  # Dynamo formats an exception as its repr
+    return TypeError(f"{name}: expected code that works on volumes too, got {type(module).__name__}, which {text}")
 
 
 def refuse_images(name: str, module: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Callable, Iterable
 from types import FrameType
@@ -122,14 +123,17 @@ def refuse_if_unseen_later() -> None:
 
 
 def named(*names: str) -> list[Any]:
-    """The functions of torch, torch.nn.functional and methods of tensors by these names, whichever there are."""
+    """The functions of torch, torch.nn.functional and methods of tensors by these names, whichever there are.
+
+    Of `__add__` and the like also the operators themselves, which torch.export's strict mode shows in their place.
+    """
     found = []
     for name in names:
-        for owner in (Tensor,) if name.startswith("__") else _OWNERS:
-            function = getattr(owner, name, None)
-            if callable(function):
-                found.append(function)
-    return found
+        if name.startswith("__"):
+            found += [getattr(Tensor, name, None), vars(operator).get(name)]
+        else:
+            found += [getattr(owner, name, None) for owner in _OWNERS]
+    return [function for function in found if callable(function)]
 
 
 def getter(name: str) -> Any:
