@@ -9,17 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ..layers.conv2d import CrossDConv2d
 from .acs import ACSConv3d
 from .depth import DepthGeometry
 from .modules.copies import copy_with, walk
 from .recipes import CONVOLUTIONS_2D, with_center_weight
-from .volumes.axes import axes_of
+from .volumes.axes import axes_of, with_axes
 from .volumes.mode import VolumeCalls
 
-# In float64, relative to the largest element: an epsilon that norms add to what grows with the number of elements.
+# Of one module, in float64, relative to the largest element: for an epsilon that it adds to what grows with the number
+# of elements, as attention does to the sum by which it divides, and for what it computes in float32 whatever it gets.
 _TOLERANCE = 1e-4
 
 
@@ -27,11 +28,13 @@ def check_volumes(model_2d: nn.Module, model_3d: nn.Module, image: Tensor, *, sl
     """Proves that `model_3d`, which `to_3d` made of `model_2d`, sees in each slice of a volume what that sees in it.
 
     On a volume whose slices all are the image, with weights of the recipe "center", which do not mix slices, every
-    module must give in each slice what it gives on the image: pools and means of equal values change nothing. Both
-    networks run once as copies, in float64 and evaluation mode; the copy of `model_3d` has the 2D weights in the middle
-    of its kernels, whatever its recipe, and those of Cross-D layers unshifted. Where a layer would meet zeros in front
-    of or behind the volume, it meets more slices, as zeros there are not what the image has. Strides along the depth
-    leave fewer slices, which are equal all the same. First `model_3d` itself runs once on the volume.
+    module must give in each slice what it gives on the image: pools and means of equal values change nothing. Each is
+    judged by itself: what it gives on the image goes on from there, so that small differences of many do not add up.
+
+    Both networks run once as copies, in float64 and evaluation mode; the copy of `model_3d` has the 2D weights in the
+    middle of its kernels, whatever its recipe, and those of Cross-D layers unshifted. Where a layer would meet zeros in
+    front of or behind the volume, it meets more slices, as zeros there are not what the image has. Strides along the
+    depth leave fewer slices, which are equal all the same. First `model_3d` itself runs once on the volume.
 
     What depends on the number of slices, as a sum over a map or an unbiased variance do, is reported too: such a
     network has another scale on volumes.
@@ -109,20 +112,23 @@ def _tensors(output: Any) -> list[Tensor]:
 
 
 class _Comparison:
-    """A hook that compares what a module gives on the volume with what it gave on the image."""
+    """A hook that compares what a module gives on the volume with what it gave on the image, and goes on with that."""
 
     def __init__(self, name: str, expected: dict[str, Iterator[list[Tensor]]]) -> None:
         self._name, self._expected = name, expected
 
-    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        expected = next(self._expected.get(self._name, iter(())), None)
-        if expected is None:
-            return  # a part that the 2D layer does not have, or one that it does not call
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        expected = iter(next(self._expected.get(self._name, iter(())), ()))  # none of a part that the 2D layer lacks
+        parts, structure = tree_flatten(output)
         with torch._C.DisableTorchFunction():
-            for got, wanted in zip(_tensors(output), expected, strict=False):
-                self._compare(module, got, wanted)
+            for place, got in enumerate(parts):
+                wanted = next(expected, None) if isinstance(got, Tensor) else None
+                if wanted is not None:
+                    parts[place] = self._compared(module, got, wanted)
+        return tree_unflatten(parts, structure)
 
-    def _compare(self, module: nn.Module, got: Tensor, wanted: Tensor) -> None:
+    def _compared(self, module: nn.Module, got: Tensor, wanted: Tensor) -> Tensor:
+        """What stands for `got` from here on."""
         what = f"{self._name} ({type(module).__name__})"
         axes = axes_of(got)
         if axes:
@@ -136,7 +142,7 @@ class _Comparison:
         elif got.shape != wanted.shape:
             if self._name == "model":
                 raise ValueError(f"{what}: expected {tuple(wanted.shape)}, as on the image, got {tuple(got.shape)}")
-            return  # tokens, of which a volume has more: what is made of them is compared
+            return got  # tokens, of which a volume has more: what is made of them is compared
         difference = (got.double() - wanted.double()).abs().max().item() if got.numel() else 0.0
         scale = wanted.double().abs().max().item() if wanted.numel() else 0.0
         if not difference <= _TOLERANCE * scale:
@@ -144,3 +150,4 @@ class _Comparison:
                 f"{what}: expected on a volume of equal slices what it gives on one, got a difference of "
                 f"{difference:.3g} where the largest value is {scale:.3g}: it does something else along the depth"
             )
+        return with_axes(wanted.expand_as(got).to(got.dtype, copy=True), axes)  # type: ignore[no-any-return]

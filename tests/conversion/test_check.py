@@ -101,6 +101,29 @@ def test_the_first_module_that_differs_is_named() -> None:
         check_volumes(model, volumes, image[0])
 
 
+class Attention(nn.Module):
+    """Divides by a sum and an epsilon, beside which the sum over a volume is larger."""
+
+    def __init__(self, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+
+    def forward(self, input: Tensor) -> Tensor:
+        total = input.square().sum((2, 3), keepdim=True)
+        return input * total / (total + self.epsilon * 42 * input.square().mean())
+
+
+def test_small_differences_of_many_modules_do_not_add_up_and_one_that_is_larger_is_found() -> None:
+    parts = [part for _ in range(10) for part in (nn.Conv2d(3, 3, 1), Attention(5e-5))]
+    for part in parts[::2]:
+        nn.init.orthogonal_(part.weight)
+    model, image = nn.Sequential(*parts), torch.randn(1, 3, 6, 7)
+    to_3d(model, "center", example=image)
+    model[5].epsilon = 1e-3
+    with pytest.raises(ValueError, match=r"^5 \(Attention\): expected on a volume .* a difference of"):
+        to_3d(model, "center", example=image)
+
+
 @pytest.mark.parametrize(
     "name",
     [
