@@ -16,8 +16,10 @@ from .layers.early import CrossDConv2dEarly
 from .library.cmake import cmake_prefix_path, include_path
 from .operators import descriptions, flops
 from .operators.backends import backend, use_backend
+from .tuning.saved import use_file_of_environment
 
 descriptions.attach()
+use_file_of_environment()
 flops.register()
 
 try:

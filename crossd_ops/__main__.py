@@ -1,5 +1,7 @@
 """python -m crossd_ops: what was built, what this machine has, which backend each device uses and why, a self-test.
 
+python -m crossd_ops profile NETWORK: the methods of each of a network's convolutions; see there for --help.
+
 Exit status 1: the compiled operators do not load, a GPU has no kernels, or the self-test fails.
 """
 
@@ -12,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from .inspection.profile import command as profile
 from .inspection.report import as_text, describe, is_healthy
 from .inspection.self_test import self_test
 from .library import cmake
@@ -19,6 +22,9 @@ from .library import cmake
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] == "profile":
+        return profile.main(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m crossd_ops", description=__doc__)
     parser.add_argument("--self-test", action="store_true", help="compare every operator with the torch.fft reference")
     parser.add_argument("--json", action="store_true", help="the same as JSON")

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "common/errors.h"
+#include "convolution/explain.h"
 #include "convolution/op.h"
 #include "head/op.h"
 #include "head/rotation_op.h"
@@ -23,6 +24,9 @@ STABLE_TORCH_LIBRARY(crossd_ops, m) {
   m.def(
       "convolution_backward(Tensor grad, Tensor input, Tensor weight, Tensor shift, int[] place, bool need_input, "
       "bool need_weight, bool need_shift) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "explain_convolution(Tensor input, Tensor weight, Tensor shift, int[] place, bool backward, bool on_gpu) -> str");
+  m.def("set_convolution_method(int[] key, str? method) -> ()");
   m.def("rotation_head(Tensor map, bool exact) -> (Tensor shift, Tensor statistics)");
   m.def("rotation_head_backward(Tensor grad_shift, Tensor map, Tensor statistics, bool exact) -> Tensor");
   m.def(
@@ -35,6 +39,11 @@ STABLE_TORCH_LIBRARY(crossd_ops, m) {
       "Tensor offset, Tensor mean, Tensor variance, bool training, float epsilon, Tensor weight2, Tensor bias2, "
       "Tensor statistics, bool exact, bool need_input, bool need_parameters, Tensor? grad_beside=None) -> (Tensor, "
       "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CompositeExplicitAutograd, m) {
+  m.impl("explain_convolution", CROSSD_BOX(explain_convolution));
+  m.impl("set_convolution_method", CROSSD_BOX(set_convolution_method));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CPU, m) {

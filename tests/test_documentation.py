@@ -125,6 +125,8 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         output(["make", "--dry-run", *words[1:]])
     elif words[:2] == ["pip", "install"]:
         check_requirements([word for word in words[2:] if word not in ("-e", "--no-build-isolation")])
+    elif words[:4] == ["python", "-m", "crossd_ops", "profile"]:  # of a network that may be not there, for minutes
+        check_options(words[4:], output([*words[:4], "--help"]))
     elif words[:3] == ["python", "-m", "crossd_ops"]:
         assert output(words)
     elif words[:3] == ["python", "-m", "pytest"]:
@@ -134,10 +136,14 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         at = words.index("-m") + 1 if "-m" in words else 1
         run = (lambda: runpy.run_module(words[at], run_name="__main__")) if "-m" in words else None
         text = help_of(run or (lambda: runpy.run_path(str(ROOT / words[at]), run_name="__main__")), monkeypatch)
-        options = [word.partition("=")[0] for word in words[at + 1 :] if word.startswith("--")]
-        assert [option for option in options if not re.search(rf"{option}\b", text)] == []
+        check_options(words[at + 1 :], text)
     else:
         pytest.fail(f"no way to check: {shlex.join(words)}")
+
+
+def check_options(words: list[str], help: str) -> None:
+    options = [word.partition("=")[0] for word in words if word.startswith("--")]
+    assert [option for option in options if not re.search(rf"{option}\b", help)] == []
 
 
 def check_requirements(words: list[str]) -> None:

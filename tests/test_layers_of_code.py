@@ -16,6 +16,7 @@ Graph = dict[str, set[str]]
 LAYERS: dict[str, tuple[str, ...]] = {
     "crossd_ops": (
         "library",  # where the compiled library is, what it has
+        "tuning",  # which method a convolution takes
         "operators.checks",
         "reference",
         "operators",  # the compiled operators and their derivatives

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..library import loaded
+from ..tuning.first_call import tried_before
 from . import backends, export
 from .checks import accumulate_dtype
 from .context import apply_of, autocast_dtype, transformed, with_plain_sizes
@@ -32,7 +33,8 @@ _operators: Any = torch.ops.crossd_ops
 _forward: Any = None if loaded.load_error else _operators.convolution.default
 _backward: Any = None if loaded.load_error else _operators.convolution_backward.default
 # What the overload calls, which spares a call of Python; torch.compile traces nothing but overloads.
-eager_forward: Any = getattr(_forward, "_op", _forward)
+eager_forward: Any = tried_before(getattr(_forward, "_op", _forward), backward=False)
+_eager_backward: Any = tried_before(_backward, backward=True)
 _any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
 
 
@@ -200,9 +202,10 @@ def gradients(grad: Tensor, tensors: Sequence[Tensor], place: Place, needs: Sequ
     """Gradients of input, weight and shift; None for one that is not needed."""
     if not any(needs):
         return None, None, None
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    compiling = torch.compiler.is_compiling()
+    if compiling or not torch.is_grad_enabled():
         try:
-            found = _backward(grad, *tensors, place, *needs)
+            found = (_backward if compiling else _eager_backward)(grad, *tensors, place, *needs)
         except RuntimeError as error:
             raise backends.with_type(error) from error.__cause__
         return [gradient if need else None for gradient, need in zip(found, needs, strict=True)]

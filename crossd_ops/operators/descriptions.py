@@ -136,6 +136,32 @@ DESCRIPTIONS: dict[str, str] = {
     Raises:
         ValueError: what was expected and what came.
     """,
+    "explain_convolution": """How convolution, or convolution_backward, would convolve, and why; nothing is computed.
+
+    Args:
+        input, weight, shift, place: as given to convolution; only sizes, types and memory format are looked at.
+        backward: of convolution_backward.
+        on_gpu: as if the tensors lay on a GPU.
+
+    Returns:
+        JSON: key of the problem, chosen method and why; of each method whether it is possible, its bytes, multiply-adds
+        and, on a GPU, seconds. See crossd_ops.tuning.choice.
+
+    Raises:
+        ValueError: what was expected and what came.
+    """,
+    "set_convolution_method": """Has a problem convolved by a method from now on, in this process.
+
+    Args:
+        key: of the problem, from explain_convolution.
+        method: "grouped", "loop", "matrix" or "small"; None: what the library chooses.
+
+    Returns:
+        Nothing.
+
+    Raises:
+        ValueError: what was expected and what came. A method that the problem cannot have is refused when it is used.
+    """,
 }
 
 

@@ -8,8 +8,8 @@
 
 #include "common/library_calls.h"
 #include "common/tensors.h"
+#include "convolution/choice.h"
 #include "convolution/columns.h"
-#include "convolution/problem.h"
 #include "convolution/sample_kernels.h"
 
 namespace crossd_ops {
@@ -19,7 +19,7 @@ class ConvolutionGradients {
   ConvolutionGradients(const Tensor& input, const ConvolutionProblem& problem, bool need_input, bool need_kernels)
       : input_(input),
         problem_(problem),
-        method_(choose(problem, /*backward=*/true)),
+        method_(choose(problem, /*backward=*/true).method),
         need_input_(need_input),
         need_kernels_(need_kernels) {}
 

@@ -6,8 +6,8 @@
 
 #include "common/library_calls.h"
 #include "common/tensors.h"
+#include "convolution/choice.h"
 #include "convolution/columns.h"
-#include "convolution/problem.h"
 #include "convolution/sample_kernels.h"
 
 namespace crossd_ops {

@@ -29,17 +29,27 @@ struct GpuProblem {
   Dtype dtype;
 };
 
-inline double grouped_seconds(const GpuProblem& problem) {
+// Elements that each method moves.
+inline double grouped_elements(const GpuProblem& problem) {
   const double copied = problem.channels_last ? 2 * (problem.input + problem.output) : 0;
-  const double elements = problem.input + problem.output + problem.kernels + copied;
-  return gpu_seconds(elements, problem.multiply_adds / kGroupedShare, problem.dtype);
+  return problem.input + problem.output + problem.kernels + copied;
+}
+// Products of groups write no channels-last.
+inline double columns_elements(const GpuProblem& problem) {
+  const double copied = problem.channels_last && problem.groups ? 2 * problem.output : 0;
+  return problem.input + problem.output + problem.kernels + 2 * problem.columns + copied;
 }
 
-// Products of groups write no channels-last.
+// A plain convolution, of one kernel for all samples: what the others are compared with.
+inline double plain_elements(const GpuProblem& problem, double samples) {
+  return problem.input + problem.output + problem.kernels / samples;
+}
+
+inline double grouped_seconds(const GpuProblem& problem) {
+  return gpu_seconds(grouped_elements(problem), problem.multiply_adds / kGroupedShare, problem.dtype);
+}
 inline double columns_seconds(const GpuProblem& problem) {
-  const double copied = problem.channels_last && problem.groups ? 2 * problem.output : 0;
-  const double elements = problem.input + problem.output + problem.kernels + 2 * problem.columns + copied;
-  return gpu_seconds(elements, problem.multiply_adds, problem.dtype);
+  return gpu_seconds(columns_elements(problem), problem.multiply_adds, problem.dtype);
 }
 
 }  // namespace crossd_ops

@@ -13,8 +13,8 @@
 
 #include "common/library_calls.h"
 #include "convolution/backward.h"
+#include "convolution/choice.h"
 #include "convolution/forward.h"
-#include "convolution/problem.h"
 #include "convolution/sample_kernels.h"
 #include "convolution/small.h"
 
@@ -42,7 +42,7 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shif
   }
   if (std::min({problem.samples(), problem.rows(), problem.shape.in_channels}) == 0)
     return sums_of_nothing(input, bias, problem);
-  const Method method = choose(problem, /*backward=*/false);
+  const Method method = choose(problem, /*backward=*/false).method;
   if (method == Method::small) return small_convolution(input, weight, bias, problem);
   const NoGrad no_grad;
   const int64_t block = rows_of_block(problem, input);

@@ -1,23 +1,4 @@
-// What the per-sample convolution is asked to do, checked; and the one place that chooses how to do it.
-//
-// `choose` goes by what `python -m benchmarks.convolution_methods` prints for ResNet-18's layers and small ones (ms on
-// two cores of an Intel Xeon (Cascade Lake), float32, B = 4, forward and backward). "plain" has one kernel for all
-// samples; the others include building the kernels; "small" has no backward of its own.
-//
-//   C -> O, kernel, input size        plain        grouped           loop         matrix          small
-//   3 -> 64, 7x7, 224            20.6  9.28     19.3  26.1     11.5  10.5     18.6  27.4     82.6
-//   64 -> 64, 3x3, 56            7.85  16.2     8.05  16.9     8.97  19.0     9.85  25.4     47.6
-//   128 -> 128, 3x3, 28          6.87  14.6     8.02  17.0     8.84  18.6     9.15  18.2     48.0
-//   256 -> 256, 3x3, 14          7.10  15.5     9.97  22.2     10.9  24.7     11.1  21.6     47.4
-//   512 -> 512, 3x3, 7           8.28  18.6     21.0  70.4     24.0  74.8     18.5  45.0     66.9
-//   4 -> 4, 3x3, 8               .179  .595     .332  .691     .199  .487     .086  .318     .072
-//   8 -> 8, 3x3, 8               .206  .641     .379  .801     .232  .554     .126  .394     .106
-//   3 -> 16, 3x3, 28             .237  .394     .427  .842     .338  .568     .163  .443     .255
-//   16 -> 16, 3x3, 12            .257  .702     .433  .898     .385  .901     .209  .540     .271
-//   16 -> 16, 3x3, 28            .374  .905     .537  1.16     .748  1.83     .460  1.59     1.12
-//   64 -> 64, 3x3, 14            .654  1.54     .967  2.23     1.53  3.34     1.03  2.51     3.35
-//
-// No GPU has been measured: there it goes by the costs of convolution/gpu_costs.h, and never sample by sample.
+// What the per-sample convolution is asked to do, checked.
 #pragma once
 #include <algorithm>
 #include <limits>
@@ -26,20 +7,11 @@
 #include <vector>
 
 #include "common/checks.h"
-#include "common/environment.h"
 #include "common/library_calls.h"
 #include "common/memory_format.h"
-#include "convolution/gpu_costs.h"
 #include "shift/op.h"
 
 namespace crossd_ops {
-
-enum class Method {  // in the order of forced_method
-  grouped,           // one convolution with B * groups groups, as the published layer has it
-  loop,              // one convolution for each sample
-  matrix,            // image to columns and a batched matrix product
-  small,  // the same without a tensor in between, by products of our own: forward, on the CPU, convolution/small.h
-};
 
 struct ConvolutionProblem {
   ShiftShape shape;             // of all kernels
@@ -89,61 +61,6 @@ struct ConvolutionProblem {
     return result;
   }
 };
-
-// CROSSD_CONVOLUTION_METHOD=grouped|loop|matrix|small in the environment: one for every problem on the CPU, to measure
-// and to test it. What cannot be small is a matrix: backward, and half types.
-inline std::optional<Method> forced_method() {
-  static const std::optional<int> forced =
-      chosen_in_environment("CROSSD_CONVOLUTION_METHOD", {"grouped", "loop", "matrix", "small"});
-  return forced ? std::optional(static_cast<Method>(*forced)) : std::nullopt;
-}
-
-// What columns are copied from must not outgrow them by much.
-inline bool can_have_columns(const ConvolutionProblem& problem) {
-  constexpr int64_t kFewBorders = 1 << 15;  // elements, or four times the columns that are copied from there
-  const int64_t columns = problem.kernel_elements() * problem.pixels();  // of a channel
-  return problem.elements_between_borders() <= static_cast<double>(std::max(kFewBorders, 4 * columns));
-}
-
-// Columns of some samples at a time; of one alone no more than a gigabyte in float32. One sample's kernels are those of
-// a plain convolution.
-inline Method choose_on_gpu(const ConvolutionProblem& problem) {
-  constexpr int64_t kMostOfSample = 1 << 28;
-  const int64_t columns = problem.columns(), samples = problem.samples();
-  if (problem.samples() == 1 || !can_have_columns(problem) || columns / samples > kMostOfSample) return Method::grouped;
-  const double input = problem.input_elements,
-               output = static_cast<double>(ConvolutionProblem::product(problem.result));
-  const double kernels =
-      static_cast<double>(samples * problem.rows() * problem.shape.in_channels * problem.kernel_elements());
-  const GpuProblem counts{input,
-                          output,
-                          kernels,
-                          problem.columns_are_the_image() ? 0 : static_cast<double>(columns),
-                          static_cast<double>(problem.multiply_adds()),
-                          problem.format == MemoryFormat::channels_last,
-                          problem.geometry.groups > 1,
-                          problem.dtype};
-  return columns_seconds(counts) <= grouped_seconds(counts) ? Method::matrix : Method::grouped;
-}
-
-inline Method choose(const ConvolutionProblem& problem, bool backward) {
-  if (problem.on_gpu) return choose_on_gpu(problem);
-  constexpr int64_t kFewPixels = 100;       // the kernels outweigh the pixels: what counts is how often they are read
-  constexpr int64_t kFewChannels = 16;      // grouped kernels waste their lanes
-  constexpr int64_t kFewColumns = 1 << 17;  // less work than a convolution's preparations
-  constexpr int64_t kFewMultiplyAdds = 1 << 18;  // a library's preparations take as long
-  constexpr int64_t kMostColumns = 1 << 26;      // elements, no more memory than this
-  const bool can_be_small = !backward && size_of(problem.dtype) >= 4;
-  if (forced_method()) return *forced_method() == Method::small && !can_be_small ? Method::matrix : *forced_method();
-  const bool can_multiply = can_have_columns(problem);
-  if (can_be_small && can_multiply && problem.multiply_adds() <= kFewMultiplyAdds) return Method::small;
-  const int64_t columns = problem.columns();
-  const bool few_pixels = problem.pixels() <= kFewPixels;
-  const bool few_channels = problem.shape.in_channels < kFewChannels && problem.geometry.groups == 1;
-  const bool few_columns = columns <= kFewColumns * (backward ? 1 : 2) * (few_channels ? 4 : 1);
-  if ((few_pixels || few_columns) && can_multiply && columns <= kMostColumns) return Method::matrix;
-  return few_pixels || few_channels ? Method::loop : Method::grouped;
-}
 
 // Output channels whose kernels are to exist at the same time; the last block may have fewer.
 //

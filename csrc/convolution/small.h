@@ -1,4 +1,4 @@
-// A convolution of few multiply-adds on the CPU (`choose` in convolution/problem.h says how few), where what is left to
+// A convolution of few multiply-adds on the CPU (`choose` in convolution/choice.h says how few), where what is left to
 // spare are tensors and a library's preparations: each takes a microsecond or more, as much as all of the arithmetic.
 #pragma once
 #include <memory>

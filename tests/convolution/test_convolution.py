@@ -152,8 +152,8 @@ def test_gradients_that_nobody_needs_are_not_computed(
     channels: int, pixels: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[bool, ...]] = []
-    original = convolution._backward
-    monkeypatch.setattr(convolution, "_backward", lambda *a: asked.append(a[-3:]) or original(*a))
+    original = convolution._eager_backward
+    monkeypatch.setattr(convolution, "_eager_backward", lambda *a: asked.append(a[-3:]) or original(*a))
     every = tensors(2, channels=channels, sizes=pixels)
     wanted = torch.autograd.grad(crossd_conv2d(*every).sum(), every)
     for needs in itertools.product([True, False], repeat=4):

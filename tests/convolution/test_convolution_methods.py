@@ -10,6 +10,7 @@ import pytest
 from other_process import assert_tests_pass
 
 from benchmarks import convolution_methods
+from crossd_ops.tuning import choice
 
 # Without what says little of a method, and takes long in a process that starts anew.
 VALUES = "not compile and not opcheck and not transforms and not ways_around and not conv2d and not strides"
@@ -17,12 +18,11 @@ VALUES = "not compile and not opcheck and not transforms and not ways_around and
 
 def test_prints_a_row_for_each_layer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(convolution_methods, "LAYERS", [(3, 4, 3, 2, 8)])
-    monkeypatch.setattr(convolution_methods, "METHODS", ("plain", "loop", "chosen"))
     monkeypatch.setattr(convolution_methods, "SMALL", [(4, 6, 3, 1, 5)])
-    convolution_methods.main(["--batch", "2", "--repeat", "1"])
-    header, *rows = capsys.readouterr().out.splitlines()
-    assert all(name in header for name in convolution_methods.METHODS)
-    assert [row.split()[0] for row in rows] == ["3->4", "4->6"]
+    convolution_methods.main(["--batch", "2", "--turns", "1"])
+    header, *rows, _ = capsys.readouterr().out.splitlines()
+    assert all(name in header for name in ("plain", *choice.METHODS))
+    assert [row.split()[1:3] for row in rows] == [["3->4", "3x3"]] * 2 + [["4->6", "3x3"]] * 2
 
 
 def test_bad_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

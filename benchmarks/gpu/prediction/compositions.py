@@ -17,7 +17,7 @@ from torch import Tensor
 from crossd_ops.operators.convolution import parts_of
 from crossd_ops.operators.torch_convolution import memory_format_of
 
-_MOST_OF_CHUNK, _MOST_OF_SAMPLE, _FEW_BORDERS = 1 << 26, 1 << 28, 1 << 15  # csrc/convolution/problem.h
+_MOST_OF_CHUNK, _MOST_OF_SAMPLE, _FEW_BORDERS = 1 << 26, 1 << 28, 1 << 15  # csrc/convolution/problem.h, choice.h
 _BYTES_PER_SECOND, _GROUPED_SHARE = 4e12, 1 / 20  # csrc/convolution/gpu_costs.h
 _operators: Any = torch.ops.crossd_ops
 

@@ -1,0 +1,1 @@
+"""python -m crossd_ops profile: each layer of a network, each method of its convolution, what is chosen and why."""

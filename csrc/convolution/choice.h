@@ -1,0 +1,155 @@
+// The methods of the per-sample convolution, and the one place that chooses among them.
+//
+// `choose` goes by what `python -m benchmarks.convolution_methods` prints for ResNet-18's layers and small ones (ms on
+// two cores of an Intel Xeon (Cascade Lake), float32, B = 4, forward and backward). "plain" has one kernel for all
+// samples; the others include building the kernels; "small" has no backward of its own.
+//
+//   C -> O, kernel, input size        plain        grouped           loop         matrix          small
+//   3 -> 64, 7x7, 224            20.6  9.28     19.3  26.1     11.5  10.5     18.6  27.4     82.6
+//   64 -> 64, 3x3, 56            7.85  16.2     8.05  16.9     8.97  19.0     9.85  25.4     47.6
+//   128 -> 128, 3x3, 28          6.87  14.6     8.02  17.0     8.84  18.6     9.15  18.2     48.0
+//   256 -> 256, 3x3, 14          7.10  15.5     9.97  22.2     10.9  24.7     11.1  21.6     47.4
+//   512 -> 512, 3x3, 7           8.28  18.6     21.0  70.4     24.0  74.8     18.5  45.0     66.9
+//   4 -> 4, 3x3, 8               .179  .595     .332  .691     .199  .487     .086  .318     .072
+//   8 -> 8, 3x3, 8               .206  .641     .379  .801     .232  .554     .126  .394     .106
+//   3 -> 16, 3x3, 28             .237  .394     .427  .842     .338  .568     .163  .443     .255
+//   16 -> 16, 3x3, 12            .257  .702     .433  .898     .385  .901     .209  .540     .271
+//   16 -> 16, 3x3, 28            .374  .905     .537  1.16     .748  1.83     .460  1.59     1.12
+//   64 -> 64, 3x3, 14            .654  1.54     .967  2.23     1.53  3.34     1.03  2.51     3.35
+//
+// No GPU has been measured: there it goes by the costs of convolution/gpu_costs.h, and never sample by sample.
+#pragma once
+#include <array>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "common/environment.h"
+#include "convolution/gpu_costs.h"
+#include "convolution/method_table.h"
+#include "convolution/problem.h"
+
+namespace crossd_ops {
+
+enum class Method {  // in the order of kMethodNames
+  grouped,           // one convolution with B * groups groups, as the published layer has it
+  loop,              // one convolution for each sample
+  matrix,            // image to columns and a batched matrix product
+  small,  // the same without a tensor in between, by products of our own: forward, on the CPU, convolution/small.h
+};
+constexpr std::array<const char*, 4> kMethodNames = {"grouped", "loop", "matrix", "small"};
+
+struct Choice {
+  Method method;
+  const char* why;
+};
+
+// CROSSD_CONVOLUTION_METHOD=grouped|loop|matrix|small in the environment: one for every problem on the CPU, to test it.
+// What cannot be small is a matrix: backward, and half types.
+inline std::optional<Method> forced_method() {
+  static const std::optional<int> forced =
+      chosen_in_environment("CROSSD_CONVOLUTION_METHOD", {"grouped", "loop", "matrix", "small"});
+  return forced ? std::optional(static_cast<Method>(*forced)) : std::nullopt;
+}
+
+// What columns are copied from must not outgrow them by much.
+inline bool can_have_columns(const ConvolutionProblem& problem) {
+  constexpr int64_t kFewBorders = 1 << 15;  // elements, or four times the columns that are copied from there
+  const int64_t columns = problem.kernel_elements() * problem.pixels();  // of a channel
+  return problem.elements_between_borders() <= static_cast<double>(std::max(kFewBorders, 4 * columns));
+}
+
+// On a GPU of some samples at a time, of one alone no more than a gigabyte in float32; on the CPU of all at once.
+inline bool have_room(const ConvolutionProblem& problem) {
+  constexpr int64_t kMostOfSample = 1 << 28, kMost = 1 << 26;  // elements
+  return problem.on_gpu ? problem.columns() / problem.samples() <= kMostOfSample : problem.columns() <= kMost;
+}
+
+inline bool can_be_small(const ConvolutionProblem& problem, bool backward) {
+  return !problem.on_gpu && !backward && size_of(problem.dtype) >= 4;
+}
+
+inline bool is_possible(const ConvolutionProblem& problem, Method method, bool backward) {
+  switch (method) {
+    case Method::grouped: return true;
+    case Method::loop: return !problem.on_gpu;  // where launches cost more than the work of a sample
+    case Method::matrix: return can_have_columns(problem) && have_room(problem);
+    case Method::small: return can_be_small(problem, backward) && can_have_columns(problem);
+  }
+  return false;
+}
+
+inline GpuProblem counts_of(const ConvolutionProblem& problem) {
+  const double kernels =
+      static_cast<double>(problem.samples() * problem.rows() * problem.shape.in_channels * problem.kernel_elements());
+  return {problem.input_elements,
+          static_cast<double>(ConvolutionProblem::product(problem.result)),
+          kernels,
+          problem.columns_are_the_image() ? 0 : static_cast<double>(problem.columns()),
+          static_cast<double>(problem.multiply_adds()),
+          problem.format == MemoryFormat::channels_last,
+          problem.geometry.groups > 1,
+          problem.dtype};
+}
+
+inline Choice choose_on_gpu(const ConvolutionProblem& problem) {
+  if (problem.samples() == 1) return {Method::grouped, "one sample, whose kernels are those of a plain convolution"};
+  if (!can_have_columns(problem)) return {Method::grouped, "the borders outweigh the image"};
+  if (!have_room(problem)) return {Method::grouped, "the columns of one sample would take more than a gigabyte"};
+  const GpuProblem counts = counts_of(problem);
+  return {columns_seconds(counts) <= grouped_seconds(counts) ? Method::matrix : Method::grouped,
+          "fewest seconds by bytes and multiply-adds"};
+}
+
+inline Choice choose_on_cpu(const ConvolutionProblem& problem, bool backward) {
+  constexpr int64_t kFewPixels = 100;
+  constexpr int64_t kFewChannels = 16;
+  constexpr int64_t kFewColumns = 1 << 17;
+  constexpr int64_t kFewMultiplyAdds = 1 << 18;
+  const bool can_multiply = can_have_columns(problem);
+  if (can_be_small(problem, backward) && can_multiply && problem.multiply_adds() <= kFewMultiplyAdds)
+    return {Method::small, "few multiply-adds: a library's preparations would take as long"};
+  const bool few_pixels = problem.pixels() <= kFewPixels;
+  const bool few_channels = problem.shape.in_channels < kFewChannels && problem.geometry.groups == 1;
+  const bool few_columns = problem.columns() <= kFewColumns * (backward ? 1 : 2) * (few_channels ? 4 : 1);
+  if ((few_pixels || few_columns) && can_multiply && have_room(problem))
+    return {Method::matrix, few_pixels ? "few pixels: what counts is how often the kernels are read"
+                                       : "few columns: less work than a convolution's preparations"};
+  if (few_pixels) return {Method::loop, "few pixels, and no room for columns"};
+  if (few_channels) return {Method::loop, "few channels, of which grouped kernels waste their lanes"};
+  return {Method::grouped, "many channels and pixels"};
+}
+
+// Of the convolution alone, whoever made the kernels.
+inline ProblemKey key_of(const ConvolutionProblem& problem, bool backward) {
+  const Geometry& geometry = problem.geometry;
+  ProblemKey key = {problem.on_gpu,
+                    backward,
+                    static_cast<int64_t>(problem.dtype),
+                    problem.format == MemoryFormat::channels_last,
+                    problem.shape.in_channels * geometry.groups,
+                    geometry.groups};
+  for (const auto* numbers :
+       {&problem.result, &problem.kernel, &geometry.stride, &geometry.padding, &geometry.dilation})
+    key.insert(key.end(), numbers->begin(), numbers->end());
+  return key;
+}
+
+inline Choice choose(const ConvolutionProblem& problem, bool backward) {
+  if (const auto forced = problem.on_gpu ? std::nullopt : forced_method())
+    return {*forced == Method::small && !can_be_small(problem, backward) ? Method::matrix : *forced,
+            "CROSSD_CONVOLUTION_METHOD"};
+  if (!MethodTable::is_empty()) {
+    if (const auto measured = MethodTable::find(key_of(problem, backward))) {
+      const Method method = static_cast<Method>(*measured);
+      require(is_possible(problem, method, backward), [&] {
+        return std::string("method: expected one that this convolution can have, got ") + kMethodNames[*measured];
+      });
+      return {method, "measured"};
+    }
+  }
+  return problem.on_gpu ? choose_on_gpu(problem) : choose_on_cpu(problem, backward);
+}
+
+}  // namespace crossd_ops

@@ -1,0 +1,69 @@
+// The operators that ask and say which method a convolution takes. Included by ops.cpp.
+#pragma once
+#include <algorithm>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "convolution/choice.h"
+
+namespace crossd_ops {
+
+// As JSON, of the convolution that `convolution` would do with these arguments, and of its derivative: the key of the
+// problem, what is chosen and why, and of each method whether it is possible, the bytes that it moves, its
+// multiply-adds, and on a GPU the seconds that they would take by convolution/gpu_costs.h. "plain" is a convolution
+// with one kernel for all samples. Nothing is computed, and of the tensors nothing but their sizes is looked at.
+// on_gpu: as if they lay on one.
+inline std::string explain_convolution(const Tensor& input, const Tensor& weight, const Tensor& shift,
+                                       const std::vector<int64_t>& place, bool backward, bool on_gpu) {
+  ConvolutionProblem problem = checked_convolution(input, weight, shift, place);
+  problem.on_gpu = problem.on_gpu || on_gpu;
+  require(std::min({problem.samples(), problem.rows(), problem.shape.in_channels}) > 0,
+          [&] { return "input: expected samples and channels, got " + shape_text(input); });
+  const Choice choice = choose(problem, backward);
+  GpuProblem counts = counts_of(problem);
+  counts.channels_last = counts.channels_last && problem.on_gpu;
+  const double passes = backward ? 2 : 1;  // a convolution each for the gradients of the input and of the kernels
+  std::ostringstream text;
+  text.precision(12);
+  text << std::boolalpha << "{\"key\": [";
+  const char* between = "";
+  for (const int64_t number : key_of(problem, backward)) text << between << number, between = ", ";
+  text << "], \"chosen\": \"" << kMethodNames[static_cast<int>(choice.method)] << "\", \"why\": \"" << choice.why
+       << "\", \"costs\": {";
+  const auto cost = [&](const char* name, bool possible, double elements, std::optional<double> seconds) {
+    text << "\"" << name << "\": {\"possible\": " << possible
+         << ", \"bytes\": " << passes * elements * size_of(problem.dtype)
+         << ", \"multiply_adds\": " << passes * counts.multiply_adds << ", \"seconds\": ";
+    if (seconds && problem.on_gpu)
+      text << passes * *seconds << "}";
+    else
+      text << "null}";
+  };
+  const double plain = plain_elements(counts, static_cast<double>(problem.samples()));
+  cost("plain", true, plain, gpu_seconds(plain, counts.multiply_adds, problem.dtype));
+  for (size_t i = 0; i < kMethodNames.size(); ++i) {
+    const Method method = static_cast<Method>(i);
+    const bool columns = method == Method::matrix, grouped = method == Method::grouped;
+    text << ", ";
+    cost(kMethodNames[i], is_possible(problem, method, backward),
+         columns ? columns_elements(counts) : grouped_elements(counts),
+         columns   ? std::optional(columns_seconds(counts))
+         : grouped ? std::optional(grouped_seconds(counts))
+                   : std::nullopt);
+  }
+  text << "}}";
+  return text.str();
+}
+
+// From now on, in this process: `method` for the problem with this key; none: by the rules again.
+inline void set_convolution_method(const std::vector<int64_t>& key, const std::optional<std::string>& method) {
+  if (!method) return MethodTable::set(key, std::nullopt);
+  const auto found = std::find(kMethodNames.begin(), kMethodNames.end(), *method);
+  require(found != kMethodNames.end(),
+          [&] { return "method: expected grouped, loop, matrix or small, got " + *method; });
+  MethodTable::set(key, static_cast<int>(found - kMethodNames.begin()));
+}
+
+}  // namespace crossd_ops

@@ -1,0 +1,121 @@
+"""What the library says of its choice among the methods of a convolution, and other choices in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+import crossd_ops
+from crossd_ops.tuning import choice
+
+pytestmark = pytest.mark.usefixtures("compiled_library")
+PLACE = (1, 1, 1, 1)
+_set: list[tuple[int, ...]] = []
+
+
+@pytest.fixture(autouse=True)
+def _without_trace() -> Iterator[None]:
+    yield
+    while _set:
+        choice.set_method(_set.pop(), None)
+
+
+def force(found: choice.Choice, method: str) -> None:
+    _set.append(found.key)
+    choice.set_method(found.key, method)
+
+
+def problem(samples: int, channels: int, pixels: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    """Input, weight and shift; values of the two first are wholes, so that every order of sums gives the same."""
+    torch.manual_seed(0)
+    input = torch.randint(-3, 4, (samples, channels, pixels, pixels)).to(dtype)
+    weight = torch.randint(-3, 4, (channels, channels, 3, 3, 3)).to(dtype)
+    return input, weight, torch.randn(samples, 3)
+
+
+@pytest.mark.parametrize(
+    ("samples", "channels", "pixels", "backward", "expected"),
+    [
+        (2, 4, 6, False, "small"),  # few multiply-adds
+        (2, 4, 6, True, "matrix"),  # few columns
+        (2, 64, 9, False, "matrix"),  # few pixels
+        (4, 8, 96, False, "loop"),  # few channels
+        (4, 64, 40, True, "grouped"),
+    ],
+)
+def test_choice_on_the_cpu(samples: int, channels: int, pixels: int, backward: bool, expected: str) -> None:
+    found = choice.explain(*problem(samples, channels, pixels), PLACE, backward=backward)
+    assert found.method == expected and len(found.why) > 10
+    assert found.method in found.possible and ("small" in found.possible) is not backward
+    assert all(cost.seconds is None for cost in found.costs.values())
+
+
+def test_costs_are_those_of_the_sizes() -> None:
+    samples, channels, pixels = 4, 16, 10
+    found = choice.explain(*problem(samples, channels, pixels), PLACE, backward=False, on_gpu=True)
+    image, columns = samples * channels * pixels**2, samples * channels * 9 * pixels**2
+    assert found.costs["matrix"].multiply_adds == columns * channels
+    assert found.costs["matrix"].bytes == 4 * (2 * image + samples * channels**2 * 9 + 2 * columns)
+    assert found.costs["plain"].bytes == 4 * (2 * image + channels**2 * 9)
+    assert found.possible == ["grouped", "matrix"]
+    of = {name: found.costs[name].seconds for name in ("plain", *found.possible)}
+    assert all(seconds is not None for seconds in of.values())
+    assert found.method == min(found.possible, key=lambda name: of[name] or 0)
+    back = choice.explain(*problem(samples, channels, pixels), PLACE, backward=True, on_gpu=True)
+    assert back.costs["matrix"].bytes == 2 * found.costs["matrix"].bytes
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("method", choice.METHODS)
+def test_a_method_that_is_set_runs_and_gives_the_same(method: str, backward: bool) -> None:
+    input, weight, shift = problem(3, 8, 12)
+    tensors = [tensor.requires_grad_() for tensor in (input, weight, shift)]
+
+    def results() -> list[Tensor]:
+        output = crossd_ops.crossd_conv2d(*tensors, padding=1)
+        return [output.detach(), *torch.autograd.grad(output.sum(), tensors)]
+
+    expected = results()
+    found = choice.explain(input, weight, shift, PLACE, backward=backward)
+    if method not in found.possible:
+        pytest.skip(f"no {method} of this direction")
+    force(found, method)
+    again = choice.explain(input, weight, shift, PLACE, backward=backward)
+    assert (again.method, again.why) == (method, "measured")
+    for result, wanted in zip(results(), expected, strict=True):
+        torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_a_method_of_another_problem_changes_nothing() -> None:
+    tensors = problem(3, 8, 12)
+    before = choice.explain(*tensors, PLACE, backward=False)
+    for other in (problem(2, 8, 12), problem(3, 8, 12, torch.float64), problem(3, 8, 13)):
+        force(choice.explain(*other, PLACE, backward=False), "grouped")
+    force(choice.explain(*tensors, PLACE, backward=True), "loop")
+    force(choice.explain(*tensors, (2, 1, 1, 1), backward=False), "loop")
+    force(choice.explain(*tensors, PLACE, backward=False, on_gpu=True), "grouped")
+    assert choice.explain(*tensors, PLACE, backward=False) == before
+
+
+def test_none_is_what_the_library_chooses() -> None:
+    tensors = problem(3, 8, 12)
+    before = choice.explain(*tensors, PLACE, backward=False)
+    choice.set_method(before.key, "loop")
+    choice.set_method(before.key, None)
+    assert choice.explain(*tensors, PLACE, backward=False) == before
+
+
+def test_refusals() -> None:
+    input, weight, shift = problem(3, 8, 12)
+    key = choice.explain(input, weight, shift, PLACE, backward=True).key
+    with pytest.raises(ValueError, match="method: expected grouped, loop, matrix or small, got best"):
+        choice.set_method(key, "best")
+    force(choice.explain(input, weight, shift, PLACE, backward=True), "small")
+    output = crossd_ops.crossd_conv2d(input.requires_grad_(), weight, shift, padding=1)
+    with pytest.raises(ValueError, match="method: expected one that this convolution can have, got small"):
+        output.sum().backward()
+    with pytest.raises(ValueError, match="input: expected samples and channels"):
+        choice.explain(input[:0], weight, shift[:0], PLACE, backward=False)
