@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,22 +97,22 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     from matplotlib import pyplot
 
     pairs = list(zip(rows[::2], rows[1::2], strict=True))
+    bars: dict[str, dict[int, float]] = {}
+    for (position, pair), method in itertools.product(enumerate(pairs), METHODS):
+        both, plain = ([_seconds(row, name) for row in pair] for name in (method, PLAIN))
+        if None not in both:
+            bars.setdefault(method, {})[position] = sum(filter(None, both)) / sum(filter(None, plain))
     figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.5 * len(pairs)))
-    height = 0.8 / len(METHODS)
-    for number, method in enumerate(METHODS):
-        places, times = [], []
-        for position, pair in enumerate(pairs):
-            both = [_seconds(row, method) for row in pair]
-            plain = [_seconds(row, PLAIN) for row in pair]
-            if None not in both:
-                places.append(position + (number - 1.5) * height)
-                times.append(sum(filter(None, both)) / sum(filter(None, plain)))
-        axes.barh(places, times, height, label=method)
+    height = 0.8 / len(bars)
+    for number, (method, times) in enumerate(bars.items()):
+        places = [position + (number - (len(bars) - 1) / 2) * height for position in times]
+        axes.barh(places, [*times.values()], height, label=method)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(range(len(pairs)), [str(forward.problem) for forward, _ in pairs])
     axes.invert_yaxis()
-    measured = "measured" if rows[0].seconds else "by counting, not measured"
-    axes.set_xlabel(f"forward and backward, in times of a plain convolution ({measured})")
+    counted = "bytes" if rows[0].choice.costs[PLAIN].seconds is None else "predicted time"
+    axes.set_xlabel(f"{'measured time' if rows[0].seconds else counted}, in times of a plain convolution's")
+    axes.set_title("Forward and backward of each convolution")
     axes.legend()
     figure.savefig(path, dpi=120, bbox_inches="tight")
     pyplot.close(figure)
