@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..functional import is_plain
 from ..operators.context import autocast_dtype
 from ..operators.layer import layer_by_operators
-from ..operators.plain_head import is_fusible, plain_parts
+from ..operators.plain_head import fused_type, plain_parts
 
 
 def straight(layer: Any, input: Tensor) -> Tensor | None:
@@ -35,12 +35,10 @@ def straight(layer: Any, input: Tensor) -> Tensor | None:
     ):
         return None
     head = plain_parts(own["_modules"]["rotation_params"])
-    if head is None or not is_fusible(input, *head):
-        return None
     dtype = (autocast_dtype(weight) if torch._C._is_any_autocast_enabled() else None) or weight.dtype
+    if head is None or fused_type(input, *head) is not dtype:
+        return None
     if input.dtype is not dtype:
-        if dtype is weight.dtype:
-            return None  # refused
         input = input.to(dtype)
     place = *own["stride"], *padding, *own["dilation"], own["groups"], own["dim"], own["index"]
     return layer_by_operators(input, weight, stored["bias"], place, own["rotation"], *head)

@@ -4,8 +4,9 @@ Between the passes the head's layers would keep two maps of their hidden channel
 convolution of 64 channels keeps. They cost a few percent of that convolution to compute, so the backward pass computes
 them again from the input, which the convolution keeps anyway.
 
-On the CPU in float32 one operator does all of it, and no hidden map ever lies in memory (csrc/head/problem.h); anywhere
-else, and wherever a layer of the head is not the plain one, the layers themselves run.
+On the CPU one operator does all of it, in float32 whatever the types of its tensors, and no hidden map ever lies in
+memory (csrc/head/problem.h); in float64, anywhere else, and wherever a layer of the head is not the plain one, the
+layers themselves run.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from ..library import loaded
 from . import backends
 from .context import apply_of, jit_tracing, transformed
-from .plain_head import HAS_OPERATOR, STATISTICS, is_fusible, plain_parts
+from .plain_head import HAS_OPERATOR, STATISTICS, fused_type, plain_parts
 from .rotation_head import rotation_head
 
 _operators: Any = torch.ops.crossd_ops
@@ -41,21 +42,22 @@ def predict_shift(input: Tensor, layers: nn.Sequential, rotation: str) -> Tensor
     if plain is None:
         return _shift_of_layers(input, layers, rotation)
     norm, parameters = plain
-    fused = is_fusible(input, norm, parameters)
+    dtype = fused_type(input, norm, parameters)
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (input, *parameters))
-    if not (fused or wanted):
+    if dtype is None and not wanted:
         return _shift_of_layers(input, layers, rotation)
     image = input
     if input.dim() == 5:
         image = input.flatten(2, 3)
         parameters = [tensor.squeeze(-1) if tensor.dim() == 5 else tensor for tensor in parameters]
+    shift: Tensor
+    if dtype is None:
+        shift = _apply_recomputed(image, (layers, rotation, input.shape), *parameters)
+        return shift
+    image = image.to(dtype)
     if not wanted:
         return fused_forward(image, norm, rotation, parameters)[0]
-    shift: Tensor
-    if fused:
-        shift = _apply_fused(image, (norm, rotation), *parameters)
-    else:
-        shift = _apply_recomputed(image, (layers, rotation, input.shape), *parameters)
+    shift = _apply_fused(image, (norm, rotation), *parameters)
     return shift
 
 
@@ -135,8 +137,9 @@ def fused_backward(
 def fused_again(saved: Sequence[Tensor], settings: tuple[float, str, bool]) -> Tensor:
     """The shift as torch's own operations make it, for gradients that will be differentiated; `saved` as above."""
     epsilon, rotation, batch = settings
-    with torch.autocast("cpu", enabled=False):
-        return recomputed(saved[0], tuple(saved[1:7]), () if batch else tuple(saved[8:10]), epsilon, rotation)
+    image, *parameters = (tensor.float() for tensor in saved[:7])
+    with torch.autocast(image.device.type, enabled=False):
+        return recomputed(image, tuple(parameters), () if batch else tuple(saved[8:10]), epsilon, rotation)
 
 
 def of_batch(norm: Any) -> bool:
@@ -237,8 +240,9 @@ def _predict_shift_shape(
     momentum: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     samples = input.shape[0]
-    hidden = input.new_empty(gain.shape)
-    return input.new_empty((samples, 3)), input.new_empty((samples, 4, 3)), hidden, torch.empty_like(hidden)
+    sizes = (samples, 3), (samples, 4, 3), gain.shape, gain.shape
+    shift, statistics, *of_norm = (input.new_empty(size, dtype=torch.float32) for size in sizes)
+    return shift, statistics, of_norm[0], of_norm[1]
 
 
 def _predict_shift_backward_shape(

@@ -30,7 +30,7 @@ def layer_by_operators(
 ) -> Tensor:
     """y_b = conv(x_b, weight shifted by what the head says of x_b) + bias, in the type of the input.
 
-    `norm` and `parameters`: of a head, by plain_head.plain_parts, which is_fusible with this input; `place`: see
+    `norm` and `parameters`: of a head, by plain_head.plain_parts, whose fused_type is that of this input; `place`: see
     convolution.py. For callers between whom and the compiled operators nothing stands, see functional.is_plain.
     """
     output: Tensor

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from . import backends
+from .context import autocast_dtype
 
 _module: Any = nn.modules.module
 HAS_OPERATOR = hasattr(torch.ops.crossd_ops, "predict_shift")  # not where nothing, or an older library, was loaded
 HIDDEN_CHANNELS = 16  # of the operator, which keeps them in registers
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of the norm
 _TENSORS = (Tensor, nn.Parameter)  # not their subclasses
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # of the operator
 _KINDS = (  # not SyncBatchNorm, which talks to other processes and must not do so twice
     (nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Conv2d),
     (nn.Sequential, nn.Conv3d, nn.BatchNorm3d, nn.ReLU, nn.Conv3d),
@@ -57,23 +59,35 @@ def _is_pointwise(layer: Any) -> bool:
     )
 
 
-def is_fusible(input: Tensor, norm: Any, parameters: Sequence[Tensor]) -> bool:
-    """Whether the operator may do the work of plain layers here and now, and takes these tensors."""
+def fused_type(input: Tensor, norm: Any, parameters: Sequence[Tensor]) -> torch.dtype | None:
+    """The type in which the operator takes the input, where it may do the work of plain layers here and now; else None.
+
+    Their types may differ as they may for torch's own layers: under autocast, which would cast the convolutions'
+    parameters, and in the norm, which may be in float32 beside half types.
+    """
     buffers = norm._buffers
-    if not HAS_OPERATOR or input.dtype is not torch.float32 or not all(map(buffers.__contains__, STATISTICS)):
-        return False
-    tensors = [input, *parameters]
+    if not HAS_OPERATOR or not all(map(buffers.__contains__, STATISTICS)):
+        return None
+    weight1, bias1, gain, offset, weight2, bias2 = parameters
+    of_norm, of_convolutions = [gain, offset], [weight1, bias1, weight2, bias2]
     if buffers["running_mean"] is not None:
-        tensors += buffers["running_mean"], buffers["running_var"]
-    for tensor in tensors:
-        if type(tensor) not in _TENSORS or tensor.dtype is not torch.float32 or not tensor.is_cpu:
-            return False
-    return bool(
-        input.layout is torch.strided
+        of_norm += buffers["running_mean"], buffers["running_var"]
+    for tensor in (input, *of_norm, *of_convolutions):
+        if type(tensor) not in _TENSORS or tensor.dtype not in _DTYPES or not tensor.is_cpu:
+            return None
+    autocast = autocast_dtype(input) if torch._C._is_any_autocast_enabled() else None
+    dtype = autocast or input.dtype
+    kinds = {tensor.dtype for tensor in of_norm}
+    if (
+        dtype in _DTYPES
+        and (kinds == {torch.float32} or kinds == {dtype})
+        and (autocast is not None or all(tensor.dtype is dtype for tensor in of_convolutions))
+        and input.layout is torch.strided
         and input.numel() > 0
-        and parameters[0].shape[:2] == (HIDDEN_CHANNELS, input.shape[1])
-        and parameters[4].shape[:2] == (4, HIDDEN_CHANNELS)
+        and weight1.shape[:2] == (HIDDEN_CHANNELS, input.shape[1])
+        and weight2.shape[:2] == (4, HIDDEN_CHANNELS)
         and norm.num_features == HIDDEN_CHANNELS
-        and not torch.is_autocast_enabled("cpu")
         and backends.select("cpu") == backends.COMPILED
-    )
+    ):
+        return dtype
+    return None

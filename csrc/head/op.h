@@ -24,24 +24,24 @@ inline HeadInput head_input(const Tensor& input) {
 
 // What differs between devices. `input` gives the device.
 struct HeadCpu {
-  static constexpr bool half_types = false;
   static void forward(const HeadForward& problem, const Tensor&) { cpu::head_forward(problem); }
   static void backward(const HeadBackward& problem, const Tensor&) { cpu::head_backward(problem); }
 };
 
+inline bool is_type_of_head(const Tensor& tensor) {
+  const ScalarType dtype = tensor.scalar_type();
+  return dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half;
+}
+
 // Of a head: small, and of a type of its own.
-template <typename Device>
-Tensor checked_of_head(const Tensor& tensor, const char* name, const std::vector<int64_t>& sizes, const Tensor& input) {
+inline Tensor checked_of_head(const Tensor& tensor, const char* name, const std::vector<int64_t>& sizes,
+                              const Tensor& input) {
   bool same = tensor.dim() == static_cast<int64_t>(sizes.size()) && tensor.is_cuda() == input.is_cuda() &&
               tensor.get_device_index() == input.get_device_index();
   for (size_t i = 0; i < sizes.size() && same; ++i) same = tensor.size(static_cast<int64_t>(i)) == sizes[i];
-  const ScalarType dtype = tensor.scalar_type();
-  const bool half = dtype == ScalarType::BFloat16 || dtype == ScalarType::Half;
-  require(same && (dtype == ScalarType::Float || (half && Device::half_types)), [&] {
+  require(same && is_type_of_head(tensor), [&] {
     return std::string(name) + ": expected " + shape_text(sizes.data(), sizes.size()) +
-           (Device::half_types ? " of float32, bfloat16 or float16 on the input's device, got "
-                               : " of float32 on the CPU, got ") +
-           shape_text(tensor);
+           " of float32, bfloat16 or float16 on the device of input, got " + shape_text(tensor);
   });
   return dense(tensor);
 }
@@ -67,19 +67,14 @@ struct HeadTensors {
   }
 };
 
-template <typename Device>
-HeadTensors checked_head(const Tensor& input, const Tensor& weight1, const Tensor& bias1, const Tensor& gain,
-                         const Tensor& offset, const Tensor& weight2, const Tensor& bias2) {
-  const ScalarType dtype = input.scalar_type();
-  const bool half = dtype == ScalarType::BFloat16 || dtype == ScalarType::Half;
-  require(input.dim() == 4 && (dtype == ScalarType::Float || (half && Device::half_types)), [&] {
-    return std::string("input: expected (B, C, H, W) of float32") +
-           (Device::half_types ? ", bfloat16 or float16, got " : ", got ") + shape_text(input);
-  });
+inline HeadTensors checked_head(const Tensor& input, const Tensor& weight1, const Tensor& bias1, const Tensor& gain,
+                                const Tensor& offset, const Tensor& weight2, const Tensor& bias2) {
+  require(input.dim() == 4 && is_type_of_head(input),
+          [&] { return "input: expected (B, C, H, W) of float32, bfloat16 or float16, got " + shape_text(input); });
   for (int i = 0; i < 4; ++i)
     require(input.size(i) > 0, [&] { return "input: expected at least one element, got " + shape_text(input); });
   const auto checked = [&](const Tensor& tensor, const char* name, const std::vector<int64_t>& sizes) {
-    return checked_of_head<Device>(tensor, name, sizes, input);
+    return checked_of_head(tensor, name, sizes, input);
   };
   return {checked(weight1, "weight1", {kHiddenChannels, input.size(1), 1, 1}),
           checked(bias1, "bias1", {kHiddenChannels}),
@@ -90,21 +85,19 @@ HeadTensors checked_head(const Tensor& input, const Tensor& weight1, const Tenso
 }
 
 // Written in place, so it must lie there as it is.
-template <typename Device>
-HeadTarget running_target(const std::optional<Tensor>& tensor, const char* name, const Tensor& input) {
+inline HeadTarget running_target(const std::optional<Tensor>& tensor, const char* name, const Tensor& input) {
   if (!tensor) return {};
-  checked_of_head<Device>(*tensor, name, {kHiddenChannels}, input);
+  checked_of_head(*tensor, name, {kHiddenChannels}, input);
   require(tensor->is_contiguous(), [&] { return std::string(name) + ": expected a contiguous tensor"; });
   return {const_cast<void*>(tensor->const_data_ptr()), checked_dtype(*tensor, name)};
 }
-template <typename Device>
-RunningStatistics running_statistics(const std::optional<Tensor>& mean, const std::optional<Tensor>& variance,
-                                     const std::optional<Tensor>& batches, std::optional<double> momentum,
-                                     const Tensor& input) {
+inline RunningStatistics running_statistics(const std::optional<Tensor>& mean, const std::optional<Tensor>& variance,
+                                            const std::optional<Tensor>& batches, std::optional<double> momentum,
+                                            const Tensor& input) {
   require(mean.has_value() == variance.has_value(),
           [] { return std::string("running_mean: expected with running_variance, or neither"); });
-  RunningStatistics running{running_target<Device>(mean, "running_mean", input),
-                            running_target<Device>(variance, "running_variance", input), nullptr, momentum.value_or(0),
+  RunningStatistics running{running_target(mean, "running_mean", input),
+                            running_target(variance, "running_variance", input), nullptr, momentum.value_or(0),
                             !momentum};
   if (batches) {
     require(
@@ -125,14 +118,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> predict_shift(
     const Tensor& bias2, bool exact, const std::optional<Tensor>& running_mean,
     const std::optional<Tensor>& running_variance, const std::optional<Tensor>& batches,
     std::optional<double> momentum) {
-  const HeadTensors tensors = checked_head<Device>(input, weight1, bias1, gain, offset, weight2, bias2);
+  const HeadTensors tensors = checked_head(input, weight1, bias1, gain, offset, weight2, bias2);
   require(mean.has_value() == variance.has_value(),
           [] { return std::string("mean: expected with variance, or neither"); });
   std::optional<Tensor> given_mean, given_variance;
-  if (mean) given_mean = checked_of_head<Device>(*mean, "mean", {kHiddenChannels}, input);
-  if (mean) given_variance = checked_of_head<Device>(*variance, "variance", {kHiddenChannels}, input);
-  const RunningStatistics running =
-      running_statistics<Device>(running_mean, running_variance, batches, momentum, input);
+  if (mean) given_mean = checked_of_head(*mean, "mean", {kHiddenChannels}, input);
+  if (mean) given_variance = checked_of_head(*variance, "variance", {kHiddenChannels}, input);
+  const RunningStatistics running = running_statistics(running_mean, running_variance, batches, momentum, input);
   const auto made = [&](const std::vector<int64_t>& sizes) { return new_tensor(input, sizes, ScalarType::Float); };
   Tensor used_mean = made({kHiddenChannels}), used_variance = made({kHiddenChannels});
   Tensor shift = made({input.size(0), 3}), statistics = made({input.size(0), kHeadChannels, 3});
@@ -171,9 +163,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> predict_shift
     const Tensor& offset, const Tensor& mean, const Tensor& variance, bool training, double epsilon,
     const Tensor& weight2, const Tensor& bias2, const Tensor& statistics, bool exact, bool need_input,
     bool need_parameters, const std::optional<Tensor>& grad_beside) {
-  const HeadTensors tensors = checked_head<Device>(input, weight1, bias1, gain, offset, weight2, bias2);
+  const HeadTensors tensors = checked_head(input, weight1, bias1, gain, offset, weight2, bias2);
   const auto small = [&](const Tensor& tensor, const char* name, const std::vector<int64_t>& sizes) {
-    const Tensor checked = checked_of_head<Device>(tensor, name, sizes, input);
+    const Tensor checked = checked_of_head(tensor, name, sizes, input);
     require(checked.scalar_type() == ScalarType::Float, [&] { return std::string(name) + ": expected float32"; });
     return checked;
   };

@@ -18,12 +18,14 @@ struct Case {
   int64_t samples, channels, height, width;
   Layout layout;
   bool training, need_input, need_parameters;
+  Dtype dtype = Dtype::float32;  // of the input
 
   std::string name() const {
     std::string text;
     for (const int64_t size : {samples, channels, height, width}) text += std::to_string(size) + " ";
-    return text + layout_name(layout) + (training ? " training" : "") + (need_input ? " input" : "") +
-           (need_parameters ? " parameters" : "");
+    constexpr const char* dtypes[] = {"float64", "float32", "bfloat16", "float16"};
+    return text + dtypes[int(dtype)] + " " + layout_name(layout) + (training ? " training" : "") +
+           (need_input ? " input" : "") + (need_parameters ? " parameters" : "");
   }
 };
 
@@ -50,14 +52,14 @@ Floats drawn(size_t count, std::mt19937& random, float mean) {
 Results run(const Case& one, const Strided& input, const std::vector<Floats>& given) {
   const bool overlaps = one.layout == Layout::expanded_first || one.layout == Layout::expanded;
   Strided grad_input({one.samples, one.channels, one.height, one.width}, 1, overlaps ? Layout::contiguous : one.layout,
-                     Dtype::float32);
+                     one.dtype);
   Strided beside({one.samples, one.channels, one.height, one.width}, 1, overlaps ? Layout::contiguous : one.layout,
-                 Dtype::float32);
+                 one.dtype);
   const HeadInput problem{{one.samples, one.height, one.width},
                           one.channels,
                           const_cast<Strided&>(input).data(),
                           strides_of(input),
-                          Dtype::float32};
+                          one.dtype};
   const auto values = [](const Floats& floats) { return HeadValues{floats.data(), Dtype::float32}; };
   const HeadParameters parameters{
       values(given[0]), values(given[1]), values(given[2]), values(given[3]), values(given[4]), values(given[5]), 1e-5};
@@ -88,7 +90,7 @@ Results run(const Case& one, const Strided& input, const std::vector<Floats>& gi
 
 std::string fault_of(const Case& one) {
   std::mt19937 random(20);
-  Strided input({one.samples, one.channels, one.height, one.width}, 1, one.layout, Dtype::float32);
+  Strided input({one.samples, one.channels, one.height, one.width}, 1, one.layout, one.dtype);
   input.fill(random);
   const size_t sizes[] = {16 * size_t(one.channels), 16, 16, 16, 64, 4, 16, size_t(one.samples) * 3};
   std::vector<Floats> given;
@@ -123,7 +125,8 @@ int main() {
   for (const auto& size : sizes) {
     for (const bool training : {false, true}) {
       for (const Layout layout : layouts)
-        check_case({size[0], size[1], size[2], size[3], layout, training, true, true});
+        for (const Dtype dtype : {Dtype::float32, Dtype::bfloat16, Dtype::float16})
+          check_case({size[0], size[1], size[2], size[3], layout, training, true, true, dtype});
       // What is not asked for is left out in the same way in every layout.
       for (const bool need_input : {false, true})
         check_case({size[0], size[1], size[2], size[3], Layout::padded, training, need_input, false});

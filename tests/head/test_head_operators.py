@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crossd_ops import CrossDConv2d
 from crossd_ops.operators import backends
-from crossd_ops.operators.plain_head import is_fusible, plain_parts
+from crossd_ops.operators.plain_head import fused_type, plain_parts
 
 CAPABILITIES = ["baseline", "avx2", "avx512"]
 pytestmark = pytest.mark.usefixtures("compiled_library")
@@ -71,20 +71,21 @@ def test_arguments_are_checked() -> None:
         (
             head,
             replaced(forward, 0, torch.ones(2, 5, 3)),
-            r"input: expected \(B, C, H, W\) of float32, got \(2, 5, 3\)",
+            r"input: expected \(B, C, H, W\) of float32, bfloat16 or float16, got \(2, 5, 3\)",
         ),
         (head, replaced(forward, 0, forward[0].double()), r"input: expected \(B, C, H, W\) of float32"),
         (head, replaced(forward, 0, forward[0][:0]), r"input: expected at least one element, got \(0, 5, 3, 4\)"),
         (
             head,
             replaced(forward, 1, forward[1][:, :4]),
-            r"weight1: expected \(16, 5, 1, 1\) of float32 on the CPU, got",
+            r"weight1: expected \(16, 5, 1, 1\) of float32, bfloat16 or float16 on the device of input, got",
         ),
         (head, replaced(forward, 3, forward[3].double()), r"gain: expected \(16,\) of float32"),
         (head, replaced(forward, 5, torch.ones(16)), "mean: expected with variance, or neither"),
         (head, replaced(forward, 8, forward[8][:3]), r"weight2: expected \(4, 16, 1, 1\)"),
         (head_backward, replaced(backward, 0, torch.ones(3, 3)), r"grad_shift: expected \(2, 3\) .*, got \(3, 3\)"),
         (head_backward, replaced(backward, 6, torch.ones(4)), r"mean: expected \(16,\)"),
+        (head_backward, replaced(backward, 7, torch.ones(16).half()), "variance: expected float32"),
         (head_backward, replaced(backward, 12, torch.ones(2, 4)), r"statistics: expected \(2, 4, 3\)"),
     ):
         with pytest.raises(ValueError, match=text):
@@ -130,6 +131,6 @@ def test_kernels_under_sanitizers(variant: str) -> None:
 def test_a_forced_reference_runs_the_layers() -> None:
     head, input = CrossDConv2d(3, 4, 3).rotation_params, torch.randn(2, 3, 8, 9)
     parts = plain_parts(head)
-    assert parts is not None and is_fusible(input, *parts)
+    assert parts is not None and fused_type(input, *parts) is torch.float32
     with backends.use_backend("reference"):
-        assert not is_fusible(input, *parts)
+        assert fused_type(input, *parts) is None

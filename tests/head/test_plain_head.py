@@ -30,7 +30,6 @@ def test_what_the_operator_does_not_take_goes_through_the_layers() -> None:
     input = torch.randn(2, 3, 6, 5)
     heads = {
         "float64": (float32_head(3).double(), input.double()),
-        "bfloat16": (float32_head(3).bfloat16(), input.bfloat16()),
         "empty batch": (float32_head(3).eval(), input[:0]),
         "subclass": (changed(1, Norm(16)), input),
         "not affine": (changed(1, nn.BatchNorm2d(16, affine=False)), input),
@@ -47,9 +46,6 @@ def test_what_the_operator_does_not_take_goes_through_the_layers() -> None:
         assert "crossd_ops::predict_shift" not in names, name
         torch.testing.assert_close(shift, wanted)
     assert seen
-    with operator_calls() as names, torch.autocast("cpu", torch.bfloat16):
-        predict_shift(input, float32_head(3), "linear")
-    assert "crossd_ops::predict_shift" not in names
 
 
 def runs_the_operator(head: nn.Sequential, input: Tensor) -> bool:
@@ -128,7 +124,7 @@ def test_a_parameter_in_two_places_gets_one_gradient() -> None:
     other, input = copy.deepcopy(head), torch.randn(2, 3, 6, 5)
     assert other[1].bias is other[0].bias
     for layers, shift in ((head, predict_shift(input, head, "exact")), (other, composite(other(input), "exact"))):
-        (grad,) = torch.autograd.grad(shift.square().sum(), layers[3].weight, create_graph=True)
+        (grad,) = torch.autograd.grad(shift.pow(3).sum(), layers[3].weight, create_graph=True)
         grad.square().sum().backward()
     for mine, wanted in zip(head.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, wanted.grad, rtol=1e-3, atol=1e-5)

@@ -177,7 +177,7 @@ def gpu_stand_in() -> Iterator[None]:
         FakeTensorMode(),
         # A module's parameters cannot be exchanged where they are fakes, and there is one device.
         mock.patch.object(nn.Module, "to", lambda module, *_, **__: module),
-        mock.patch.object(head, "is_fusible", lambda *_: False),  # the operator is the CPU's
+        mock.patch.object(head, "fused_type", lambda *_: None),  # the operator is the CPU's
     ):
         yield
 

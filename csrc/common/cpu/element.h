@@ -95,6 +95,56 @@ inline void write_run(const float* source, int64_t n, Float16* target) {
 }
 #endif
 
+// As load_quads and store_quads of float (simd.h): four neighbours of 16 bits are one number of 64.
+typedef uint16_t HalfWords __attribute__((vector_size(CROSSD_VECTOR_BYTES / 2)));
+typedef int64_t HalfQuads __attribute__((vector_size(CROSSD_VECTOR_BYTES / 2)));
+
+inline Floats to_floats(HalfWords v, Bfloat16) { return (Floats)(__builtin_convertvector(v, Words) << 16); }
+inline HalfWords from_floats(Floats v, Bfloat16) {  // as float_to_bfloat16
+  const Words bits = (Words)v, rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return __builtin_convertvector(v == v ? rounded : Words{} + 0x7fc0u, HalfWords);
+}
+#if CROSSD_VECTOR_BYTES == 64
+inline Floats to_floats(HalfWords v, Float16) { return (Floats)_mm512_cvtph_ps((__m256i)v); }
+inline HalfWords from_floats(Floats v, Float16) {
+  return (HalfWords)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
+}
+#elif CROSSD_VECTOR_BYTES == 32
+inline Floats to_floats(HalfWords v, Float16) { return (Floats)_mm256_cvtph_ps((__m128i)v); }
+inline HalfWords from_floats(Floats v, Float16) {
+  return (HalfWords)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+}
+#else
+inline Floats to_floats(HalfWords v, Float16) {
+  Floats result;
+  for (int lane = 0; lane < kLanes<float>; ++lane) result[lane] = float16_to_float(v[lane]);
+  return result;
+}
+inline HalfWords from_floats(Floats v, Float16) {
+  HalfWords result;
+  for (int lane = 0; lane < kLanes<float>; ++lane) result[lane] = float_to_float16(v[lane]);
+  return result;
+}
+#endif
+template <typename T>
+inline Floats load_quads(const T* source, int64_t stride) {
+  HalfQuads quads;
+  for (int j = 0; j < kLanes<float> / 4; ++j) {
+    int64_t quad;
+    __builtin_memcpy(&quad, source + j * stride, sizeof quad);
+    quads[j] = quad;
+  }
+  return to_floats((HalfWords)quads, T{});
+}
+template <typename T>
+inline void store_quads(T* target, int64_t stride, Floats v) {
+  const HalfQuads quads = (HalfQuads)from_floats(v, T{});
+  for (int j = 0; j < kLanes<float> / 4; ++j) {
+    const int64_t quad = quads[j];
+    __builtin_memcpy(target + j * stride, &quad, sizeof quad);
+  }
+}
+
 // The one dtype dispatch of the CPU kernels.
 #define CROSSD_FOR_DTYPE(dtype, T, ...) \
   switch (dtype) {                      \

@@ -13,6 +13,7 @@ constexpr int kLanes = CROSSD_VECTOR_BYTES / sizeof(T);
 
 using Floats = Vector<float>;
 typedef int32_t Ints __attribute__((vector_size(CROSSD_VECTOR_BYTES)));
+typedef uint32_t Words __attribute__((vector_size(CROSSD_VECTOR_BYTES)));
 
 template <int... i>
 struct Indices {};

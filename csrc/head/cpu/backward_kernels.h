@@ -139,11 +139,10 @@ inline void grad_input_block(const float* weight, const float* grad, int64_t pix
 inline void grad_input_tile(const HeadGradientPlan& plan, int64_t sample, int64_t first, int64_t pixels,
                             const HeadScratch& scratch) {
   const HeadPlan& head = plan.head;
-  float* tensor = plan.grad_input + sample * plan.grad_strides.sample;
-  const float* beside = plan.grad_beside ? plan.grad_beside + sample * plan.grad_strides.sample : nullptr;
-  const bool planar = is_planar(head.shape, plan.grad_strides, pixels);
-  float* target = planar ? tensor + first : scratch.grad_packed;
-  const float* added = planar && beside ? beside + first : nullptr;
+  const int64_t at = sample * plan.grad_strides.sample;
+  const bool planar = is_planar(head, plan.grad_strides, pixels);
+  float* target = planar ? static_cast<float*>(plan.grad_input) + at + first : scratch.grad_packed;
+  const float* added = planar && plan.grad_beside ? static_cast<const float*>(plan.grad_beside) + at + first : nullptr;
   const int64_t stride = planar ? plan.grad_strides.channel : padded(pixels);
   constexpr int block = 8;
   for (int64_t c = 0; c < head.channels;) {
@@ -153,7 +152,12 @@ inline void grad_input_tile(const HeadGradientPlan& plan, int64_t sample, int64_
     else
       grad_input_block<1>(weight, scratch.hidden, pixels, other, target + c * stride, stride), ++c;
   }
-  if (!planar) write_tile(target, stride, first, pixels, head.channels, head.shape, plan.grad_strides, beside, tensor);
+  if (planar) return;
+  for_element_type(head.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const T* beside = plan.grad_beside ? static_cast<const T*>(plan.grad_beside) + at : nullptr;
+    write_tile(head, plan.grad_strides, target, stride, first, pixels, beside, static_cast<T*>(plan.grad_input) + at);
+  });
 }
 
 // So many sums of one lane stay exact enough in float32.
@@ -188,4 +192,11 @@ void head_backward(const HeadGradientPlan& plan, int64_t begin, int64_t end, Hid
   if (sums) join_sums(lanes, *sums);
 }
 
-constexpr HeadKernels kHeadKernels{moments, pool_input, head_backward};
+void read_values(const void* source, Dtype dtype, int64_t count, float* target) {
+  for_element_type(dtype, [&](auto zero) { read_run(static_cast<const decltype(zero)*>(source), count, target); });
+}
+void write_values(const float* source, int64_t count, void* target, Dtype dtype) {
+  for_element_type(dtype, [&](auto zero) { write_run(source, count, static_cast<decltype(zero)*>(target)); });
+}
+
+constexpr HeadKernels kHeadKernels{moments, pool_input, head_backward, read_values, write_values};

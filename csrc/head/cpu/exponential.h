@@ -5,8 +5,6 @@
 // float32: within 1.5 units in the last place. Below 2^-126 the result is 0: subnormal numbers are slow, and no such
 // summand changes a sum that holds exp(0). NaN stays NaN. float64: that of the C library, lane by lane.
 
-typedef uint32_t Words __attribute__((vector_size(CROSSD_VECTOR_BYTES)));
-
 inline Floats exponential(Floats x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves an integer in the low bits
   constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;  // the high part times n is exact

@@ -10,6 +10,7 @@
 #include "common/cpu/capability.h"
 #include "head/cpu/plan.h"
 #include "head/cpu/pooled.h"
+#include "head/cpu/values.h"
 
 namespace crossd_ops::cpu {
 namespace {
@@ -57,44 +58,57 @@ class Chunks {
   int64_t items_, count_, grain_;
 };
 
-// Of float32, as all that the operators hand to the CPU.
-const float* floats(const HeadValues& values) { return static_cast<const float*>(values.data); }
-float* floats(const HeadTarget& target) { return static_cast<float*>(target.data); }
+FloatValues floats(const HeadValues& values, int64_t count) { return {kernels(), values, count}; }
+FloatTarget floats(const HeadTarget& target, int64_t count) { return {kernels(), target, count}; }
+
+struct FloatParameters {
+  FloatValues weight1, bias1, gain, offset, weight2, bias2;
+
+  FloatParameters(const HeadParameters& of, int64_t channels)
+      : weight1(floats(of.weight1, channels * kHiddenChannels)),
+        bias1(floats(of.bias1, kHiddenChannels)),
+        gain(floats(of.gain, kHiddenChannels)),
+        offset(floats(of.offset, kHiddenChannels)),
+        weight2(floats(of.weight2, kHeadChannels * kHiddenChannels)),
+        bias2(floats(of.bias2, kHeadChannels)) {}
+};
 
 // weight1 with the channels of the input first, both times 1 / sqrt(variance + epsilon) where statistics are given.
 struct FoldedWeight {
   std::vector<float> weight, bias;
   std::vector<double> scale;
 };
-FoldedWeight folded(const HeadParameters& parameters, int64_t channels, const float* mean, const float* variance) {
+FoldedWeight folded(const FloatParameters& parameters, int64_t channels, const float* mean, const float* variance,
+                    double epsilon) {
   FoldedWeight result{std::vector<float>(channels * kHiddenChannels), std::vector<float>(kHiddenChannels),
                       std::vector<double>(kHiddenChannels, 1.0)};
   for (int h = 0; h < kHiddenChannels; ++h) {
-    double bias = floats(parameters.bias1)[h];
+    double bias = parameters.bias1[h];
     if (mean) {
-      result.scale[h] = 1 / std::sqrt(variance[h] + parameters.epsilon);
+      result.scale[h] = 1 / std::sqrt(variance[h] + epsilon);
       bias = (bias - mean[h]) * result.scale[h];
     }
     result.bias[h] = static_cast<float>(bias);
     for (int64_t c = 0; c < channels; ++c)
       result.weight[c * kHiddenChannels + h] =
-          static_cast<float>(floats(parameters.weight1)[h * channels + c] * result.scale[h]);
+          static_cast<float>(parameters.weight1[h * channels + c] * result.scale[h]);
   }
   return result;
 }
 
-HeadPlan head_plan(const HeadInput& input, const HeadParameters& parameters, const FoldedWeight& weight) {
+HeadPlan head_plan(const HeadInput& input, const FloatParameters& parameters, const FoldedWeight& weight) {
   return {split(input.shape),
           input.channels,
-          static_cast<const float*>(input.data),
+          input.data,
           input.shape,
           input.strides,
+          input.dtype,
           weight.weight.data(),
           weight.bias.data(),
-          floats(parameters.gain),
-          floats(parameters.offset),
-          floats(parameters.weight2),
-          floats(parameters.bias2)};
+          parameters.gain.data(),
+          parameters.offset.data(),
+          parameters.weight2.data(),
+          parameters.bias2.data()};
 }
 
 // Chan, Golub, LeVeque 1979.
@@ -112,16 +126,19 @@ void track(const RunningStatistics& running, const HiddenMoments& batch) {
   const int64_t batches = running.batches ? ++*running.batches : 0;
   if (!running.mean.data) return;
   const double share = !running.of_all ? running.momentum : batches > 0 ? 1.0 / static_cast<double>(batches) : 0;
-  const auto move = [&](float& value, double to) { value += static_cast<float>(share * (to - value)); };
-  for (int h = 0; h < kHiddenChannels; ++h) {
-    move(floats(running.mean)[h], batch.mean[h]);
-    move(floats(running.variance)[h], batch.squares[h] / (batch.count - 1));
-  }
+  const auto move = [&](const HeadTarget& target, const auto& towards) {
+    const FloatValues before = floats(HeadValues{target.data, target.dtype}, kHiddenChannels);
+    FloatTarget after = floats(target, kHiddenChannels);
+    for (int h = 0; h < kHiddenChannels; ++h)
+      after[h] = before[h] + static_cast<float>(share * (towards(h) - before[h]));
+  };
+  move(running.mean, [&](int h) { return batch.mean[h]; });
+  move(running.variance, [&](int h) { return batch.squares[h] / (batch.count - 1); });
 }
 
-void batch_statistics(const HeadForward& problem) {
-  const FoldedWeight weight = folded(problem.parameters, problem.input.channels, nullptr, nullptr);
-  const HeadPlan plan = head_plan(problem.input, problem.parameters, weight);
+void batch_statistics(const HeadForward& problem, const FloatParameters& parameters) {
+  const FoldedWeight weight = folded(parameters, problem.input.channels, nullptr, nullptr, 0);
+  const HeadPlan plan = head_plan(problem.input, parameters, weight);
   const Chunks chunks(plan.parts, problem.input);
   std::vector<HiddenMoments> moments(chunks.count());
   chunks.for_each(
@@ -157,17 +174,20 @@ HiddenSums joined_sums(const std::vector<HiddenSums>& parts) {
   return total;
 }
 
-void write_small_gradients(const HeadBackward& problem, const HiddenSums& sums, const std::vector<double>& scale) {
+void write_small_gradients(const HeadBackward& problem, const FloatValues& gain, const HiddenSums& sums,
+                           const std::vector<double>& scale) {
+  FloatTarget bias1 = floats(problem.grad_bias1, kHiddenChannels), of_gain = floats(problem.grad_gain, kHiddenChannels),
+              offset = floats(problem.grad_offset, kHiddenChannels),
+              weight2 = floats(problem.grad_weight2, kHeadChannels * kHiddenChannels);
   for (int h = 0; h < kHiddenChannels; ++h) {
     const double rest = problem.training ? sums.grad[h] : 0;  // of which the mean takes all; NaN stays NaN
-    floats(problem.grad_bias1)[h] =
-        static_cast<float>(floats(problem.parameters.gain)[h] * scale[h] * (sums.grad[h] - rest));
-    floats(problem.grad_gain)[h] = static_cast<float>(sums.grad_normalised[h]);
-    floats(problem.grad_offset)[h] = static_cast<float>(sums.grad[h]);
+    bias1[h] = static_cast<float>(gain[h] * scale[h] * (sums.grad[h] - rest));
+    of_gain[h] = static_cast<float>(sums.grad_normalised[h]);
+    offset[h] = static_cast<float>(sums.grad[h]);
   }
   for (int s = 0; s < kHeadChannels; ++s) {
     for (int h = 0; h < kHiddenChannels; ++h)
-      floats(problem.grad_weight2)[s * kHiddenChannels + h] = static_cast<float>(sums.grad_weight2[s][h]);
+      weight2[s * kHiddenChannels + h] = static_cast<float>(sums.grad_weight2[s][h]);
   }
 }
 
@@ -175,20 +195,22 @@ void write_grad_bias2(const HeadBackward& problem, const std::vector<ChannelGrad
   double sums[kHeadChannels] = {};
   for (size_t i = 0; i < channels.size(); ++i)
     sums[i % kHeadChannels] += channels[i].scale * problem.statistics[i * 3 + 1];  // the gradient of v
-  for (int s = 0; s < kHeadChannels; ++s) floats(problem.grad_bias2)[s] = static_cast<float>(sums[s]);
+  FloatTarget bias2 = floats(problem.grad_bias2, kHeadChannels);
+  for (int s = 0; s < kHeadChannels; ++s) bias2[s] = static_cast<float>(sums[s]);
 }
 
 void write_grad_weight1(const HeadBackward& problem, const std::vector<float>& partial, int64_t parts,
                         const std::vector<double>& scale) {
   const int64_t channels = problem.input.channels, weights = channels * kHiddenChannels;
   const int64_t grain = std::max<int64_t>(1, kWeightsWorthAThread / (parts * kHiddenChannels));
+  FloatTarget target = floats(problem.grad_weight1, weights);
+  float* const weight1 = target.data();
   torch::stable::parallel_for(0, channels, grain, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       double sums[kHiddenChannels] = {};
       for (int64_t part = 0; part < parts; ++part)
         for (int h = 0; h < kHiddenChannels; ++h) sums[h] += partial[part * weights + c * kHiddenChannels + h];
-      for (int h = 0; h < kHiddenChannels; ++h)
-        floats(problem.grad_weight1)[h * channels + c] = static_cast<float>(sums[h] * scale[h]);
+      for (int h = 0; h < kHiddenChannels; ++h) weight1[h * channels + c] = static_cast<float>(sums[h] * scale[h]);
     }
   });
 }
@@ -197,15 +219,17 @@ void write_grad_weight1(const HeadBackward& problem, const std::vector<float>& p
 
 void head_forward(HeadForward problem) {
   simplify_pixels(problem.input.shape, problem.input.strides, nullptr);
-  if (problem.training) {
-    batch_statistics(problem);
-  } else {
-    std::copy_n(floats(problem.given_mean), kHiddenChannels, problem.mean);
-    std::copy_n(floats(problem.given_variance), kHiddenChannels, problem.variance);
-  }
   const HeadInput& input = problem.input;
-  const FoldedWeight weight = folded(problem.parameters, input.channels, problem.mean, problem.variance);
-  const HeadPlan plan = head_plan(input, problem.parameters, weight);
+  const FloatParameters parameters(problem.parameters, input.channels);
+  if (problem.training) {
+    batch_statistics(problem, parameters);
+  } else {
+    kernels().read(problem.given_mean.data, problem.given_mean.dtype, kHiddenChannels, problem.mean);
+    kernels().read(problem.given_variance.data, problem.given_variance.dtype, kHiddenChannels, problem.variance);
+  }
+  const FoldedWeight weight =
+      folded(parameters, input.channels, problem.mean, problem.variance, problem.parameters.epsilon);
+  const HeadPlan plan = head_plan(input, parameters, weight);
   const Chunks chunks(plan.parts, input);
   const int64_t parts = plan.parts.count;
   std::vector<Pooled> pooled(chunks.items() * kHeadChannels);
@@ -221,10 +245,12 @@ void head_forward(HeadForward problem) {
 void head_backward(HeadBackward problem) {
   simplify_pixels(problem.input.shape, problem.input.strides, problem.grad_input ? &problem.grad_strides : nullptr);
   const HeadInput& input = problem.input;
-  const FoldedWeight weight = folded(problem.parameters, input.channels, problem.mean, problem.variance);
+  const FloatParameters parameters(problem.parameters, input.channels);
+  const FoldedWeight weight =
+      folded(parameters, input.channels, problem.mean, problem.variance, problem.parameters.epsilon);
   const std::vector<ChannelGradient> channels = score_gradients(problem);
   std::vector<float> mean_grad(kHiddenChannels), mean_product(kHiddenChannels);
-  HeadGradientPlan plan{head_plan(input, problem.parameters, weight),
+  HeadGradientPlan plan{head_plan(input, parameters, weight),
                         channels.data(),
                         mean_grad.data(),
                         mean_product.data(),
@@ -241,12 +267,12 @@ void head_backward(HeadBackward problem) {
     const HiddenSums total = joined_sums(sums);
     const double pixels = static_cast<double>(input.shape.samples * input.shape.pixels());
     for (int h = 0; h < kHiddenChannels; ++h) {
-      mean_grad[h] = static_cast<float>(floats(problem.parameters.gain)[h] * total.grad[h] / pixels);
-      mean_product[h] = static_cast<float>(floats(problem.parameters.gain)[h] * total.grad_normalised[h] / pixels);
+      mean_grad[h] = static_cast<float>(parameters.gain[h] * total.grad[h] / pixels);
+      mean_product[h] = static_cast<float>(parameters.gain[h] * total.grad_normalised[h] / pixels);
     }
   }
-  plan.grad_input = static_cast<float*>(problem.grad_input);
-  plan.grad_beside = static_cast<const float*>(problem.grad_beside);
+  plan.grad_input = problem.grad_input;
+  plan.grad_beside = problem.grad_beside;
   const int64_t weights = problem.need_parameters ? input.channels * kHiddenChannels : 0;
   std::vector<float> grad_weight(chunks.count() * weights);
   chunks.for_each([&](int64_t chunk, int64_t begin, int64_t end) {
@@ -254,7 +280,7 @@ void head_backward(HeadBackward problem) {
                        weights ? &grad_weight[chunk * weights] : nullptr);
   });
   if (!problem.need_parameters) return;
-  write_small_gradients(problem, joined_sums(sums), weight.scale);
+  write_small_gradients(problem, parameters.gain, joined_sums(sums), weight.scale);
   write_grad_bias2(problem, channels);
   write_grad_weight1(problem, grad_weight, chunks.count(), weight.scale);
 }

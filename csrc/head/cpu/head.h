@@ -1,4 +1,4 @@
-// The whole head on the CPU, float32. Threads: those of torch; results do not depend on their number.
+// The whole head on the CPU, computed in float32. Threads: those of torch; results do not depend on their number.
 #pragma once
 #include "head/problem.h"
 

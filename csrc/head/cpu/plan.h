@@ -23,9 +23,10 @@ struct HiddenSums {
 struct HeadPlan {
   Parts parts;
   int64_t channels;
-  const float* input;
+  const void* input;
   MapShape shape;  // simplified
   MapStrides strides;
+  Dtype dtype;                 // of input, its gradient and what is added to that: not float64
   const float *weight, *bias;  // [channels, 16], [16]
   const float *gain, *offset;
   const float *weight2, *bias2;  // [4, 16], [4]
@@ -36,8 +37,8 @@ struct HeadGradientPlan {
   HeadPlan head;
   const ChannelGradient* channels;        // [samples, 4]
   const float *mean_grad, *mean_product;  // [16]: gain S(g_z) / N and gain S(g_z n) / N, or 0
-  float* grad_input;                      // null: not wanted
-  const float* grad_beside;               // of the same strides, added to it; null: nothing
+  void* grad_input;                       // null: not wanted
+  const void* grad_beside;                // of the same strides, added to it; null: nothing
   MapStrides grad_strides;
 };
 
@@ -46,6 +47,9 @@ struct HeadKernels {
   void (*pool)(const HeadPlan&, int64_t begin, int64_t end, Pooled*);  // [end - begin, 4]
   // Null: not wanted. grad_weight: [channels, 16], added to.
   void (*backward)(const HeadGradientPlan&, int64_t begin, int64_t end, HiddenSums*, float* grad_weight);
+  // Neighbouring elements, converted.
+  void (*read)(const void* source, Dtype, int64_t count, float* target);
+  void (*write)(const float* source, int64_t count, void* target, Dtype);
 };
 const HeadKernels* head_kernels_baseline();
 const HeadKernels* head_kernels_avx2();  // null where this is not x86-64

@@ -12,8 +12,20 @@ struct InputTile {
 
 inline void store_vector(float* target, Floats v) { __builtin_memcpy(target, &v, sizeof v); }
 
-inline bool is_planar(const MapShape& shape, const MapStrides& strides, int64_t pixels) {
-  return shape.rows == 1 && strides.column == 1 && pixels % kLanes<float> == 0;
+// body(T{}), T being the type of elements of this dtype; the head has none of float64.
+template <typename Body>
+inline void for_element_type(Dtype dtype, Body body) {
+  if (dtype == Dtype::float32)
+    body(float{});
+  else if (dtype == Dtype::bfloat16)
+    body(Bfloat16{});
+  else
+    body(Float16{});
+}
+
+// Whether a tensor is its own tile.
+inline bool is_planar(const HeadPlan& plan, const MapStrides& strides, int64_t pixels) {
+  return plan.dtype == Dtype::float32 && plan.shape.rows == 1 && strides.column == 1 && pixels % kLanes<float> == 0;
 }
 
 // Calls quads(p, c) for blocks of kLanes pixels x 4 channels and single(p, c) for what is left.
@@ -27,12 +39,13 @@ inline void for_each_quad(int64_t pixels, int64_t channels, Quads quads, Single 
 }
 
 // Channels side by side: blocks of them are transposed in registers.
-inline void pack_interleaved(const float* source, int64_t pixel, int64_t pixels, int64_t channels, float* packed,
+template <typename T>
+inline void pack_interleaved(const T* source, int64_t pixel, int64_t pixels, int64_t channels, float* packed,
                              int64_t stride) {
   for_each_quad(
       pixels, channels,
       [&](int64_t p, int64_t c) {
-        const float* at = source + p * pixel + c;
+        const T* at = source + p * pixel + c;
         Floats a = load_quads(at, 4 * pixel), b = load_quads(at + pixel, 4 * pixel);
         Floats d = load_quads(at + 2 * pixel, 4 * pixel), e = load_quads(at + 3 * pixel, 4 * pixel);
         transpose_4x4(a, b, d, e);
@@ -40,68 +53,85 @@ inline void pack_interleaved(const float* source, int64_t pixel, int64_t pixels,
         store_vector(target, a), store_vector(target + stride, b);
         store_vector(target + 2 * stride, d), store_vector(target + 3 * stride, e);
       },
-      [&](int64_t p, int64_t c) { packed[c * stride + p] = source[p * pixel + c]; });
+      [&](int64_t p, int64_t c) { packed[c * stride + p] = read<float>(source[p * pixel + c]); });
 }
-inline void unpack_interleaved(const float* packed, int64_t stride, int64_t pixels, int64_t channels, float* target,
-                               int64_t pixel) {
+// The inverse; what stands beside is added.
+template <bool kBeside, typename T>
+inline void unpack_interleaved(const float* packed, int64_t stride, int64_t pixels, int64_t channels, const T* beside,
+                               T* target, int64_t pixel) {
   for_each_quad(
       pixels, channels,
       [&](int64_t p, int64_t c) {
         const float* at = packed + c * stride + p;
-        Floats a = load_vector(at), b = load_vector(at + stride), d = load_vector(at + 2 * stride),
-               e = load_vector(at + 3 * stride);
-        transpose_4x4(a, b, d, e);
-        float* to = target + p * pixel + c;
-        store_quads(to, 4 * pixel, a), store_quads(to + pixel, 4 * pixel, b);
-        store_quads(to + 2 * pixel, 4 * pixel, d), store_quads(to + 3 * pixel, 4 * pixel, e);
+        Floats rows[4] = {load_vector(at), load_vector(at + stride), load_vector(at + 2 * stride),
+                          load_vector(at + 3 * stride)};
+        transpose_4x4(rows[0], rows[1], rows[2], rows[3]);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+          const int64_t to = (p + i) * pixel + c;
+          if constexpr (kBeside) rows[i] += load_quads(beside + to, 4 * pixel);
+          store_quads(target + to, 4 * pixel, rows[i]);
+        }
       },
-      [&](int64_t p, int64_t c) { target[p * pixel + c] = packed[c * stride + p]; });
+      [&](int64_t p, int64_t c) {
+        float sum = packed[c * stride + p];
+        if constexpr (kBeside) sum += read<float>(beside[p * pixel + c]);
+        target[p * pixel + c] = Write<T, float>::from(sum);
+      });
+}
+
+template <typename T>
+inline void pack_tile(const HeadPlan& plan, const T* source, int64_t first, int64_t pixels, float* packed,
+                      int64_t stride) {
+  const MapStrides& strides = plan.strides;
+  if (plan.shape.rows == 1 && strides.channel == 1 && strides.column != 1)
+    return pack_interleaved(source + first * strides.column, strides.column, pixels, plan.channels, packed, stride);
+  for (int64_t c = 0; c < plan.channels; ++c) {
+    const T* channel = source + c * strides.channel;
+    if (plan.shape.rows == 1 && strides.column == 1)
+      read_run(channel + first, pixels, packed + c * stride);
+    else
+      gather(channel, strides, plan.shape.columns, first, pixels, packed + c * stride);
+  }
 }
 
 inline InputTile input_tile(const HeadPlan& plan, int64_t sample, int64_t first, int64_t pixels, float* packed) {
-  const MapStrides& strides = plan.strides;
-  const float* source = plan.input + sample * strides.sample;
-  if (is_planar(plan.shape, strides, pixels)) return {source + first, strides.channel, pixels};
+  const int64_t at = sample * plan.strides.sample;
+  if (is_planar(plan, plan.strides, pixels))
+    return {static_cast<const float*>(plan.input) + at + first, plan.strides.channel, pixels};
   const int64_t stride = padded(pixels);
-  if (plan.shape.rows == 1 && strides.channel == 1 && strides.column != 1) {
-    pack_interleaved(source + first * strides.column, strides.column, pixels, plan.channels, packed, stride);
-  } else {
-    for (int64_t c = 0; c < plan.channels; ++c) {
-      const float* channel = source + c * strides.channel;
-      if (plan.shape.rows == 1 && strides.column == 1)
-        __builtin_memcpy(packed + c * stride, channel + first, sizeof(float) * pixels);
-      else
-        gather(channel, strides, plan.shape.columns, first, pixels, packed + c * stride);
-    }
-  }
+  for_element_type(plan.dtype, [&](auto zero) {
+    pack_tile(plan, static_cast<const decltype(zero)*>(plan.input) + at, first, pixels, packed, stride);
+  });
   for (int64_t c = 0; c < plan.channels && pixels < stride; ++c)
     __builtin_memset(packed + c * stride + pixels, 0, sizeof(float) * (stride - pixels));
   return {packed, stride, pixels};
 }
 
-// target[p] = packed[p] + beside[p] at the places of a tensor; beside may be null.
-inline void write_sum(const float* packed, int64_t pixels, const float* beside, float* target) {
-  if (!beside) {
-    __builtin_memcpy(target, packed, sizeof(float) * pixels);
-    return;
+// target[p] = packed[p] + beside[p] at the places of a tensor, which is the inverse of packing; beside, of the strides
+// of target, may be null. What is packed is used up.
+template <typename T>
+inline void write_tile(const HeadPlan& plan, const MapStrides& strides, float* packed, int64_t stride, int64_t first,
+                       int64_t pixels, const T* beside, T* target) {
+  const bool side_by_side = plan.shape.rows == 1 && strides.column == 1;
+  if (plan.shape.rows == 1 && strides.channel == 1 && !side_by_side) {
+    const int64_t pixel = strides.column, at = first * pixel;
+    return beside ? unpack_interleaved<true>(packed, stride, pixels, plan.channels, beside + at, target + at, pixel)
+                  : unpack_interleaved<false>(packed, stride, pixels, plan.channels, beside, target + at, pixel);
   }
-  for (int64_t p = 0; p < pixels; ++p) target[p] = packed[p] + beside[p];
-}
-
-// The inverse of packing, for a tile that is not the tensor itself. beside: of the same strides as target, or null.
-inline void write_tile(const float* packed, int64_t stride, int64_t first, int64_t pixels, int64_t channels,
-                       const MapShape& shape, const MapStrides& strides, const float* beside, float* target) {
-  if (!beside && shape.rows == 1 && strides.channel == 1 && strides.column != 1)
-    return unpack_interleaved(packed, stride, pixels, channels, target + first * strides.column, strides.column);
-  for (int64_t c = 0; c < channels; ++c) {
-    const float* source = packed + c * stride;
-    float* channel = target + c * strides.channel;
-    const float* other = beside ? beside + c * strides.channel : nullptr;
-    if (shape.rows == 1 && strides.column == 1)
-      write_sum(source, pixels, other ? other + first : nullptr, channel + first);
+  for (int64_t c = 0; c < plan.channels; ++c, packed += stride, target += strides.channel) {
+    if (beside) {
+      float buffer[kTilePixels];
+      const T* channel = beside + c * strides.channel;
+      const float* other = side_by_side ? as_run(channel + first, pixels, buffer)
+                                        : gather(channel, strides, plan.shape.columns, first, pixels, buffer);
+      for (int64_t p = 0; p < pixels; ++p) packed[p] += other[p];
+    }
+    if (side_by_side)
+      write_run(packed, pixels, target + first);
     else
-      for_each_pixel(strides, shape.columns, first, pixels,
-                     [&](int64_t i, int64_t at) { channel[at] = other ? source[i] + other[at] : source[i]; });
+      for_each_pixel(strides, plan.shape.columns, first, pixels,
+                     [&](int64_t i, int64_t at) { target[at] = Write<T, float>::from(packed[i]); });
   }
 }
 
