@@ -198,9 +198,18 @@ class Shuffling(nn.Module):
         return F.pixel_shuffle(input, 2)
 
 
-class Mapping(nn.Module):
+@torch.jit.script
+def pooled(x: Tensor) -> Tensor:
+    return x.mean((2, 3))
+
+
+def indirectly(input: Tensor) -> Tensor:
+    return pooled(input)
+
+
+class Scripting(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
-        return torch.vmap(lambda sample: sample.mean((1, 2)))(input)
+        return indirectly(input)
 
 
 class OtherConv2d(nn.Conv2d):
@@ -213,7 +222,8 @@ REFUSED = [
     (nn.Fold(4, 2), TypeError, "1: expected a layer with a known 3D twin, got Fold"),
     (nn.Upsample(scale_factor=2, mode="bicubic"), TypeError, "1: expected nearest or bilinear upsampling, got bicubic"),
     (Shuffling(), TypeError, "1: expected code that works on volumes too, got Shuffling, which calls pixel_shuffle"),
-    (Mapping(), TypeError, "1: expected code that works on volumes too, got Mapping, which calls vmap on maps"),
+    (Scripting(), TypeError, "1: expected functions of Python code, got Scripting, which calls pooled of TorchScript"),
+    (torch.jit.script(nn.Softplus()), TypeError, "1: expected a module of Python code, got RecursiveScriptModule"),
     (OtherConv2d(4, 4, 3), TypeError, "1: expected Conv2d or a subclass with its forward, got OtherConv2d"),
     (nn.LazyConv2d(4, 3), TypeError, "1: expected a weight, got a lazy LazyConv2d"),
     (nn.Conv3d(4, 4, 3), TypeError, "1: expected layers of 2D networks, got Conv3d"),

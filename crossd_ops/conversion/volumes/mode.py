@@ -31,12 +31,17 @@ class VolumeCalls(WatchesNetworks):
     def __init__(self, endless: bool = False) -> None:
         super().__init__()
         self.endless = endless
+        self._transforms = _transforms()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.paused:
             return func(*args, **kwargs)
+        if _transforms() != self._transforms and _batched(self._transforms):
+            raise Refusal(_described(func, args, kwargs, Refusal("within vmap, where maps have lost an axis unseen")))
         if func in KEEPING:
+            if kwargs and kwargs.get("memory_format") is torch.channels_last and args[0].dim() == 5:
+                kwargs = {**kwargs, "memory_format": torch.channels_last_3d}
             result = func(*args, **kwargs)
             axes = getattr(args[0] if args else kwargs.get("input"), "_volume_axes", None)
             return result if axes is None else with_axes(result, axes)
@@ -53,6 +58,17 @@ class VolumeCalls(WatchesNetworks):
             return rule(Call(func, args, kwargs, self.endless))
         except Refusal as refusal:
             raise Refusal(_described(func, args, kwargs, refusal)) from None
+
+
+def _transforms() -> int | None:
+    """How many transforms of torch.func are at work; vmap around a whole network is not in its code."""
+    return None if torch.compiler.is_dynamo_compiling() else torch._C._functorch.maybe_current_level()
+
+
+def _batched(before: int | None) -> bool:
+    """Whether vmap is among the transforms that came after so many."""
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return any(one.key() == torch._C._functorch.TransformType.Vmap for one in stack[before or 0 :])
 
 
 def _all_volumes(values: Iterable[Any]) -> bool:
@@ -80,7 +96,7 @@ def _described(function: Any, args: Any, kwargs: Any, reason: Refusal) -> str:
     if text.startswith("calls "):
         return text  # of a call within this one
     name = getattr(function, "__name__", str(function))
-    if name == "__get__":
+    if name in ("__get__", "__set__"):
         name = str(getattr(getattr(function, "__self__", None), "__name__", name))
     shown = [_shown(value) for value in args] + [f"{key}={_shown(value)}" for key, value in kwargs.items()]
     return f"calls {name}({', '.join(shown)}): {text}"

@@ -20,13 +20,13 @@ UNARY = (
 
 # What they give is no tensor with axes of its own.
 ASKED = (
-    "backward", "data_ptr", "dense_dim", "dim", "dim_order", "element_size", "equal", "allclose", "get_device",
+    "backward", "data_ptr", "dense_dim", "dim_order", "element_size", "equal", "allclose", "get_device",
     "is_coalesced", "is_complex", "is_conj", "is_contiguous", "is_floating_point", "is_inference", "is_neg",
-    "is_nonzero", "is_pinned", "is_same_size", "is_shared", "is_signed", "item", "ndimension", "nelement", "numel",
-    "numpy", "record_stream", "register_hook", "register_post_accumulate_grad_hook", "retain_grad",
-    "storage_offset", "stride", "tolist", "untyped_storage", "storage", "__bool__", "__float__", "__int__",
-    "__index__", "__repr__", "__format__", "__len__", "__deepcopy__", "__reduce_ex__", "__array__", "__dlpack__",
-    "__dlpack_device__", "is_tensor", "result_type", "can_cast", "promote_types", "is_storage", "isreal",
+    "is_nonzero", "is_pinned", "is_same_size", "is_shared", "is_signed", "item", "nelement", "numel",
+    "record_stream", "register_hook", "register_post_accumulate_grad_hook", "retain_grad",
+    "storage_offset", "stride", "untyped_storage", "storage", "__bool__", "__float__", "__int__",
+    "__index__", "__repr__", "__format__", "__len__", "__deepcopy__", "__reduce_ex__", "__dlpack_device__",
+    "is_tensor", "result_type", "can_cast", "promote_types", "is_storage", "isreal",
 )  # fmt: skip
 
 # Element by element of several tensors; for the most part they are known by the tag of their operator.

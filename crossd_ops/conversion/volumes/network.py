@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from ...functional import tracer_of
+from ..code.bytecode import raised_by_us
+from ..code.modules import called, compiles, scripted
 from .axes import Refusal
-from .code import called, compiles
 from .mode import VolumeCalls, active_mode
 from .traced import lift_nodes, nodes_of
 
@@ -29,6 +30,7 @@ _HARMLESS = (
 _INFRASTRUCTURE = ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "builtins")
 _NAME = "_name_in_volumes"
 _RAN = "_ran_on_volumes"
+_ERRORS = (RuntimeError, AssertionError, IndexError, TypeError, ValueError, KeyError)
 
 
 class VolumeNetwork(nn.Module):
@@ -161,8 +163,8 @@ def _in_volumes(method: Callable[..., Any], is_forward: bool) -> Callable[..., A
                 result = run(self, *args, **kwargs)
         except Refusal as refusal:
             raise _named(self, refusal) from None
-        except (RuntimeError, AssertionError, IndexError) as error:
-            if not is_forward or _RAN in vars(self) or type(error) not in (RuntimeError, AssertionError, IndexError):
+        except _ERRORS as error:
+            if not is_forward or _RAN in vars(self) or type(error) not in _ERRORS or raised_by_us(error):
                 raise
             raise ValueError(
                 f"{vars(self).get(_NAME)}: expected a volume that the code of {type(self).__name__} takes, got one on "
@@ -184,12 +186,28 @@ def _named(module: nn.Module, refusal: Refusal) -> TypeError:
     return TypeError(f"{name}: expected code that works on volumes too, got {type(module).__name__}, which {text}")
 
 
+def refuse_scripted(name: str, module: nn.Module) -> None:
+    """Raises where TorchScript has compiled a module, or functions in its code: what these call is not seen.
+
+    Raises:
+        TypeError: with the module and the functions.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError(f"{name}: expected a module of Python code, got {type(module).__name__} of TorchScript")
+    if compiled := scripted(module):
+        raise TypeError(
+            f"{name}: expected functions of Python code, got {type(module).__name__}, which calls "
+            f"{', '.join(compiled)} of TorchScript"
+        )
+
+
 def refuse_images(name: str, module: nn.Module) -> None:
     """Raises where the code of a module calls what has a meaning for images alone, whether or not it ever runs.
 
     Raises:
         TypeError: with the module and the functions.
     """
+    refuse_scripted(name, module)
     if refused := sorted(called(module) & _OF_IMAGES):
         raise TypeError(
             f"{name}: expected code that works on volumes too, got {type(module).__name__}, which calls "
@@ -199,6 +217,7 @@ def refuse_images(name: str, module: nn.Module) -> None:
 
 def refuse_volumes(name: str, module: nn.Module) -> None:
     """The same for what has a meaning for volumes alone."""
+    refuse_scripted(name, module)
     if refused := sorted(called(module) & _OF_VOLUMES):
         raise TypeError(
             f"{name}: expected code that works on 2D maps too, got {type(module).__name__}, which calls "
@@ -208,7 +227,6 @@ def refuse_volumes(name: str, module: nn.Module) -> None:
 
 _OF_IMAGES = {
     "affine_grid", "conv2d", "conv_transpose2d", "fold", "grid_sample", "pixel_shuffle", "pixel_unshuffle", "unfold",
-    "vmap",  # within which maps have lost an axis, unseen
 }  # fmt: skip
 _OF_VOLUMES = {
     "adaptive_avg_pool3d", "adaptive_max_pool3d", "avg_pool3d", "conv3d", "conv_transpose3d", "dropout3d", "lp_pool3d",

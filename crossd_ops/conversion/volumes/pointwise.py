@@ -12,7 +12,7 @@ from .axes import VOLUME, Refusal, axes_of, flat_axes, same_axes, with_axes
 from .names import ASKED, POINTWISE, UNARY
 from .rules import GETTERS, RULES, Call, getter, keeping, named, rule
 
-_ABOUT_AXES = ("T", "mT", "H", "mH", "shape")
+_ABOUT_AXES = ("T", "mT", "H", "mH", "shape", "ndim")
 
 
 def _register_pointwise() -> None:
@@ -85,5 +85,7 @@ for _name in dir(Tensor):
     _member = getattr(Tensor, _name)
     if not callable(_member) and hasattr(_member, "__get__") and _name not in _ABOUT_AXES:
         GETTERS[getter(_name)] = _attribute
+        if _name not in ("data", "real", "imag"):
+            GETTERS[_member.__set__] = _attribute
 keeping(*UNARY, *ASKED)
 _register_pointwise()

@@ -86,6 +86,8 @@ def _over_axes(call: Call) -> Any:
 
 @rule(*_SINGLE)
 def _over_one_axis(call: Call) -> Any:
+    if call.name == "kthvalue":
+        one_place(call.axes, call.argument(2, "dim", default=-1))  # of more elements the k-th is another
     return _reduced(call, 2 if call.name == "kthvalue" else 1, False)
 
 

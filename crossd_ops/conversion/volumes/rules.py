@@ -122,6 +122,19 @@ def refuse_if_unseen_later() -> None:
         frame = frame.f_back
 
 
+def refuse_if_in_code() -> None:
+    """Raises where the code of a network, and no hook on one of its modules, makes the call.
+
+    Raises:
+        Refusal: what is made of the map outside of torch cannot be seen.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") != "torch.nn.modules.module":
+        if frame.f_code.co_name in LOOKING_ON:
+            raise Refusal("which takes a map out of torch, where nobody sees what is done to its axes")
+        frame = frame.f_back
+
+
 def named(*names: str) -> list[Any]:
     """The functions of torch, torch.nn.functional and methods of tensors by these names, whichever there are.
 

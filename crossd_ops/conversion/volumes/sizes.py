@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import opcode
 import operator
 import sys
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 from torch import Tensor
 
+from ..code.bytecode import COMPARED, SOUGHT, TAKEN, constants_beside, of_networks, unpacked
 from .axes import VOLUME, Refusal, axes_of, flat_axes, flat_index, places_of
+from .rank import Rank
 from .rules import GETTERS, Call, getter, rule
 
 
@@ -169,7 +169,8 @@ class VolumeSize(tuple[Any, ...]):
 
     def __iter__(self) -> Iterator[Any]:
         # `b, c, h, w = x.shape` is code for images, and gets these four; a loop gets all that there are.
-        first, last = _unpacked(sys._getframe(1))
+        frame = sys._getframe(1)
+        first, last = unpacked(frame)
         sizes = self._all()
         if (first, last) == (len(flat_axes(self.axes)), 0):
             sizes = [self[place] for place in range(first)]
@@ -177,7 +178,31 @@ class VolumeSize(tuple[Any, ...]):
             raise Refusal(f"the last {last} sizes of a map")
         elif last:
             sizes[-last:] = [self[place] for place in range(-last, 0)]
+        elif self.axes == VOLUME and of_networks(frame):
+            for place in constants_beside(frame, TAKEN):
+                if place in (2, 3, -3, -4):
+                    raise Refusal(f"the size {place} of a list of all, which is another axis in images and in volumes")
         return iter(sizes)
+
+    def __len__(self) -> int:
+        count, frame = len(self.axes), sys._getframe(1)
+        if of_networks(frame):
+            for number in constants_beside(frame, COMPARED):
+                Rank(count).compared("__eq__", number)
+            for numbers in constants_beside(frame, SOUGHT):
+                Rank(count).sought(numbers)
+        return count
+
+    def __eq__(self, other: object) -> bool:
+        flat = flat_axes(self.axes)
+        if isinstance(other, tuple | list) and not isinstance(other, VolumeSize) and len(other) == len(flat):
+            return [self[place] for place in range(len(flat))] == [*other]
+        return super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = tuple.__hash__
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -202,23 +227,19 @@ class VolumeSize(tuple[Any, ...]):
         return VolumeSize(sizes, letters.replace("H", "DH")) if "H" in letters else tuple(sizes)
 
 
-def _unpacked(frame: FrameType) -> tuple[int, int]:
-    """How many values the code of `frame` is unpacking from something: at the front, and behind what gets the rest."""
-    code, place = frame.f_code.co_code, frame.f_lasti
-    operation, number = opcode.opname[code[place]], code[place + 1]
-    if operation == "UNPACK_SEQUENCE":
-        return number, 0
-    if operation == "UNPACK_EX":
-        before = opcode.opname[code[place - 2]] == "EXTENDED_ARG"
-        return 0, code[place - 1] if before else 0
-    return 0, 0
-
-
 def _shape(call: Call) -> Any:
     return VolumeSize(call.run(), axes_of(call.tensor))
 
 
 GETTERS[getter("shape")] = _shape
+
+
+@rule("dim", "ndimension")
+def _dim(call: Call) -> Any:
+    return Rank(call.run())
+
+
+GETTERS[getter("ndim")] = _dim
 
 
 @rule("size")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .axes import Refusal, axes_of, flat_axes, flat_index, one_place, places_of, with_axes
 from .pointwise import aligned
-from .rules import Call, refuse_if_unseen_later, rule
+from .rules import Call, refuse_if_in_code, refuse_if_unseen_later, rule
 from .sizes import Extent, VolumeSize, depth_for
 
 
@@ -28,6 +28,12 @@ def _unflatten(call: Call) -> Any:
     place = one_place(axes, call.argument(1, "dim"))
     call.change(1, "dim", value=place)
     return with_axes(call.run(), axes[:place] + "X" * len(sizes) + axes[place + 1 :])
+
+
+@rule("numpy", "tolist", "__array__", "__dlpack__")
+def _taken_out(call: Call) -> Any:
+    refuse_if_in_code()
+    return call.run()
 
 
 @rule("view", "reshape", always=True)

@@ -108,10 +108,29 @@ ARRANGED: dict[str, Function] = {
     "softmax of channels": lambda x: torch.softmax(x, 1).log_softmax(dim=-3),
     "normalize": lambda x: F.normalize(x) + F.cosine_similarity(x, 2 * x).unsqueeze(1),
     "setitem": lambda x: put(x.clone()),
+    "channels-last": lambda x: x.contiguous(memory_format=torch.channels_last).to(memory_format=torch.channels_last),
+    "requires_grad": lambda x: graded(x.detach()) * x,
+    "autograd, in place": lambda x: InPlace.apply(x.mean(1)).mean((1, 2)),
     "new tensor": lambda x: x + x.new_ones(x.shape[0], 1, x.shape[2], x.shape[3]) + torch.ones(x.size()),
     "stochastic depth": lambda x: x * x.new_ones((x.shape[0],) + (1,) * (x.ndim - 1)),
     "tokens and back": lambda x: tokens(x),
 }
+
+
+class InPlace(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, input: Tensor) -> Tensor:
+        context.mark_dirty(input)
+        return input.mul_(2)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+def graded(x: Tensor) -> Tensor:
+    x.requires_grad = True
+    return x
 
 
 def squeeze_and_excite(x: Tensor) -> Tensor:
@@ -205,9 +224,20 @@ REFUSED: dict[str, tuple[Function, str]] = {
     "repeat": (lambda x: x.repeat(1, 1, 2, 2), "the height 2, which says nothing of the depth"),
     "resize": (lambda x: F.interpolate(x, (x.shape[3], x.shape[2])), "a width in place of a height"),
     "bicubic": (lambda x: F.interpolate(x, scale_factor=2, mode="bicubic"), "bicubic"),
+    "k-th": (lambda x: x.kthvalue(2, 2)[0], "along the height"),
+    "vmap": (lambda x: torch.vmap(lambda y: y.mean((1, 2)))(x), "within vmap, where maps have lost an axis"),
+    "vmap of the gradient": (lambda x: torch.vmap(torch.func.grad(lambda y: y.mean((1, 2)).sum()))(x), "within vmap"),
+    "numpy": (lambda x: torch.from_numpy(x.detach().numpy().mean((2, 3))), r"numpy.*takes a map out of torch"),
+    "lists": (lambda x: torch.tensor(x.detach().tolist()).mean((2, 3)), "takes a map out of torch"),
+    "data": (lambda x: assigned(x.clone()), r"data\(.*which is not known"),
     "normalised": (lambda x: F.layer_norm(x, (4, 6, 8)), ""),
     "channels of a shape": (lambda x: x.shape[-3] == 4, "another axis in images and in volumes"),
 }
+
+
+def assigned(x: Tensor) -> Tensor:
+    x.data = torch.ones(2, 4, 6, 8)
+    return x
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -81,6 +81,67 @@ def test_the_depth_gets_its_own_number() -> None:
         to_3d(Calls(divisible), "i3d")(volume)
 
 
+def stored(x: Tensor) -> Tensor:
+    sizes = list(x.shape)
+    return x / sizes[1] + x.mean() * sizes[-1]
+
+
+def stored_wrong(x: Tensor) -> Tensor:
+    sizes = [*x.shape]
+    return F.avg_pool2d(x, (sizes[2], sizes[-1]))
+
+
+def unpacked(x: Tensor) -> Tensor:
+    b, c, h, w = list(x.shape)
+    return x.view(b, c, h * w).mean(2)
+
+
+def counted(x: Tensor) -> Tensor:
+    axes = len(x.shape)
+    return x.mean((2, 3)) if axes == 4 else x.mean(1)
+
+
+ASKED: dict[str, Callable[[Tensor], Tensor]] = {
+    "a list of all": stored,
+    "unpacked from a list": unpacked,
+    "compared with sizes of images": lambda x: x if x.shape == (2, 4, 8, 10) and x.shape[-2:] == (8, 10) else x + 1,
+    "other sizes": lambda x: x + 1 if x.shape[2:] != (8, 11) and x.shape[2:] == x.relu().shape[2:] else x,
+    "axes that both have": lambda x: x if x.dim() > 3 and x.ndim != 3 and len(x.shape) != 3 else x + 1,
+    "a volume": lambda x: x.mean(tuple(range(2, x.ndim))) if x.dim() in (4, 5) and x.ndim >= 4 else x,
+    "ones for each axis": lambda x: x * torch.arange(4.0).view(1, -1, *[1] * (x.dim() - 2)),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_is_asked_of_sizes(name: str) -> None:
+    model, image = Calls(ASKED[name]), torch.randn(2, 2, 8, 10)
+    to_3d(model, "center", example=image)
+    output, expected = to_3d(model, "center")(constant(image, 6)), model(image)
+    for part in output.unbind(2) if output.dim() == 5 else [output]:
+        torch.testing.assert_close(part, expected)
+
+
+MISLEADING: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "dim": (lambda x: x.mean((2, 3)) if x.dim() == 4 else x.mean(1), "whether a map has 4 axes"),
+    "ndim": (lambda x: x.mean(1) if x.ndim != 4 else x.mean((2, 3)), "whether a map has 4 axes"),
+    "dim in": (lambda x: x.mean((2, 3)) if x.dim() in (3, 4) else x.mean(1), "whether a map has 4 axes"),
+    "of fewer": (lambda x: x.mean(1) if x.mean(1).dim() < 4 else x, "whether a map has 4 axes"),
+    "len": (lambda x: x.mean((2, 3)) if len(x.shape) == 4 else x.mean(1), "whether a map has 4 axes"),
+    "len in": (lambda x: x.mean((2, 3)) if len(x.size()) in (3, 4) else x.mean(1), "whether a map has 4 axes"),
+    "len, stored": (counted, "whether a map has 4 axes"),
+    "list": (lambda x: x / list(x.shape)[2], "the size 2 of a list of all"),
+    "tuple": (lambda x: x / tuple(x.size())[-3], "the size -3 of a list of all"),
+    "list, stored": (stored_wrong, "the size 2 of a list of all"),
+}
+
+
+@pytest.mark.parametrize("name", MISLEADING)
+def test_what_has_another_answer_for_images_is_refused(name: str) -> None:
+    function, text = MISLEADING[name]
+    with pytest.raises(TypeError, match=f"model: expected code that works on volumes too, got Calls, .*{text}"):
+        to_3d(Calls(function), "center")(torch.randn(2, 2, 6, 8, 10))
+
+
 class Attention(nn.Module):
     """Mixes heads by a convolution of size 1 on maps that are no images, as talking heads do."""
 
@@ -118,5 +179,13 @@ def test_errors_in_a_networks_code_are_named_on_the_first_volume() -> None:
         deep(torch.randn(1, 2, 2, 6, 8))
     assert isinstance(error.value.__cause__, RuntimeError)
     deep(torch.randn(1, 2, 1, 6, 8))
+    for error_type, function in (
+        (TypeError, lambda x: (lambda b, c, h, w: x.view(b, c, h * w))(*x.shape)),
+        (ValueError, lambda x: nn.InstanceNorm2d(4)(x)),
+        (KeyError, lambda x: {4: x}[x.dim()]),
+    ):
+        with pytest.raises(ValueError, match=rf"the code of Calls takes, .*\({error_type.__name__}: ") as error:
+            to_3d(Calls(function), "i3d")(torch.randn(1, 2, 2, 6, 8))
+        assert isinstance(error.value.__cause__, error_type)
     with pytest.raises(RuntimeError, match=r"^The size of tensor"):  # torch's own, of a volume of another size
         copy.deepcopy(deep)(torch.randn(1, 2, 2, 6, 8))

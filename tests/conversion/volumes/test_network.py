@@ -153,47 +153,6 @@ class Rows(nn.Module):
         return input.cumsum(2)
 
 
-def helper(input: Tensor) -> Tensor:
-    return F.avg_pool2d(input, (input.shape[2], input.shape[3]))
-
-
-class Functions(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, input: Tensor) -> Tensor:
-        return self.function(input)
-
-
-class Sizes(nn.Module):
-    def forward(self, input: Tensor) -> Tensor:
-        b, c = input.shape[:2]
-        return F.adaptive_avg_pool2d(input, 1).view(b, c)
-
-
-@pytest.mark.parametrize("part", [Sizes(), Functions(helper), Functions(lambda x: F.pad(x, (1, 1, 1, 1)))])
-def test_code_that_compiled_graphs_do_not_show_runs_as_it_is(part: nn.Module) -> None:
-    volumes, volume = to_3d(nn.Sequential(nn.Conv2d(1, 4, 1), part), "i3d"), torch.randn(2, 1, 3, 4, 5)
-    expected = volumes(volume)
-    torch._dynamo.reset()
-    with pytest.raises(Exception, match="1: expected code that a compiled graph shows, got"):
-        torch.compile(volumes, backend="eager", fullgraph=True)(volume)
-    torch._dynamo.reset()
-    torch.testing.assert_close(torch.compile(volumes, backend="eager")(volume), expected)
-
-
-@pytest.mark.parametrize("skipped", [Sizes(), Functions(lambda x: F.pad(x, (1, 1, 1, 1)))])
-def test_networks_compile_after_one_that_is_not_compiled(skipped: nn.Module) -> None:
-    torch._dynamo.reset()
-    torch.compile(to_3d(nn.Sequential(nn.Conv2d(1, 4, 1), skipped), "i3d"), backend="eager")(torch.ones(2, 1, 3, 4, 5))
-    volumes = to_3d(nn.Sequential(nn.Conv2d(1, 4, 1), Functions(lambda x: F.max_pool2d(x, 2).mean((2, 3)))), "i3d")
-    compiled = torch.compile(volumes, backend="eager", fullgraph=True)
-    for sizes in ((6, 7, 8), (5, 5, 5), (4, 2, 4)):  # dynamic from the second on
-        volume = torch.randn(2, 1, *sizes)
-        torch.testing.assert_close(compiled(volume), volumes(volume))
-
-
 def test_exports_and_traces() -> None:
     model, volumes, volume = networks()
     expected = volumes(volume)
@@ -287,3 +246,17 @@ def test_threads_do_not_share_the_mode(threads: int) -> None:
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for output in pool.map(volumes, [volume] * 8):
             torch.testing.assert_close(output, expected)
+
+
+def test_hooks_may_take_volumes_out_of_torch() -> None:
+    _, volumes, volume = networks()
+    seen: list[Any] = []
+    volumes.gate.register_forward_hook(lambda module, inputs, output: seen.append(output.detach().numpy()))
+    volumes(volume)
+    assert seen[0].shape == (2, 4, 4, 6, 8)
+
+
+def test_vmap_around_a_network() -> None:
+    _, volumes, _ = networks()
+    many = torch.randn(3, 1, 1, 4, 6, 8)
+    torch.testing.assert_close(torch.vmap(volumes)(many), torch.stack([volumes(one) for one in many]))

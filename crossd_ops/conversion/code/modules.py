@@ -8,14 +8,15 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 # What torch.compile shows to a mode, and what our rules do with it can be compiled. It shows neither shapes nor pads.
 _COMPILED = {
     "__class__", "__init__", "abs", "adaptive_avg_pool2d", "adaptive_max_pool2d", "add", "add_", "amax", "amin",
-    "append", "avg_pool2d", "cat", "chunk", "clamp", "contiguous", "dim", "div", "dropout", "dropout2d", "exp",
+    "append", "avg_pool2d", "cat", "chunk", "clamp", "contiguous", "div", "dropout", "dropout2d", "exp",
     "flatten", "float", "forward", "gelu", "hardsigmoid", "hardswish", "interpolate", "items", "keys", "leaky_relu",
-    "max_pool2d", "mean", "mul", "mul_", "ndim", "ones_like", "relu", "relu6", "relu_", "sigmoid", "sigmoid_",
+    "max_pool2d", "mean", "mul", "mul_", "ones_like", "relu", "relu6", "relu_", "sigmoid", "sigmoid_",
     "silu", "split", "sqrt", "stack", "sub", "sum", "tanh", "torch", "training", "values", "where", "zeros_like",
 }  # fmt: skip
 
@@ -72,6 +73,47 @@ def _content(cell: Any) -> Any:
         return cell.cell_contents
     except ValueError:  # not filled yet
         return None
+
+
+def scripted(module: nn.Module) -> list[str]:
+    """Names in the code of a module of what TorchScript has compiled: no mode sees what that calls."""
+    kind = type(module)
+    waiting = [
+        *{id(member): member for owner in _own(kind) for member in _methods(owner)}.values(),
+        *vars(module).values(),
+    ]
+    waiting = [inspect.unwrap(function) for function in waiting if isinstance(function, types.FunctionType)]
+    found = {name for name, value in vars(module).items() if isinstance(value, _SCRIPTED)}
+    seen: set[types.CodeType] = set()
+    while waiting:
+        function = waiting.pop()
+        if function.__code__ in seen:
+            continue
+        seen.add(function.__code__)
+        for name, value in _named_values(function, kind):
+            if isinstance(value, _SCRIPTED):
+                found.add(name)
+            elif isinstance(value, types.FunctionType) and value.__module__.partition(".")[0] != "torch":
+                waiting.append(inspect.unwrap(value))
+    return sorted(found)
+
+
+_SCRIPTED = (torch.jit.ScriptFunction, torch.jit.ScriptModule)
+
+
+def _named_values(function: types.FunctionType, kind: type) -> Iterator[tuple[str, Any]]:
+    """What the names in a function may stand for: of its module, of modules named beside them, of what is around it."""
+    names = {name for code in _codes(function.__code__) for name in code.co_names}
+    owners = [
+        vars(value) for name in names if isinstance(value := function.__globals__.get(name), types.ModuleType | type)
+    ]
+    for name in names:
+        for owner in (function.__globals__, *owners):
+            if name in owner:
+                yield name, owner[name]
+        yield name, inspect.getattr_static(kind, name, None)
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        yield name, _content(cell)
 
 
 def called(module: nn.Module) -> set[str]:
