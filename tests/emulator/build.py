@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -159,7 +159,12 @@ def _digest(source: Path, variant: str, csrc: Path, command: Sequence[str]) -> s
     files = [source, *csrc.rglob("*.h"), *csrc.rglob("*.cuh"), *EMULATOR.rglob("*.h"), *EMULATOR.glob("*.cpp")]
     files = [file for file in files if METER not in file.parents]
     files += METER.glob("*") if variant == "meter" else []
-    digest = hashlib.sha256("\0".join([_compiler_version(), *command]).encode())
+    return digest_of(files, _compiler_version(), *command)
+
+
+def digest_of(files: Iterable[Path], *words: str) -> str:
+    """Names what is compiled from these files, by a compiler and with options that the words tell."""
+    digest = hashlib.sha256("\0".join(words).encode())
     for path in sorted(set(files)):
         digest.update(f"\0{path}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -72,11 +72,15 @@ void launch_all_heads() {
 }
 
 void launch_all_columns() {
+  struct Layout {
+    int64_t channels, channel, pixel;
+  };
+  constexpr Layout kLayouts[] = {{64, 64, 1}, {64, 1, 64}, {3, 1, 3}};  // channels-last in vectors, or of few channels
   for (const Dtype dtype : kDtypes)
-    for (const int64_t pixel : {1, 64}) {  // channels-last in vectors, and other layouts
-      ColumnsProblem problem{2, 64};
+    for (const auto& [channels, channel, pixel] : kLayouts) {
+      ColumnsProblem problem{2, channels};
       problem.image = problem.result = {1, 8, 8}, problem.kernel = problem.stride = problem.dilation = {1, 1, 1};
-      problem.image_sample = 64 * 64, problem.image_channel = 65 - pixel;
+      problem.image_sample = 64 * channels, problem.image_channel = channel;
       problem.image_pixel = {64 * pixel, 8 * pixel, pixel}, problem.row = 64, problem.dtype = dtype;
       cuda::launch_image_to_columns(problem, nullptr, nullptr, nullptr);
       cuda::launch_columns_to_image(problem, nullptr, nullptr, nullptr);

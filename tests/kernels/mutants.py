@@ -173,6 +173,11 @@ CUDA_COLUMNS = [
            "(d * shape.kernel[1] + h) * shape.kernel[2]"),
     Mutant(GPU_COLUMNS, "i * shape.taps * shape.row", "i * shape.row"),
     Mutant(GPU_COLUMNS, "tile.at(first + i, own)", "tile.at(first, own)"),
+    Mutant(GPU_COLUMNS, "at.y * shape.phases[1]", "at.y"),
+    Mutant(GPU_COLUMNS, "first.x + at.x * shape.phases[2]", "at.x * shape.phases[2]"),
+    Mutant(GPU_COLUMNS, "place < shape.places && is_inside(at, shape.image)", "place < shape.places"),
+    Mutant(GPU_COLUMNS, "(piece - own * of_pixel) * kStored", "0"),
+    Mutant(GPU_COLUMNS, "left < kTileRows ? left : kTileRows", "kTileRows"),
 ]  # fmt: skip
 COLUMNS = "convolution/cpu/columns_cpp.h"
 CPU_COLUMNS = [

@@ -12,14 +12,14 @@ import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from emulator.build import CSRC, why_not
+from emulator.build import why_not
+from emulator.cubins import compile_cubin, nvcc_release
 from emulator.metering import HeadCase, Launch, ShiftCase
-from test_static_kernels import ARCHITECTURES, SOURCES, UPDATE, demangled, disassembler, nvcc_release
+from test_static_kernels import ARCHITECTURES, SOURCES, UPDATE, demangled, disassembler
 
 from benchmarks.gpu.prediction import bounds, launches
 from benchmarks.gpu.prediction.bounds import TABLE
@@ -33,15 +33,13 @@ PREDICTED = re.compile(r"\w+_(cubic3|rows)<|sum_partials<|rotation_head_")
 Loops = dict[str, dict[str, int]]
 
 
-def machine_code(source: Path, architecture: str, folder: Path) -> dict[str, str]:
+def machine_code(source: str, architecture: str) -> dict[str, str]:
     """The disassembly of each kernel, with the lines of the source."""
     program = disassembler()
     if shutil.which("nvcc") is None or program is None:
         pytest.skip("nvcc or nvdisasm is not installed")
-    cubin = folder / f"{source.stem}-{architecture}.cubin"
-    command = ["nvcc", "-O3", f"-arch={architecture}", "-lineinfo", f"-I{CSRC}", "-cubin", str(source)]
-    subprocess.run([*command, "-o", str(cubin)], check=True, capture_output=True)
-    text = subprocess.run([program, "-c", "-g", str(cubin)], capture_output=True, text=True, check=True).stdout
+    command = [program, "-c", "-g", str(compile_cubin(source, architecture))]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     sections = re.split(r"^\s*\.section\s+\.text\.", text, flags=re.MULTILINE)[1:]
     return {re.match(r"\w+", body)[0]: body for body in sections}  # type: ignore[index]
 
@@ -56,12 +54,11 @@ def counted(loops: list[Loop]) -> Loops:
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Loops]]:
+def kernels() -> dict[str, dict[str, Loops]]:
     """By architecture and kernel."""
-    folder = tmp_path_factory.mktemp("cubin")
     jobs = [(architecture, source) for architecture in CHECKED for source in SOURCES]
     with ThreadPoolExecutor(max_workers=2) as pool:
-        found = list(pool.map(lambda job: machine_code(CSRC / job[1], job[0], folder), jobs))
+        found = list(pool.map(lambda job: machine_code(job[1], job[0]), jobs))
     result: dict[str, dict[str, Loops]] = {architecture: {} for architecture in CHECKED}
     for (architecture, _), codes in zip(jobs, found, strict=True):
         named = {demangled(symbol): code for symbol, code in codes.items()}

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from emulator.build import CSRC, EMULATOR, REPOSITORY, altered_sources, compile_program, run_program, why_not
+from emulator.cubins import compile_cubin, nvcc_release
 
 TABLE = Path(__file__).with_name("kernel_resources.json")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
@@ -32,7 +33,7 @@ UPDATE = os.environ.get("CROSSD_UPDATE_KERNELS") == "1"
 # Kernels whose tiles move in vectors of 16 bytes: see shift/cuda/tile.cuh, Pack in head/cuda/rotation.cuh, and
 # ColumnsTile in convolution/cuda/columns.cuh.
 VECTORISED = re.compile(
-    r"_(cubic3|rows)<|rotation_head_(pool|gradient)<[^>]*\(PixelOrder\)[01]|columns_from_|image_from_columns<.*(true|1)>"
+    r"_(cubic3|rows)<|rotation_head_(pool|gradient)<[^>]*\(PixelOrder\)[01]|columns_from_|image_from_columns<.*[248]>"
 )
 PROPERTIES = re.compile(
     r"Function properties for (?P<name>\w+)\n\s+(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
@@ -58,19 +59,14 @@ Resources = dict[str, dict[str, int]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cubin")
-
-
-@pytest.fixture(scope="module")
-def resources(folder: Path) -> dict[str, Resources]:
-    """By architecture and kernel: what ptxas says. Leaves the cubins, which the disassembler reads, in the folder."""
+def resources() -> dict[str, Resources]:
+    """By architecture and kernel: what ptxas says."""
     for program in ("nvcc", "c++filt"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not on PATH")
     jobs = [(architecture, source) for architecture in ARCHITECTURES for source in SOURCES]
     with ThreadPoolExecutor(max_workers=2) as pool:
-        found = list(pool.map(lambda job: compiled(*job, folder), jobs))
+        found = list(pool.map(lambda job: compiled(*job), jobs))
     merged: dict[str, Resources] = {architecture: {} for architecture in ARCHITECTURES}
     for (architecture, _), kernels in zip(jobs, found, strict=True):
         merged[architecture] |= kernels
@@ -79,14 +75,10 @@ def resources(folder: Path) -> dict[str, Resources]:
     return merged
 
 
-def compiled(architecture: str, source: str, folder: Path) -> Resources:
-    command = ["nvcc", "-O3", f"-arch={architecture}", "-Xptxas", "-v", "-Werror", "all-warnings"]
-    command += ["-Xcompiler", "-Wall,-Wextra", f"-I{CSRC}", "-cubin", str(CSRC / source)]
-    target = folder / f"{Path(source).stem}-{architecture}.cubin"
-    process = subprocess.run([*command, "-o", str(target)], capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stdout + process.stderr
+def compiled(architecture: str, source: str) -> Resources:
+    text = compile_cubin(source, architecture).with_suffix(".txt").read_text()
     kernels = {}
-    for match in PROPERTIES.finditer(process.stderr):
+    for match in PROPERTIES.finditer(text):
         used = match["used"]
         kernels[demangled(match["name"])] = {
             "registers": number(r"Used (\d+) registers", used),
@@ -115,12 +107,6 @@ def short(name: str) -> str:
 def write_table(**entries: object) -> None:
     table = {**json.loads(TABLE.read_text()), **entries}
     TABLE.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
-
-
-def nvcc_release() -> str:
-    text = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
-    match = re.search(r"release (\d+\.\d+)", text)
-    return match[1] if match else "unknown"
 
 
 def expected() -> dict[str, Resources]:
@@ -195,7 +181,7 @@ def disassembler() -> str | None:
 
 
 @pytest.fixture(scope="module")
-def instructions(resources: dict[str, Resources], folder: Path) -> dict[str, dict[str, str]]:
+def instructions(resources: dict[str, Resources]) -> dict[str, dict[str, str]]:
     """By architecture and kernel: its machine code as text."""
     program = disassembler()
     if program is None:
@@ -204,7 +190,7 @@ def instructions(resources: dict[str, Resources], folder: Path) -> dict[str, dic
     for architecture in resources:
         sections = []
         for source in SOURCES:
-            command = [program, "-c", str(folder / f"{Path(source).stem}-{architecture}.cubin")]
+            command = [program, "-c", str(compile_cubin(source, architecture))]
             text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             sections += re.split(r"^\s*\.section\s+\.text\.", text, flags=re.MULTILINE)[1:]
         code[architecture] = {demangled(re.match(r"\w+", body)[0]): body for body in sections}  # type: ignore[index]

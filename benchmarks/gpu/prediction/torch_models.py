@@ -155,7 +155,9 @@ def _of_groups(call: Call, what: str) -> str:
 
 @model("aten.col2im", "crossd_prediction.image_to_columns", "crossd_prediction.columns_to_image")
 def columns(call: Call) -> Iterator[LibraryLaunch]:
-    """One kernel for a batch: torch's on the way back, and ours, which the meter has seen to move each array once."""
+    """One kernel for a batch, torch's or ours, each array once: what must come from memory. The meter has seen ours ask
+    caches for more: for a pixel once for each element of a kernel, for columns up to 1.6 times (kernel_traffic.json).
+    """
     yield LibraryLaunch(call.operator, _bytes(call.arrays) + _bytes(call.results))
 
 

@@ -5,7 +5,8 @@
 //
 // of channels c, elements t of a kernel, pixels p of the result and q of the image. Bytes: the columns once, in whole
 // sectors; the image once from memory, and from caches as often as a kernel has elements. Two layouts of the image are
-// met in vectors or rows: pixels next to each other, and channels.
+// met in vectors or rows: pixels next to each other, and channels. The way back goes through the image in phases: of
+// pixels that lie a stride apart, which have copies in the same columns, next to each other.
 #pragma once
 #include "common/cuda/device.cuh"
 #include "common/cuda/element.cuh"
@@ -14,8 +15,9 @@ namespace crossd_ops::cuda {
 
 // ColumnsProblem in 32 bits but for offsets.
 struct ColumnsShape {
-  int channels, taps, pixels, image_pixels;  // taps: elements of a kernel; pixels: of the result
+  int channels, taps, pixels;  // taps: elements of a kernel; pixels: of the result
   int image[3], kernel[3], result[3], stride[3], padding[3], dilation[3];
+  int phases[3], of_phase[3], places;  // of the way back: of all phases, and of each; together, some beyond the image
   int64_t image_sample, image_channel, image_pixel[3];
   int64_t row;  // of columns, in elements: whole vectors
 };
@@ -158,6 +160,17 @@ __device__ __forceinline__ int seeing(const ColumnsShape& shape, int axis, int a
   return pixel * shape.stride[axis] == reached && pixel < shape.result[axis] ? pixel : -1;
 }
 
+// The pixel at a place, by phase and then by what lies in it.
+__device__ __forceinline__ Coordinates pixel_at_place(const ColumnsShape& shape, int place) {
+  const int size = shape.of_phase[0] * shape.of_phase[1] * shape.of_phase[2], phase = place / size;
+  const Coordinates first = coordinates_of(phase, shape.phases);
+  const Coordinates at = coordinates_of(place - phase * size, shape.of_phase);
+  return {first.z + at.z * shape.phases[0], first.y + at.y * shape.phases[1], first.x + at.x * shape.phases[2]};
+}
+__device__ __forceinline__ bool is_pixel(const ColumnsShape& shape, int place, const Coordinates& at) {
+  return place < shape.places && is_inside(at, shape.image);
+}
+
 // The adjoint: each thread adds up a pixel of some channels, in the order of the taps.
 template <typename T, typename Acc, int kChannels>
 __device__ __forceinline__ void sum_of_copies(const ColumnsShape& shape, const T* columns, const Coordinates& at,
@@ -181,41 +194,54 @@ __device__ __forceinline__ void sum_of_copies(const ColumnsShape& shape, const T
   }
 }
 
-// kVectors: the image has channels next to each other, in whole vectors; else any strides. Three blocks to a
-// multiprocessor: left to itself the compiler spills to have more.
-template <typename T, typename Acc, bool kVectors>
+// Channels that lie next to each other go through shared memory, so that a warp writes whole sectors.
+template <typename T, typename Acc, int kStored, int kChannels>
+__device__ __forceinline__ void store_channels(const ColumnsShape& shape, const TilePlace& place, int row, int pixel,
+                                               const Acc (&sums)[kChannels], T* to) {
+  __shared__ __align__(16) T elements[kTileRows * kTilePixels<T>];
+  const ColumnsTile<T> tile{elements};
+#pragma unroll
+  for (int i = 0; i < kChannels; ++i) tile.at(row + i, pixel) = convert<T>(sums[i]);
+  __syncthreads();
+  const int left = shape.channels - place.first_row, of_pixel = (left < kTileRows ? left : kTileRows) / kStored;
+  for (int piece = static_cast<int>(threadIdx.x); piece < kTilePixels<T> * of_pixel; piece += kColumnsThreads) {
+    const int own = piece / of_pixel, first = (piece - own * of_pixel) * kStored;
+    const Coordinates at = pixel_at_place(shape, place.first_pixel + own);
+    if (!is_pixel(shape, place.first_pixel + own, at)) continue;
+    T* const address = to + image_offset(shape, at) + place.first_row + first;
+    if constexpr (kStored == 1) {
+      *address = tile.at(first, own);
+    } else {
+      __align__(16) T values[kStored];
+#pragma unroll
+      for (int i = 0; i < kStored; ++i) values[i] = tile.at(first + i, own);
+      uint4 vector;
+      memcpy(&vector, values, kVectorBytes);
+      store_vector(address, vector);
+    }
+  }
+}
+
+// kStored: channels next to each other that are stored at once, a vector or 1; 0: any strides, quickest where pixels
+// are next to each other. Three blocks to a multiprocessor: left to itself the compiler spills to have more.
+template <typename T, typename Acc, int kStored>
 __global__ void __launch_bounds__(kColumnsThreads, 3)
     image_from_columns(ColumnsShape shape, const T* columns, T* image) {
   constexpr int kChannels = kTileRows * kTilePixels<T> / kColumnsThreads;  // of a thread
-  const TilePlace place = tile_of_block(shape.channels, shape.image_pixels, kTilePixels<T>);
+  const TilePlace place = tile_of_block(shape.channels, shape.places, kTilePixels<T>);
   const int thread = static_cast<int>(threadIdx.x), pixel = thread % kTilePixels<T>;
   const int row = thread / kTilePixels<T> * kChannels, channel = place.first_row + row;
-  const int index = place.first_pixel + pixel;
   Acc sums[kChannels] = {};
-  const Coordinates at = coordinates_of(index, shape.image);
-  if (index < shape.image_pixels && channel < shape.channels)
+  const Coordinates at = pixel_at_place(shape, place.first_pixel + pixel);
+  const bool has_pixel = is_pixel(shape, place.first_pixel + pixel, at);
+  if (has_pixel && channel < shape.channels)
     sum_of_copies(shape, columns + (place.sample * shape.channels + channel) * shape.taps * shape.row, at,
                   shape.channels - channel, sums);
   T* to = image + place.sample * shape.image_sample;
-  if constexpr (kVectors) {
-    constexpr int kVector = kColumnsVector<T>, kOfPixel = kTileRows / kVector;
-    __shared__ __align__(16) T elements[kTileRows * kTilePixels<T>];
-    const ColumnsTile<T> tile{elements};
-#pragma unroll
-    for (int i = 0; i < kChannels; ++i) tile.at(row + i, pixel) = convert<T>(sums[i]);
-    __syncthreads();
-    const int own = thread / kOfPixel, first = thread % kOfPixel * kVector;
-    if (place.first_pixel + own >= shape.image_pixels || place.first_row + first >= shape.channels) return;
-    __align__(16) T values[kVector];
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) values[i] = tile.at(first + i, own);
-    uint4 vector;
-    memcpy(&vector, values, kVectorBytes);
-    store_vector(
-        to + image_offset(shape, coordinates_of(place.first_pixel + own, shape.image)) + place.first_row + first,
-        vector);
+  if constexpr (kStored > 0) {
+    store_channels<T, Acc, kStored>(shape, place, row, pixel, sums, to);
   } else {
-    if (index >= shape.image_pixels) return;
+    if (!has_pixel) return;
     to += image_offset(shape, at);
 #pragma unroll
     for (int i = 0; i < kChannels; ++i)

@@ -1,7 +1,9 @@
 // Chooses a kernel for columns and launches it. The same source for nvcc and for the emulator of the tests.
 #pragma once
+#include <algorithm>
 #include <limits>
 #include <stdexcept>
+#include <string>
 
 #include "convolution/columns_problem.h"
 #include "convolution/cuda/columns.cuh"
@@ -11,7 +13,7 @@ namespace crossd_ops::cuda {
 // What the kernels compute in 32 bits must fit there; the operators choose columns for nothing that does not.
 inline int narrow(int64_t value) {
   if (value > std::numeric_limits<int>::max() || value < -std::numeric_limits<int>::max())
-    throw std::runtime_error("crossd_ops: columns of sizes beyond 2^31");
+    throw std::runtime_error("crossd_ops: columns: expected sizes and steps below 2^31, got " + std::to_string(value));
   return static_cast<int>(value);
 }
 inline int64_t product(const Axes& sizes) { return sizes[0] * sizes[1] * sizes[2]; }
@@ -19,7 +21,7 @@ inline int64_t product(const Axes& sizes) { return sizes[0] * sizes[1] * sizes[2
 inline ColumnsShape columns_shape(const ColumnsProblem& problem) {
   ColumnsShape shape{};
   shape.channels = narrow(problem.channels), shape.taps = narrow(product(problem.kernel));
-  shape.pixels = narrow(product(problem.result)), shape.image_pixels = narrow(product(problem.image));
+  shape.pixels = narrow(product(problem.result));
   narrow(problem.channels * product(problem.kernel));
   for (int i = 0; i < 3; ++i) {
     shape.image[i] = narrow(problem.image[i]), shape.kernel[i] = narrow(problem.kernel[i]);
@@ -71,13 +73,27 @@ void launch_columns_from(const ColumnsProblem& problem, const void* image, void*
          static_cast<const T*>(image), static_cast<T*>(columns));
 }
 
+// Along a row only where each pixel has whole vectors: else what is written together would lie apart.
+inline void set_phases(ColumnsShape& shape, bool of_rows) {
+  int64_t places = 1;
+  for (int i = 0; i < 3; ++i) {
+    shape.phases[i] = i < 2 || of_rows ? std::min(shape.stride[i], shape.image[i]) : 1;
+    shape.of_phase[i] = (shape.image[i] + shape.phases[i] - 1) / shape.phases[i];
+    places *= static_cast<int64_t>(shape.phases[i]) * shape.of_phase[i];
+  }
+  shape.places = narrow(places);
+}
+
 template <typename T, typename Acc>
 void launch_image_from(const ColumnsProblem& problem, const void* columns, void* image, cudaStream_t stream) {
-  const ColumnsShape shape = columns_shape(problem);
-  launch(
-      has_vectors_of_channels<T>(problem, image) ? image_from_columns<T, Acc, true> : image_from_columns<T, Acc, false>,
-      blocks_of(problem.samples, shape.channels, shape.image_pixels, kTilePixels<T>), dim3(kColumnsThreads), 0, stream,
-      shape, static_cast<const T*>(columns), static_cast<T*>(image));
+  ColumnsShape shape = columns_shape(problem);
+  const bool vectors = has_vectors_of_channels<T>(problem, image);
+  set_phases(shape, vectors);
+  const auto kernel = vectors                      ? image_from_columns<T, Acc, kColumnsVector<T>>
+                      : problem.image_channel == 1 ? image_from_columns<T, Acc, 1>
+                                                   : image_from_columns<T, Acc, 0>;
+  launch(kernel, blocks_of(problem.samples, shape.channels, shape.places, kTilePixels<T>), dim3(kColumnsThreads), 0,
+         stream, shape, static_cast<const T*>(columns), static_cast<T*>(image));
 }
 
 inline void launch_image_to_columns(const ColumnsProblem& problem, const void* image, void* columns,
