@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.gpu.prediction import compositions
+from benchmarks.gpu.prediction.assumptions import GROUPED_RATE
 from crossd_ops import crossd_conv2d, crossd_conv3d
 from crossd_ops.library import loaded
 
@@ -107,6 +110,14 @@ def test_the_composition_calls_what_the_library_calls(name: str, of_library: dic
     names = [operator for operator, _ in found]
     assert ("bmm" in names) == (method == "matrix")
     assert "cat" not in names
+
+
+def test_the_figures_of_the_choice_are_those_of_the_library() -> None:
+    """The rate of grouped convolutions is a guess, and one guess: what it predicts and what it chooses agree."""
+    source = (ROOT / "csrc" / "convolution" / "gpu_costs.h").read_text()
+    found = re.search(r"constexpr double kGroupedShare = ([\d.]+) / (\d+);", source)
+    assert found is not None and float(found[1]) / float(found[2]) == GROUPED_RATE.value
+    assert f"kGpuBytesPerSecond = {compositions._BYTES_PER_SECOND:.0e};".replace("e+", "e") in source
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def test_a_grouped_convolution_is_told_apart_and_slower() -> None:
     assert grouped.grouped and grouped.multiply_adds == 4 * 62 * 62 * 27
     times = [predict(LibraryLaunch("a", 0, 10**9, "bfloat16", grouped=of_groups), H200) for of_groups in (False, True)]
     assert times[0].bounds["tensor"] == pytest.approx(1e9 / (790e12 / 2 * 0.75))
-    assert times[1].bounds["tensor"] > times[0].bounds["tensor"]
+    assert times[1].bounds["tensor"] == pytest.approx(20 * times[0].bounds["tensor"])
     assert [one.basis for one in times] == [BASES[1], BASES[2]]
 
 

@@ -23,10 +23,10 @@ PRODUCT_RATE = Assumption(
     "600 of 790 TFLOP/s in bfloat16; for layers of this size a guess",
 )
 GROUPED_RATE = Assumption(
-    0.75,
+    0.05,
     "of PRODUCT_RATE that a convolution of several groups reaches, in every direction",
-    "forward, two groups of 256 channels, float32: 2.48 ms apart, 3.32 ms grouped (pytorch issue 73764); of weight "
-    "gradients, half types and H200 no figure is known, and reports of far slower ones are many (issues 70954, 34977)",
+    "csrc/convolution/gpu_costs.h, by which the library chooses: reports of a few hundredths are many (pytorch issues "
+    "70954, 34977, 95604); the best known is 0.75, forward, two groups of 256 channels, float32 (issue 73764)",
 )
 TF32_RATE = Assumption(0.5, "of the bfloat16 rate, where float32 convolutions run as TF32", "data sheets")
 LAYOUT_COPIES = Assumption(

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.prediction.assumptions import GROUPED_RATE
 from crossd_ops.operators.convolution import parts_of
 from crossd_ops.operators.torch_convolution import memory_format_of
 
 _MOST_OF_CHUNK, _MOST_OF_SAMPLE, _FEW_BORDERS = 1 << 26, 1 << 28, 1 << 15  # csrc/convolution/problem.h, choice.h
-_BYTES_PER_SECOND, _GROUPED_SHARE = 4e12, 1 / 20  # csrc/convolution/gpu_costs.h
+_BYTES_PER_SECOND = 4e12  # csrc/convolution/gpu_costs.h
 _operators: Any = torch.ops.crossd_ops
 
 # The two kernels of csrc/convolution/cuda/columns.cuh, which are no operators of the library: names for a recorder.
@@ -90,7 +91,7 @@ class _Problem:
         channels_last, bytes_each = self.format is not torch.contiguous_format, self.input.element_size()
         multiply_adds = columns * (outputs // self.groups) / (3e14 if bytes_each == 2 else 3e13)
         copied = 2 * (input + output) if channels_last else 0
-        grouped = copied * bytes_each / _BYTES_PER_SECOND + multiply_adds / _GROUPED_SHARE
+        grouped = copied * bytes_each / _BYTES_PER_SECOND + multiply_adds / GROUPED_RATE.value
         moved = 0 if self.columns_are_the_image else 2 * columns
         moved += 2 * output if channels_last and self.groups > 1 else 0
         return moved * bytes_each / _BYTES_PER_SECOND + multiply_adds <= grouped

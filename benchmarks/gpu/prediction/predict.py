@@ -101,7 +101,9 @@ def _launches(rows: list[dict[str, Any]]) -> str:
 
 
 def _networks(result: Result) -> str:
-    introduction = "## Training steps, predicted\n\nMilliseconds in kernels; what the host takes is not predicted."
+    introduction = (
+        "## Training steps, predicted\n\nMilliseconds in kernels; neither the host's time nor memory is predicted."
+    )
     sections = [introduction, networks_table(result["rows"]), "## Parts of a training step, predicted"]
     header = ["network", "variant", "part", "kernels ms", "of step", "launches", "GB moved", "bounds that hold"]
     body = []
@@ -124,16 +126,16 @@ def _of_part(predicted: list[Prediction], total: float) -> list[str]:
 
 
 def _bases(rows: list[dict[str, Any]]) -> str:
-    """With the step's time, and its ratio to plain, where a guess were ten times too fast."""
-    header = ["network", "variant", "kernels ms", *BASES, "ms, grouped convolutions ten times slower", "times plain"]
+    """With the step's time, and its ratio to plain, where a guess were ten times too slow."""
+    header = ["network", "variant", "kernels ms", *BASES, "ms, grouped convolutions ten times faster", "times plain"]
     body = []
     for row in rows:
         plain = row["variants"]["plain"]["kernel_seconds"]
         for variant, found in row["variants"].items():
             seconds, bases = found["kernel_seconds"], found["bases"]
-            slower = seconds * (1 + 9 * bases.get(BASES[2], 0.0))
+            faster = seconds * (1 - 0.9 * bases.get(BASES[2], 0.0))
             cells = [row["network"], variant, milli(seconds), *(f"{bases.get(name, 0.0):.0%}" for name in BASES)]
-            body.append([*cells, milli(slower), f"{slower / plain:.2f}"])
+            body.append([*cells, milli(faster), f"{faster / plain:.2f}"])
     return format_table(header, body)
 
 
