@@ -2,7 +2,7 @@
 
 `python -m benchmarks.gpu.kernel_calls --device cuda` makes each once; that is what compute-sanitizer watches. Inputs
 are made on the CPU and copied, and the operators are called below autograd, so that hardly any kernel of torch runs:
-each would cost the sanitizer's time, and none is the matter here.
+each would cost the sanitizer's time, and none is the matter here. Columns come with the products of a convolution.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ _SAMPLES_AND_AXES = ((35, 0), (9, 1), (5, 2))
 _HEAD_SAMPLES = 9
 _MAPS = ((5, 7), (40, 61))  # one part of a sample, and several
 _LAYOUTS = ("contiguous", "channels_last", "strided", "misaligned", "misaligned channels_last")
+# Channels of images of which columns are made and taken back, and whether these lie next to each other: in tiles of
+# vectors, the last of which is not full, and one by one. So many output channels that columns are chosen in every type.
+_IMAGES = ((5, False), (3, True), (40, True))
+_OUTPUTS = 32
 
 
 def kernel_names() -> set[str]:
@@ -60,6 +64,12 @@ def all_calls(operators: Any, device: torch.device, *, few: bool) -> Iterator[tu
                 yield (
                     f"rotation_head {_short(dtype)} {pixels} {layout}",
                     _head_call(operators, device, dtype, pixels, layout),
+                )
+        for channels, channels_last in _IMAGES:
+            for stride in (1, 2):
+                yield (
+                    f"convolution {_short(dtype)} {channels} channels_last={channels_last} {stride}",
+                    _convolution_call(operators, device, dtype, channels, channels_last, stride),
                 )
 
 
@@ -106,6 +116,24 @@ def _head_call(
         shift, statistics = operators.rotation_head(scores, True)
         grad = _random(*shift.shape, dtype=shift.dtype).to(device)
         return operators.rotation_head_backward(grad, scores, statistics, True)
+
+    return call
+
+
+def _convolution_call(
+    operators: Any, device: torch.device, dtype: torch.dtype, channels: int, channels_last: bool, stride: int
+) -> Callable[[], object]:
+    """Of two samples, whose columns are multiplied: there is no operator that only makes them."""
+
+    def call() -> object:
+        of_shift = torch.float64 if dtype is torch.float64 else torch.float32
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        image = _random(2, channels, 9, 21, dtype=dtype).to(device, memory_format=layout)
+        weight = _random(_OUTPUTS, channels, 3, 3, 3, dtype=dtype).to(device)
+        shift, place = _random(2, 3, dtype=of_shift).to(device), (stride, 1, 1, 1)
+        result = operators.convolution(image, weight, shift, None, place)
+        grad = _random(*result.shape, dtype=dtype).to(device, memory_format=layout)
+        return operators.convolution_backward(grad, image, weight, shift, place, True, True, True)
 
     return call
 

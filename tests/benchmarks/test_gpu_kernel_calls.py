@@ -11,6 +11,7 @@ from emulator.harness import BackwardProblem, EmulatedBackend, ForwardProblem
 from torch import Tensor
 
 from benchmarks.gpu.kernel_calls import CHANNELS, all_calls
+from benchmarks.gpu.prediction.trace import gpu_stand_in, record
 
 CPU = torch.device("cpu")
 DTYPES = ["float64", "float32", "bfloat16", "float16"]
@@ -92,6 +93,23 @@ def test_planes_are_multiples_of_a_vector_and_not() -> None:
         for bytes_of_element in (2, 4, 8):
             rest = {channels: channels[0] * channels[1] * size**2 * bytes_of_element % 16 for channels in CHANNELS}
             assert rest[7, 11] and not rest[8, 13] and not rest[40, 4]
+
+
+@pytest.mark.usefixtures("compiled_library")
+def test_columns_are_made_and_taken_back_in_every_type_and_layout() -> None:
+    """Of a stride that has several phases too; of more channels than a tile, and of fewer than fill one."""
+    seen = set()
+    with gpu_stand_in():
+        for name, call in all_calls(torch.ops.crossd_ops, CPU, few=False):
+            if name.startswith("convolution"):
+                _, calls = record(call)
+                found = {one.operator.partition(".")[2]: one for one in calls}
+                image, back = found["image_to_columns"].arrays[0], found["columns_to_image"].results[0]
+                assert (image.channels_last, image.sizes) == (back.channels_last, back.sizes)
+                stride = 1 if name.endswith("1") else 2
+                seen.add((image.dtype, image.channels_last, image.sizes[1] > BLOCK, stride))
+    kinds = ((False, False), (True, False), (True, True))
+    assert seen == {(dtype, *kind, stride) for dtype in DTYPES for kind in kinds for stride in (1, 2)}
 
 
 class RecordedHeads:
