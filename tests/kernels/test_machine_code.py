@@ -35,7 +35,7 @@ __global__ void counted(const float* in, float* out, int rows, int columns) {
 def test_instructions_of_a_kernel_that_is_known(architecture: str, tmp_path: Path) -> None:
     source = tmp_path / "counted.cu"
     source.write_text(COUNTED)
-    (code,) = machine_code(source, architecture, tmp_path).values()
+    (code,) = machine_code(str(source), architecture).values()
     found = {loop.name: loop.counts for loop in loops_of(code)}
     assert list(found) == ["", "counted.row", "counted.row/counted.column", ONE_WARP]
     row, column = found["counted.row"], found["counted.row/counted.column"]
@@ -96,7 +96,7 @@ def test_the_rest_of_a_loop_does_not_count(
     """Nor do the loop that the compiler makes for it, and iterations that it takes out."""
     source = tmp_path / "planted.cu"
     source.write_text(text)
-    (code,) = machine_code(source, "sm_90", tmp_path).values()
+    (code,) = machine_code(str(source), "sm_90").values()
     whole, *loops = loops_of(code)
     assert [(loop.name, loop.iterations, loop.counts["global"]) for loop in loops] == [(name, iterations, accesses)]
     assert whole.counts.get("global", 0) == outside
