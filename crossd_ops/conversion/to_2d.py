@@ -41,7 +41,11 @@ def to_2d(model: nn.Module, recipe: Recipe = "published") -> nn.Module:
       weights with other shifts.
 
     Transposed convolutions are what they were inflated from (to rounding). Norms, pools, paddings, dropout and
-    upsampling become their 2D twins, statistics kept. Networks that were 3D from the start are taken as well.
+    upsampling become their 2D twins, statistics kept.
+
+    Networks that were 3D from the start are taken as well. Their layers lose the depth; every call of torch in their
+    own code is seen when it runs, and passes where it means the same for images: on elements, channels, whole maps,
+    for any number of axes. What counts the depth (mean((2, 3, 4)), a permutation, paddings of six sides) raises.
 
     Args:
         model: any module; left as it is.
@@ -53,7 +57,8 @@ def to_2d(model: nn.Module, recipe: Recipe = "published") -> nn.Module:
 
     Raises:
         ValueError: an unknown recipe, or one that has no inverse for a layer; kernels above 15 for `CrossDConv2d`.
-        TypeError: a 3D layer, or code of a network, that has no 2D twin. The text names the layer and the reason.
+        TypeError: a 3D layer, or code of a network, that has no 2D twin. The text names the layer and the reason. What
+            the code of a network that was 3D from the start does with images is judged in the first forward.
     """
     twins: dict[nn.Module, nn.Module] = {}
     for name, module in walk(model, whole=(CrossDConv3d, ACSConv3d)):
@@ -68,7 +73,7 @@ def to_2d(model: nn.Module, recipe: Recipe = "published") -> nn.Module:
             continue
         if type(module).__name__.lower().endswith("3d"):
             raise TypeError(f"{name}: expected a layer with a known 2D twin, got {type(module).__name__}")
-        lower(module)
+        lower(name or "model", module)
         refuse_volumes(name or "model", module)
     return result
 

@@ -38,7 +38,7 @@ class VolumeCalls(WatchesNetworks):
         if self.paused:
             return func(*args, **kwargs)
         if _transforms() != self._transforms and _batched(self._transforms):
-            raise Refusal(_described(func, args, kwargs, Refusal("within vmap, where maps have lost an axis unseen")))
+            raise Refusal(described(func, args, kwargs, Refusal("within vmap, where maps have lost an axis unseen")))
         if func in KEEPING:
             if kwargs and kwargs.get("memory_format") is torch.channels_last and args[0].dim() == 5:
                 kwargs = {**kwargs, "memory_format": torch.channels_last_3d}
@@ -57,7 +57,7 @@ class VolumeCalls(WatchesNetworks):
                 raise Refusal("which is not known for volumes")
             return rule(Call(func, args, kwargs, self.endless))
         except Refusal as refusal:
-            raise Refusal(_described(func, args, kwargs, refusal)) from None
+            raise Refusal(described(func, args, kwargs, refusal)) from None
 
 
 def _transforms() -> int | None:
@@ -90,7 +90,7 @@ def _any_volume(values: Iterable[Any]) -> bool:
     return False
 
 
-def _described(function: Any, args: Any, kwargs: Any, reason: Refusal) -> str:
+def described(function: Any, args: Any, kwargs: Any, reason: Refusal) -> str:
     """The call, with tensors as their sizes, and why it is refused."""
     text = str(reason)
     if text.startswith("calls "):

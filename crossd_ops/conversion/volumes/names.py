@@ -15,7 +15,7 @@ UNARY = (
     "threshold_", "rrelu", "rrelu_", "exp", "log", "sqrt", "rsqrt", "abs", "neg", "square", "sin", "cos", "ceil",
     "floor", "round", "sign", "reciprocal", "isnan", "isfinite", "isinf", "logical_not", "bitwise_not",
     "__neg__", "__pos__", "__abs__", "__invert__", "pin_memory", "share_memory_", "resolve_conj", "resolve_neg",
-    "quantize_per_tensor", "dequantize", "new_tensor", "as_subclass",
+    "quantize_per_tensor", "dequantize", "new_tensor", "as_subclass", "as_tensor", "asarray",
 )  # fmt: skip
 
 # What they give is no tensor with axes of its own.

@@ -77,15 +77,16 @@ def _prelu(call: Call) -> Any:
     return with_axes(call.run(), call.axes)
 
 
-def _attribute(call: Call) -> Any:
+def attribute(call: Call) -> Any:
+    """What has no axes of its own, as a type or a device, or those of the tensor."""
     return with_axes(call.run(), call.axes)
 
 
 for _name in dir(Tensor):
     _member = getattr(Tensor, _name)
     if not callable(_member) and hasattr(_member, "__get__") and _name not in _ABOUT_AXES:
-        GETTERS[getter(_name)] = _attribute
+        GETTERS[getter(_name)] = attribute
         if _name not in ("data", "real", "imag"):
-            GETTERS[_member.__set__] = _attribute
+            GETTERS[_member.__set__] = attribute
 keeping(*UNARY, *ASKED)
 _register_pointwise()

@@ -10,20 +10,33 @@ from .axes import Refusal
 
 
 class Rank(int):
-    """The number of axes of a map that has a depth: code for images expects one less."""
+    """The number of axes of a map, which may be another in what the code was written for.
+
+    Attributes:
+        expected: that other number.
+    """
+
+    expected: int
+
+    def __new__(cls, value: int, expected: int) -> Rank:
+        self = super().__new__(cls, value)
+        self.expected = expected
+        return self
 
     def compared(self, name: str, other: Any) -> Any:
         """The answer, where code for images gets the same, or where the code knows of volumes."""
         number = int.__add__(self, 0)
         result = getattr(int, name)(number, other)
-        about_volumes = number == 5 and (other == 5 or name not in ("__eq__", "__ne__"))
-        if getattr(int, name)(number - 1, other) is not result and not about_volumes:
-            raise Refusal(f"whether a map has {other} axes, which gives another answer for images")
+        of_volumes = self.expected == 4
+        about_volumes = of_volumes and (other == 5 or name not in ("__eq__", "__ne__"))
+        if getattr(int, name)(self.expected, other) is not result and not about_volumes:
+            where = "volumes" if self.expected > number else "images"
+            raise Refusal(f"whether a map has {other} axes, which gives another answer for {where}")
         return result
 
     def sought(self, numbers: Any) -> None:
         """Raises where it depends on the depth whether it is among `numbers`."""
-        if isinstance(numbers, tuple | frozenset) and not (self.real == 5 and 5 in numbers):
+        if isinstance(numbers, tuple | frozenset) and not (self.expected == 4 and 5 in numbers):
             for number in numbers:
                 self.compared("__eq__", number)
 

@@ -11,13 +11,13 @@ from .axes import VOLUME, Refusal, axes_of, one_place, places, with_axes, withou
 from .pointwise import pointwise
 from .rules import Call, refuse_if_unseen_later, rule
 
-_SEVERAL = (
+SEVERAL = (
     "mean", "sum", "amax", "amin", "std", "var", "var_mean", "std_mean", "nanmean", "nansum", "logsumexp",
     "count_nonzero", "all", "any",
 )  # fmt: skip
-_SINGLE = ("prod", "median", "nanmedian", "mode", "kthvalue", "aminmax")
-_EXTREMES = ("max", "min")
-_PLACES = ("argmax", "argmin")
+SINGLE = ("prod", "median", "nanmedian", "mode", "kthvalue", "aminmax")
+EXTREMES = ("max", "min")
+PLACES = ("argmax", "argmin")
 
 
 class NoIndices:
@@ -79,19 +79,19 @@ def _known(result: Any, volume: Tensor, axes: str, gone: list[int]) -> Any:
     return result
 
 
-@rule(*_SEVERAL)
+@rule(*SEVERAL)
 def _over_axes(call: Call) -> Any:
     return _reduced(call, 1, True)
 
 
-@rule(*_SINGLE)
+@rule(*SINGLE)
 def _over_one_axis(call: Call) -> Any:
     if call.name == "kthvalue":
         one_place(call.axes, call.argument(2, "dim", default=-1))  # of more elements the k-th is another
     return _reduced(call, 2 if call.name == "kthvalue" else 1, False)
 
 
-@rule(*_EXTREMES)
+@rule(*EXTREMES)
 def _extremes(call: Call) -> Any:
     if isinstance(call.argument(1, "other"), Tensor):
         return pointwise(call)
@@ -116,7 +116,7 @@ def _norm(call: Call) -> Any:
     return _known(result, call.tensor, axes, found)
 
 
-@rule(*_PLACES)
+@rule(*PLACES)
 def _places(call: Call) -> Any:
     axes, dim = call.axes, call.argument(1, "dim", "axis")
     if dim is None:

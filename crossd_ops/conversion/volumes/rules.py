@@ -26,7 +26,7 @@ NAMES: dict[Any, str] = {}
 # Attributes of tensors; by themselves, as torch.compile, which does not show us these, cannot look them up.
 GETTERS: dict[Any, Rule] = {}
 # Names of the functions that enter `VolumeCalls`, in the forward pass and whenever they are called again.
-LOOKING_ON = ("in_volumes", "volume_function")
+LOOKING_ON = ("watched_method", "volume_function")
 
 
 class Call:

@@ -188,9 +188,9 @@ class VolumeSize(tuple[Any, ...]):
         count, frame = len(self.axes), sys._getframe(1)
         if of_networks(frame):
             for number in constants_beside(frame, COMPARED):
-                Rank(count).compared("__eq__", number)
+                Rank(count, count - 1).compared("__eq__", number)
             for numbers in constants_beside(frame, SOUGHT):
-                Rank(count).sought(numbers)
+                Rank(count, count - 1).sought(numbers)
         return count
 
     def __eq__(self, other: object) -> bool:
@@ -236,7 +236,8 @@ GETTERS[getter("shape")] = _shape
 
 @rule("dim", "ndimension")
 def _dim(call: Call) -> Any:
-    return Rank(call.run())
+    count = call.run()
+    return Rank(count, count - 1)
 
 
 GETTERS[getter("ndim")] = _dim

@@ -62,10 +62,16 @@ def nodes_of(module: fx.GraphModule) -> list[fx.Node]:
     return [*module.graph.nodes]
 
 
-def lift_nodes(nodes: Iterable[fx.Node], undo: bool = False) -> None:
-    """Lets the calls of these nodes be those of `volume_function`, in place; `undo`: the other way around."""
+def lift_nodes(nodes: Iterable[fx.Node], undo: bool = False) -> bool:
+    """Lets the calls of these nodes be those of `volume_function`, in place; `undo`: the other way around.
+
+    Returns:
+        Whether there were any.
+    """
+    changed = False
     for node in nodes:
         lifted = node.op == "call_function" and node.target is volume_function
+        changed = changed or lifted is undo
         if undo and lifted:
             name, *rest = node.args
             node.op = "call_method" if str(name).startswith(".") else "call_function"
@@ -74,3 +80,4 @@ def lift_nodes(nodes: Iterable[fx.Node], undo: bool = False) -> None:
         elif not undo and not lifted and node.op in ("call_function", "call_method"):
             name = f".{node.target}" if node.op == "call_method" else _name_of(node.target)
             node.op, node.target, node.args = "call_function", volume_function, (name, *node.args)
+    return changed
