@@ -225,4 +225,4 @@ def _checks_of_shift(
 ) -> tuple[int, int | None]:
     """`dim` and `index` as operators take them, of arguments that fit each other."""
     checks.check_weight_and_shift(weight, shift, dtype)
-    return (0, None) if whole else checks.check_slice(weight, dim, index)
+    return (0, None) if whole else checks.check_slice(weight.shape, dim, index)

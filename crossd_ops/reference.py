@@ -65,5 +65,5 @@ def fourier_shift_slice(
 ) -> Tensor:
     """One slice of `fourier_shift`, at `index` (default K // 2) of spatial axis `dim` -> (B, O, C, K', K'')."""
     checks.check_weight_and_shift(weight, shift, dtype)
-    dim, index = checks.check_slice(weight, dim, index)
+    dim, index = checks.check_slice(weight.shape, dim, index)
     return fourier_shift(weight, shift, dtype=dtype).select(3 + dim, index)

@@ -23,6 +23,7 @@ from ..operators.checks import (
 )
 from ..operators.context import with_plain_sizes
 from ..operators.head import predict_shift, scores
+from ..operators.plan import plan_before_shift
 from ..operators.rotation_head import pooled_rotation
 from .common import CrossDLayer, channels_and_groups, check_kernel_and_padding, padded, per_axis
 from .plain_tensor import plain_tensor
@@ -176,19 +177,11 @@ class CrossDConv2d(CrossDLayer):
             else:
                 kernel = fourier_shift_slice(kernel, fixed_shift[None], dim=self.dim, index=self.index).squeeze(0)
             return F.conv2d(image, kernel, self.bias, self.stride, padding, self.dilation, self.groups)
+        numbers: Any = self.bias, self.stride, padding, self.dilation, self.groups
+        # Before the head, which counts the batch.
+        with_plain_sizes(plan_before_shift, image, self.weights_3d, *numbers, self.dim, self.index, whole=False)
         shift = predict_shift(input, self.rotation_params, self.rotation)
-        return crossd_conv2d(
-            image,
-            self.weights_3d,
-            shift,
-            self.bias,
-            self.stride,
-            padding,
-            self.dilation,
-            self.groups,
-            dim=self.dim,
-            index=self.index,
-        )
+        return crossd_conv2d(image, self.weights_3d, shift, *numbers, dim=self.dim, index=self.index)
 
     def _check_input(self, input: Tensor) -> None:
         check_tensor("input", input)

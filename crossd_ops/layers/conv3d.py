@@ -13,6 +13,7 @@ from ..functional import crossd_conv3d, fourier_shift
 from ..operators.checks import accumulate_dtype, axis_of, check_kind_of_rotation, check_tensor, positive_int
 from ..operators.context import with_plain_sizes
 from ..operators.head import predict_shift, scores
+from ..operators.plan import plan_before_shift
 from ..operators.rotation_head import pooled_rotation
 from .common import CrossDLayer, channels_and_groups, check_kernel_and_padding, padded, per_axis
 from .plain_tensor import plain_tensor
@@ -144,10 +145,13 @@ class CrossDConv3d(CrossDLayer):
             if fixed is not None:
                 kernel = fourier_shift(kernel, fixed[None]).squeeze(0)
             return F.conv3d(volume, kernel.movedim(2 + self.dim, 2), *options)
+        weight = self.weights_3d.movedim(2 + self.dim, 2)
+        # Before the head, which counts the batch.
+        with_plain_sizes(plan_before_shift, volume, weight, *options, 0, None, whole=True)
         shift = predict_shift(input, self.rotation_params, self.rotation)
         order = [self.dim, *(axis for axis in range(3) if axis != self.dim)]
         shift = shift if self.dim == 0 else shift[:, order]
-        return crossd_conv3d(volume, self.weights_3d.movedim(2 + self.dim, 2), shift, *options)
+        return crossd_conv3d(volume, weight, shift, *options)
 
     def _check_input(self, input: Tensor) -> None:
         check_tensor("input", input)

@@ -14,6 +14,7 @@ from ..functional import is_plain
 from ..operators.context import autocast_dtype
 from ..operators.layer import layer_by_operators
 from ..operators.plain_head import fused_type, plain_parts
+from ..operators.plan import fits
 
 
 def straight(layer: Any, input: Tensor) -> Tensor | None:
@@ -38,7 +39,16 @@ def straight(layer: Any, input: Tensor) -> Tensor | None:
     dtype = (autocast_dtype(weight) if torch._C._is_any_autocast_enabled() else None) or weight.dtype
     if head is None or fused_type(input, *head) is not dtype:
         return None
+    place = *own["stride"], *padding, *own["dilation"], own["groups"], own["dim"], own["index"]
+    bias = stored["bias"]
+    sizes, dtypes = (None, (weight.dtype,)) if bias is None else (bias.shape, (weight.dtype, bias.dtype))
+    device = input.device
+    if (
+        weight.device != device
+        or not (bias is None or bias.device == device)
+        or not fits(input.shape, weight.shape, sizes, dtypes, place)
+    ):
+        return None  # to be refused, before the head has counted the batch
     if input.dtype is not dtype:
         input = input.to(dtype)
-    place = *own["stride"], *padding, *own["dilation"], own["groups"], own["dim"], own["index"]
-    return layer_by_operators(input, weight, stored["bias"], place, own["rotation"], *head)
+    return layer_by_operators(input, weight, bias, place, own["rotation"], *head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -68,8 +69,13 @@ def check_tensor(name: str, value: Any) -> None:
     """`value` is a tensor of a supported floating type."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}")
-    if value.dtype not in DTYPES:
-        raise TypeError(f"{name}: expected a dtype of {_DTYPE_NAMES}, got {value.dtype}")
+    check_dtype(name, value.dtype)
+
+
+def check_dtype(name: str, dtype: torch.dtype) -> None:
+    """Of a tensor: a supported floating type."""
+    if dtype not in DTYPES:
+        raise TypeError(f"{name}: expected a dtype of {_DTYPE_NAMES}, got {dtype}")
 
 
 def check_device(name: str, value: Tensor, weight: Tensor) -> None:
@@ -82,18 +88,22 @@ def check_weight_and_shift(weight: Tensor, shift: Tensor, dtype: torch.dtype | N
     """weight (O, C, Kd, Kh, Kw), shift (B, 3), of supported types, on one device."""
     check_tensor("weight", weight)
     check_tensor("shift", shift)
-    sizes = weight.shape
-    if len(sizes) != 5:
-        raise ValueError(f"weight: expected (O, C, Kd, Kh, Kw), got {tuple(sizes)}")
-    for size in sizes[2:]:
-        if not 1 <= size <= MAX_KERNEL:
-            raise ValueError(f"weight: expected kernel sizes from 1 to {MAX_KERNEL}, got {tuple(sizes)}")
+    check_sizes_of_weight(weight.shape)
     shift_sizes = shift.shape
     if len(shift_sizes) != 2 or shift_sizes[1] != 3:
         raise ValueError(f"shift: expected (B, 3), got {tuple(shift_sizes)}")
     check_device("shift", shift, weight)
     if dtype is not None and dtype not in DTYPES:
         raise TypeError(f"dtype: expected {_DTYPE_NAMES}, got {dtype}")
+
+
+def check_sizes_of_weight(sizes: Sequence[int]) -> None:
+    """(O, C, Kd, Kh, Kw), with kernels that can be shifted."""
+    if len(sizes) != 5:
+        raise ValueError(f"weight: expected (O, C, Kd, Kh, Kw), got {tuple(sizes)}")
+    for size in sizes[2:]:
+        if not 1 <= size <= MAX_KERNEL:
+            raise ValueError(f"weight: expected kernel sizes from 1 to {MAX_KERNEL}, got {tuple(sizes)}")
 
 
 def axis_of(dim: Any) -> int:
@@ -118,10 +128,13 @@ def position_of(index: Any, size: int) -> int:
     return position % size
 
 
-def check_slice(weight: Tensor, dim: int, index: int | None) -> tuple[int, int]:
-    """`dim` and `index` counted from the start: 0 to 2, and 0 to K - 1; no index is the middle slice K // 2."""
+def check_slice(weight: Sequence[int], dim: int, index: int | None) -> tuple[int, int]:
+    """`dim` and `index` counted from the start: 0 to 2, and 0 to K - 1; no index is the middle slice K // 2.
+
+    `weight`: its sizes.
+    """
     axis = axis_of(dim)
-    return axis, position_of(index, weight.shape[2 + axis])
+    return axis, position_of(index, weight[2 + axis])
 
 
 def check_kind_of_rotation(rotation: str) -> None:

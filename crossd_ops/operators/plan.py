@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from .checks import check_device, check_slice, check_tensor, check_weight_and_shift, ints_of, positive_int
+from .checks import (
+    check_device,
+    check_dtype,
+    check_sizes_of_weight,
+    check_slice,
+    check_tensor,
+    check_weight_and_shift,
+    ints_of,
+    positive_int,
+)
 from .context import autocast_dtype
 
 _LARGEST = 2**31 - 1  # of stride, padding and dilation: sizes that torch's libraries compute from more wrap around
@@ -36,10 +47,18 @@ class Plan(NamedTuple):
     dtype: torch.dtype  # of the convolution
 
 
-def plan_of(
+def plan_of(input: Tensor, weight: Tensor, shift: Tensor, *others: Any, whole: bool) -> Plan:
+    """The plan of checked arguments; `whole`: of a 3D convolution. Raises TypeError or ValueError."""
+    check_weight_and_shift(weight, shift, None)
+    plan = plan_before_shift(input, weight, *others, whole=whole)
+    if shift.shape[0] != input.shape[0]:
+        raise ValueError(f"shift: expected ({input.shape[0]}, 3), got {tuple(shift.shape)}")
+    return plan
+
+
+def plan_before_shift(
     input: Tensor,
     weight: Tensor,
-    shift: Tensor,
     bias: Tensor | None,
     stride: int | tuple[int, ...],
     padding: int | tuple[int, ...] | str,
@@ -50,10 +69,21 @@ def plan_of(
     *,
     whole: bool,
 ) -> Plan:
-    """The plan of checked arguments; `whole`: of a 3D convolution. Raises TypeError or ValueError."""
-    check_weight_and_shift(weight, shift, None)
-    dim, position = (0, None) if whole else check_slice(weight, dim, index)
-    groups = _check_tensors(input, weight, shift, bias, groups, axes=3 if whole else 2)
+    """The same where the shift is still to be predicted: what is wrong is found before a head has counted the batch."""
+    check_tensor("weight", weight)
+    check_sizes_of_weight(weight.shape)
+    axes = 3 if whole else 2
+    dim, position = (0, None) if whole else check_slice(weight.shape, dim, index)
+    check_tensor("input", input)
+    if input.dim() != 2 + axes:
+        expected = "(B, C, H, W)" if axes == 2 else "(B, C, D, H, W)"
+        raise ValueError(f"input: expected {expected}, got {tuple(input.shape)}")
+    check_device("input", input, weight)
+    groups = _check_channels(input.shape, weight.shape, groups)
+    if bias is not None:
+        check_tensor("bias", bias)
+        check_device("bias", bias, weight)
+        _check_bias(bias.shape, weight.shape)
     sizes = list(weight.shape[2:])
     if not whole:
         del sizes[dim]
@@ -64,27 +94,47 @@ def plan_of(
     return Plan(dim, position, geometry, extra, autocast or weight.dtype)
 
 
-def _check_tensors(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, groups: int, axes: int) -> int:
-    """`groups` as an int, of arguments of a per-sample convolution that fit; weight and shift were looked at before."""
-    check_tensor("input", input)
-    if input.dim() != 2 + axes:
-        expected = "(B, C, H, W)" if axes == 2 else "(B, C, D, H, W)"
-        raise ValueError(f"input: expected {expected}, got {tuple(input.shape)}")
-    check_device("input", input, weight)
-    out_channels, group_channels = weight.shape[:2]
+@functools.lru_cache(maxsize=4096)
+def fits(
+    input: tuple[int, ...],
+    weight: tuple[int, ...],
+    bias: tuple[int, ...] | None,
+    dtypes: tuple[torch.dtype, ...],
+    place: tuple[int, ...],
+) -> bool:
+    """Whether the convolution of an image with one slice is one, by sizes, types of weight and bias, and all numbers.
+
+    `place`: stride, padding and dilation along each axis, groups, dim, index. Answers are kept: training asks again.
+    """
+    *numbers, groups, dim, index = place
+    stride, padding, dilation = (tuple(numbers[2 * part : 2 * part + 2]) for part in range(3))
+    try:
+        for dtype in dtypes:
+            check_dtype("weight and bias", dtype)
+        check_sizes_of_weight(weight)
+        dim, _ = check_slice(weight, dim, index)
+        groups = _check_channels(input, weight, groups)
+        if bias is not None:
+            _check_bias(bias, weight)
+        fit(input, [*weight[2 : 2 + dim], *weight[3 + dim :]], stride, padding, dilation, groups)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _check_channels(input: Sequence[int], weight: Sequence[int], groups: int) -> int:
+    """`groups` as an int, of sizes of input and weight that fit."""
     groups = positive_int("groups", groups)
-    if out_channels % groups:
-        raise ValueError(f"weight: expected a multiple of {groups} groups as O, got {tuple(weight.shape)}")
-    if input.shape[1] != group_channels * groups:
-        raise ValueError(f"input: expected {group_channels * groups} channels, got {tuple(input.shape)}")
-    if shift.shape[0] != input.shape[0]:
-        raise ValueError(f"shift: expected ({input.shape[0]}, 3), got {tuple(shift.shape)}")
-    if bias is not None:
-        check_tensor("bias", bias)
-        check_device("bias", bias, weight)
-        if bias.shape != (out_channels,):
-            raise ValueError(f"bias: expected ({out_channels},), got {tuple(bias.shape)}")
+    if weight[0] % groups:
+        raise ValueError(f"weight: expected a multiple of {groups} groups as O, got {tuple(weight)}")
+    if input[1] != weight[1] * groups:
+        raise ValueError(f"input: expected {weight[1] * groups} channels, got {tuple(input)}")
     return groups
+
+
+def _check_bias(bias: Sequence[int], weight: Sequence[int]) -> None:
+    if tuple(bias) != (weight[0],):
+        raise ValueError(f"bias: expected ({weight[0]},), got {tuple(bias)}")
 
 
 def fit(
@@ -120,8 +170,20 @@ def fit(
             sizes, kernel_sizes, strides, paddings, dilations, strict=True
         )
     )
+    if not is_compiling():  # then of any size: what cannot be is refused when it comes
+        _check_reach(input_sizes, kernel_sizes, dilations, result)
     amounts = [side for more in reversed(extra) for side in (0, more)] if any(extra) else []
     return Geometry(strides, paddings, dilations, groups, samples, result, (1, samples * channels, *sizes)), amounts
+
+
+def _check_reach(input: Sequence[int], kernel: Sequence[int], dilation: Sequence[int], result: Sequence[int]) -> None:
+    """The operators' words: of the first axis along which no kernel has room."""
+    for size, rate, pixels in zip(kernel, dilation, result, strict=True):
+        if pixels < 1:
+            reach = rate * (size - 1) + 1
+            raise ValueError(
+                f"input: expected at least {reach} pixels along each axis with padding, got {tuple(input)}"
+            )
 
 
 def _each(name: str, value: int | tuple[int, ...], axes: int, smallest: int) -> tuple[int, ...]:

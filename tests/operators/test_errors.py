@@ -68,6 +68,11 @@ def test_slice(backend: str, wrong: dict, error: type[Exception], text: str) -> 
     [
         ({"input": torch.zeros(3, 8, 8)}, ValueError, "input: expected (B, C, H, W), got (3, 8, 8)"),
         ({"input": torch.zeros(2, 4, 8, 8)}, ValueError, "input: expected 3 channels, got (2, 4, 8, 8)"),
+        (
+            {"input": torch.zeros(2, 3, 8, 4)},
+            ValueError,
+            "input: expected at least 5 pixels along each axis with padding, got (2, 3, 8, 4)",
+        ),
         ({"input": torch.zeros(5, 3, 8, 8)}, ValueError, "shift: expected (5, 3), got (2, 3)"),
         ({"input": None}, TypeError, "input: expected a Tensor, got NoneType"),
         ({"groups": 0}, ValueError, "groups: expected a positive int, got 0"),
