@@ -1,5 +1,8 @@
 """The tables behind predicted times: instructions of every loop by the disassembler, wavefronts by the meter.
 
+Of the kernels for any sizes the steps of the innermost loops alone are there, by their accesses of shared memory: the
+compiler cuts their other loops into pieces that no line of the source names.
+
 ``CROSSD_UPDATE_KERNELS=1 pytest tests/kernels/test_kernel_instructions.py`` writes them anew, to be read before they
 are committed.
 """
@@ -23,12 +26,14 @@ from test_static_kernels import ARCHITECTURES, SOURCES, UPDATE, demangled, disas
 
 from benchmarks.gpu.prediction import bounds, launches
 from benchmarks.gpu.prediction.bounds import TABLE
-from benchmarks.gpu.prediction.machine_code import ONE_WARP, Loop, loops_of
+from benchmarks.gpu.prediction.machine_code import ONE_WARP, Loop, loops_of, steps_of
 
 TOLERANCE = 0.03  # of a loop's instructions
 LEAST = 8  # a change of fewer instructions is none
 CHECKED = ARCHITECTURES if UPDATE else ("sm_90",)
 PREDICTED = re.compile(r"\w+_(cubic3|rows)<|sum_partials<|rotation_head_")
+OF_ANY_SIZES = re.compile(r"\w+_general<")  # whose steps alone are counted
+STEP_LOOPS = ("convolve.j", "backward_general_slice.from")
 
 Loops = dict[str, dict[str, int]]
 
@@ -54,15 +59,24 @@ def counted(loops: list[Loop]) -> Loops:
 
 
 @pytest.fixture(scope="module")
-def kernels() -> dict[str, dict[str, Loops]]:
+def codes() -> dict[str, dict[str, str]]:
     """By architecture and kernel."""
     jobs = [(architecture, source) for architecture in CHECKED for source in SOURCES]
     with ThreadPoolExecutor(max_workers=2) as pool:
         found = list(pool.map(lambda job: machine_code(job[1], job[0]), jobs))
-    result: dict[str, dict[str, Loops]] = {architecture: {} for architecture in CHECKED}
-    for (architecture, _), codes in zip(jobs, found, strict=True):
-        named = {demangled(symbol): code for symbol, code in codes.items()}
-        result[architecture] |= {name: counted(loops_of(code)) for name, code in named.items() if PREDICTED.match(name)}
+    result: dict[str, dict[str, str]] = {architecture: {} for architecture in CHECKED}
+    for (architecture, _), kernels in zip(jobs, found, strict=True):
+        result[architecture] |= {demangled(symbol): code for symbol, code in kernels.items()}
+    return result
+
+
+@pytest.fixture(scope="module")
+def kernels(codes: dict[str, dict[str, str]]) -> dict[str, dict[str, Loops]]:
+    """By architecture and kernel."""
+    result = {
+        architecture: {name: counted(loops_of(code)) for name, code in of_one.items() if PREDICTED.match(name)}
+        for architecture, of_one in codes.items()
+    }
     if UPDATE:
         write_table(nvcc=nvcc_release(), kernels=result)
     return result
@@ -70,8 +84,9 @@ def kernels() -> dict[str, dict[str, Loops]]:
 
 def write_table(**entries: Any) -> None:
     """A line for each loop."""
-    table = {"nvcc": "", "kernels": {}, "wavefronts": {}} | (json.loads(TABLE.read_text()) if TABLE.exists() else {})
-    text = json.dumps(table | entries, indent=1, sort_keys=True)
+    before = json.loads(TABLE.read_text()) if TABLE.exists() else {}
+    table = {"nvcc": "", "kernels": {}, "steps": {}, "wavefronts": {}} | before | entries
+    text = json.dumps(table, indent=1, sort_keys=True)
     TABLE.write_text(re.sub(r"\{[^{}]*\}", lambda match: re.sub(r"\s+", " ", match[0]), text) + "\n")
 
 
@@ -95,6 +110,34 @@ def test_instructions_are_those_of_the_table(kernels: dict[str, dict[str, Loops]
             if abs(now - before) > max(LEAST, TOLERANCE * before):
                 other[f"{name} {loop}"] = f"{before} -> {now}"
     assert other == {}, "read the changes and write the table anew"
+
+
+@pytest.fixture(scope="module")
+def steps(codes: dict[str, dict[str, str]]) -> dict[str, dict[str, dict[str, float]]]:
+    """By architecture and kernel of any sizes."""
+    result = {
+        architecture: {
+            name: steps_of(code, STEP_LOOPS, (3, 4, 5) if name.endswith("true>") else (2, 3))
+            for name, code in of_one.items()
+            if OF_ANY_SIZES.match(name)
+        }
+        for architecture, of_one in codes.items()
+    }
+    if UPDATE:
+        write_table(steps=result)
+    return result
+
+
+@pytest.mark.parametrize("architecture", CHECKED)
+def test_steps_are_those_of_the_table(steps: dict[str, dict[str, dict[str, float]]], architecture: str) -> None:
+    if table()["nvcc"] != nvcc_release():
+        pytest.skip(f"the table was made with nvcc {table()['nvcc']}, here is {nvcc_release()}")
+    expected = table()["steps"][architecture]
+    assert sorted(steps[architecture]) == sorted(expected)
+    for kernel, found in steps[architecture].items():
+        assert found == pytest.approx(expected[kernel], rel=TOLERANCE), kernel
+        accesses = ["3", "4", "5"] if kernel.endswith("true>") else ["2", "3"]
+        assert sorted(found) == (accesses if kernel.startswith("backward") else accesses[:-1])
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -8,7 +8,7 @@ import pytest
 from test_kernel_instructions import machine_code
 from test_static_kernels import ARCHITECTURES
 
-from benchmarks.gpu.prediction.machine_code import ONE_WARP, instruction_class, loops_of
+from benchmarks.gpu.prediction.machine_code import ONE_WARP, instruction_class, loops_of, steps_of
 
 COUNTED = """
 __global__ void counted(const float* in, float* out, int rows, int columns) {
@@ -119,3 +119,25 @@ def test_the_rest_of_a_loop_does_not_count(
 )
 def test_class_of_an_instruction(opcode: str, expected: str) -> None:
     assert instruction_class(opcode) == expected
+
+
+STEPS = """
+__global__ void steps(const float* in, float* out, int taps) {
+  __shared__ float values[256];
+  values[threadIdx.x] = in[threadIdx.x];
+  __syncthreads();
+  float sum = 0;
+#pragma unroll 4
+  for (int tap = 0; tap < taps; ++tap) sum += values[tap] * values[threadIdx.x + tap];
+  out[threadIdx.x] = sum;
+}
+"""
+
+
+def test_steps_of_loops_that_do_four_at_a_time(tmp_path: Path) -> None:
+    source = tmp_path / "steps.cu"
+    source.write_text(STEPS)
+    (code,) = machine_code(str(source), "sm_90").values()
+    (found,) = steps_of(code, ["steps.tap"], [2]).items()
+    assert found[0] == "2" and 3 < found[1] < 8  # two loads, a multiply-add, a part of the loop's own
+    assert steps_of(code, ["steps.tap"], [3]) == steps_of(code, ["steps.other"], [2]) == {}

@@ -15,7 +15,8 @@ operator has a model, the function that tells its launches, and is refused witho
     own_models.py     crossd_ops' kernels: their counts. Instructions come from the machine code (machine_code.py), loop
                       by loop, and wavefronts from the emulator; the tables lie beside the tests of the kernels. How
                       often a loop runs and how many blocks there are is the arithmetic of the launchers, repeated in
-                      launches.py; of the kernel for any sizes it is all in general_launches.py.
+                      launches.py; of the kernel for any sizes in general_launches.py, where instructions are those of
+                      the steps in its innermost loops alone.
     torch_models.py   kernels of torch and of libraries: a roofline of the bytes of their tensors and their
                       multiply-adds, at rates that are assumptions (assumptions.py)
     compositions.py   what an operator of crossd_ops calls inside of the library, in torch's words

@@ -34,12 +34,6 @@ LAYOUT_COPIES = Assumption(
     "copy of each activation to channels-last, and back, where a library convolves contiguous ones on tensor cores",
     "names of cuDNN's kernels in profiles, nchwToNhwcKernel and its like",
 )
-GENERAL_STEP_REAL = Assumption(
-    8.25,
-    "instructions of a warp for a step of the shift's kernel of any sizes, odd ones",
-    "machine code of sm_90, the innermost loop where it is unrolled by 16; of short sizes they are more",
-)
-GENERAL_STEP_COMPLEX = Assumption(14.3, "the same of even sizes", "the same")
 CHUNK_ELEMENTS = Assumption(65536, "elements of a tensor that a block of a multi-tensor kernel takes", "torch's source")
 CHUNKS_OF_LAUNCH = Assumption(320, "such chunks of a launch", "torch's source")
 TENSORS_OF_LAUNCH = Assumption(36, "such tensors of a launch, of the fused AdamW", "torch's source")

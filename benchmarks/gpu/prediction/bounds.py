@@ -9,13 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.prediction.assumptions import (
-    GENERAL_STEP_COMPLEX,
-    GENERAL_STEP_REAL,
-    GROUPED_RATE,
-    LAUNCH_SECONDS,
-    PRODUCT_RATE,
-)
+from benchmarks.gpu.prediction.assumptions import GROUPED_RATE, LAUNCH_SECONDS, PRODUCT_RATE
 from benchmarks.gpu.prediction.general_launches import GeneralLaunch
 from benchmarks.gpu.prediction.gpus import GPU, LANES, SCHEDULERS, WAVEFRONT_BYTES
 from benchmarks.gpu.prediction.launches import Launch
@@ -66,7 +60,7 @@ def predict(launch: AnyLaunch, gpu: GPU, part: str = "rest", table: dict[str, An
     if isinstance(launch, LibraryLaunch):
         return Prediction(launch, _bounds_of_library(launch, gpu), part)
     if isinstance(launch, GeneralLaunch):
-        return Prediction(launch, _general_bounds(launch, gpu), part)
+        return Prediction(launch, _general_bounds(launch, gpu, table or read_table()), part)
     return Prediction(launch, _counted_bounds(launch, gpu, table or read_table()), part)
 
 
@@ -77,16 +71,17 @@ def _bounds_of_library(launch: LibraryLaunch, gpu: GPU) -> dict[str, float]:
     return {"DRAM": launch.moved / gpu.dram_bytes_per_second, unit: seconds}
 
 
-def _general_bounds(launch: GeneralLaunch, gpu: GPU) -> dict[str, float]:
+def _general_bounds(launch: GeneralLaunch, gpu: GPU, table: dict[str, Any]) -> dict[str, float]:
     cycles_per_second = min(gpu.multiprocessors, launch.blocks) * gpu.hertz
-    of_step = (GENERAL_STEP_COMPLEX if launch.is_complex else GENERAL_STEP_REAL).value
-    multiply_adds = launch.steps * (4 if launch.is_complex else 1)
+    of_step = table["steps"][gpu.architecture][launch.kernel]
+    instructions = sum(steps * of_step[str(accesses)] for accesses, steps in launch.steps.items())
+    multiply_adds = sum(launch.steps.values()) * (4 if launch.is_complex else 1)
     lanes = gpu.lanes_per_cycle["float64" if launch.is_double else "float32"]
     return {
         "DRAM": launch.moved / gpu.dram_bytes_per_second,
         "L2": (launch.moved + launch.again) / (gpu.l2_bytes_per_cycle * gpu.hertz),
         "load-store": (launch.wavefronts + (launch.moved + launch.again) / WAVEFRONT_BYTES) / cycles_per_second,
-        "issue": launch.steps * of_step / SCHEDULERS / cycles_per_second,
+        "issue": instructions / SCHEDULERS / cycles_per_second,
         "arithmetic": multiply_adds * LANES / lanes / cycles_per_second,
         "tensor": 0.0,
     }

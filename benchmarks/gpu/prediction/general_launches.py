@@ -2,8 +2,8 @@
 
 A step is one product of a tap and a value in shared memory, on the way along an axis. How often they happen, and what
 they read and write, is the arithmetic of the source: a test holds the wavefronts against those that the emulator has
-counted. Instructions are not counted as those of the other kernels are, whose loops the compiler leaves as they are: a
-step's are an assumption (GENERAL_STEP_REAL, GENERAL_STEP_COMPLEX).
+counted. Of instructions those of the steps count, by the machine code; what an element costs beside its steps is left
+out, for the compiler cuts loops over elements into pieces that no line of the source names.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from benchmarks.gpu.prediction.launches import TYPES, Launch, sum_launch
+from benchmarks.gpu.prediction.launches import Launch, ShiftSizes, sum_launch
 
 _THREADS, _LANES, _WANTED_BLOCKS = 256, 32, 1024
 _TAP_ELEMENTS, _SUM_ELEMENTS, _BUDGET = 3 * 4 * 15, 8 * 8 * 3, 48 * 1024 // 8
@@ -28,7 +28,7 @@ class GeneralLaunch:
     arrays: dict[str, int]  # bytes
     again: int  # bytes that are read again by other blocks: from L2
     wavefronts: int  # of shared memory, where no banks conflict
-    steps: int  # of warps
+    steps: dict[int, int]  # of warps, by the accesses of shared memory that each makes
     is_complex: bool
     is_double: bool
 
@@ -39,8 +39,8 @@ class GeneralLaunch:
 
 
 @dataclass(frozen=True)
-class GeneralProblem:
-    """A Fourier shift of a kernel of any sizes; weight and other, the output or its gradient: names of types."""
+class GeneralProblem(ShiftSizes):
+    """Of a kernel of any sizes."""
 
     samples: int
     pairs: int
@@ -50,28 +50,8 @@ class GeneralProblem:
     other: str
 
     @property
-    def accumulate(self) -> str:
-        return "double" if self.weight == "float64" else "float"
-
-    @property
-    def plane(self) -> int:
-        return self.kernel[1] * self.kernel[2]
-
-    @property
     def is_complex(self) -> bool:
         return sum(size % 2 == 0 for size in self.kernel) >= 2
-
-    @property
-    def weight_bytes(self) -> int:
-        return self.pairs * self.kernel[0] * self.plane * TYPES[self.weight][1]
-
-    @property
-    def out_bytes(self) -> int:
-        return self.samples * self.pairs * self.slices * self.plane * TYPES[self.other][1]
-
-    @property
-    def shift_bytes(self) -> int:
-        return self.samples * 3 * (8 if self.weight == "float64" else 4)
 
     def tile_pairs(self, *, backward: bool) -> int:
         volume = self.kernel[0] * self.plane
@@ -91,7 +71,7 @@ class GeneralProblem:
         return math.ceil((30 + self.kernel[2]) / _LANES)
 
     def launch(
-        self, direction: str, blocks: int, arrays: dict[str, int], again: int, wavefronts: int, steps: int
+        self, direction: str, blocks: int, arrays: dict[str, int], again: int, wavefronts: int, steps: dict[int, int]
     ) -> GeneralLaunch:
         kernel = f"{direction}_general<{self.accumulate}, {str(self.is_complex).lower()}>"
         is_double = self.accumulate == "double"
@@ -108,7 +88,9 @@ def general_forward_launches(problem: GeneralProblem) -> list[GeneralLaunch]:
     slices = problem.samples * problem.slices
     wavefronts = warps * (slices * costs + splits * k0) + 4 * problem.warps_of_taps * tiles * problem.samples
     arrays = {"weight": problem.weight_bytes, "shift": problem.shift_bytes, "out": problem.out_bytes}
-    again, steps = (splits - 1) * problem.weight_bytes, warps * slices * sum(problem.kernel)
+    of_element = {3: k0, 4: k1 + k2} if problem.is_complex else {2: k0 + k1 + k2}
+    steps = {accesses: warps * slices * count for accesses, count in of_element.items()}
+    again = (splits - 1) * problem.weight_bytes
     return [problem.launch("forward", tiles * splits, arrays, again, wavefronts, steps)]
 
 
@@ -128,6 +110,7 @@ def general_backward_launches(problem: GeneralProblem) -> list[GeneralLaunch | L
     partial = tiles * problem.shift_bytes
     arrays = {"grad": problem.out_bytes, "weight": problem.weight_bytes, "shift": problem.shift_bytes}
     arrays |= {"grad_weight": problem.weight_bytes, "partial": partial}
-    steps = warps * slices * (3 * k0 + 3 * k1 + 2 * k2)
+    of_element = {3: 2 * k0 + k2, 4: 3 * k1 + k2, 5: k0} if problem.is_complex else {2: 2 * k0 + 3 * k1 + 2 * k2, 3: k0}
+    steps = {accesses: warps * slices * count for accesses, count in of_element.items()}
     main = problem.launch("backward", tiles, arrays, 0, wavefronts, steps)
     return [main, sum_launch(problem.accumulate, problem.samples, tiles, problem.shift_bytes)]

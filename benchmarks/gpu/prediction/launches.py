@@ -47,16 +47,19 @@ class Launch:
         return sum(self.arrays.values())
 
 
-@dataclass(frozen=True)
-class ShiftProblem:
-    """A Fourier shift of a cubic kernel; weight and other, the output or its gradient: names of types."""
+class ShiftSizes:
+    """What follows from the sizes of a Fourier shift; weight and other, the output or its gradient: names of types."""
 
     samples: int
     pairs: int
-    size: int
+    kernel: tuple[int, int, int]
     slices: int
     weight: str
     other: str
+
+    @property
+    def plane(self) -> int:
+        return self.kernel[1] * self.kernel[2]
 
     @property
     def accumulate(self) -> str:
@@ -68,15 +71,31 @@ class ShiftProblem:
 
     @property
     def weight_bytes(self) -> int:
-        return self.pairs * self.size**3 * TYPES[self.weight][1]
+        return self.pairs * self.kernel[0] * self.plane * TYPES[self.weight][1]
 
     @property
     def out_bytes(self) -> int:
-        return self.samples * self.pairs * self.slices * self.size**2 * TYPES[self.other][1]
+        return self.samples * self.pairs * self.slices * self.plane * TYPES[self.other][1]
 
     @property
     def shift_bytes(self) -> int:
         return self.samples * 3 * self.accumulate_bytes
+
+
+@dataclass(frozen=True)
+class ShiftProblem(ShiftSizes):
+    """Of a cubic kernel whose size has kernels of its own."""
+
+    samples: int
+    pairs: int
+    size: int
+    slices: int
+    weight: str
+    other: str
+
+    @property
+    def kernel(self) -> tuple[int, int, int]:  # type: ignore[override]
+        return self.size, self.size, self.size
 
     @property
     def types(self) -> str:

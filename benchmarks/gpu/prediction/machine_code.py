@@ -42,6 +42,7 @@ _UNROLL = re.compile(r"#pragma unroll (\d+)")
 # A function's first line, or the second of a kernel's: its name is the first that is called in it.
 _FUNCTION = re.compile(r"__device__|__global__|^ {4}\w+\(const \w+Problem ")
 _CALLED = re.compile(r"\b(?!__launch_bounds__|sizeof)(\w+)\(")
+_STEPS = 4  # of an innermost loop of unknown length, in one iteration of the machine code's
 _REST, _REST_LENGTH = 0.9, 12  # a block with this share of a loop's lines, and so many instructions, is of its rest
 _ALONE = re.compile(r"\bif \((threadIdx\.x (==|>=|< kLanes)|warp != 0|lane != 0)")
 ONE_WARP = "one warp"  # in place of a loop's name
@@ -72,6 +73,26 @@ def instruction_class(opcode: str) -> str:
 
 def loops_of(code: str) -> list[Loop]:
     """The loops of one kernel's disassembly, the kernel itself first, then in the order of the code."""
+    found, of_one = _found_loops(code)
+    return [*map(_unrolled, found.values()), *([Loop(ONE_WARP, of_one)] if of_one else [])]
+
+
+def steps_of(code: str, loops: Collection[str], accesses: Collection[int]) -> dict[str, float]:
+    """Instructions of a step, in the mean of the innermost loops of these names, by a step's accesses of shared memory.
+
+    Of those that do four steps at a time, as their source asks.
+    """
+    found, _ = _found_loops(code)
+    steps: dict[int, list[float]] = {}
+    for loop in (loop for name, same in found.items() if name.rpartition("/")[2] in loops for loop in same):
+        of_step, rest = divmod(loop.counts.get("shared", 0), _STEPS)
+        if rest == 0 and of_step in accesses:
+            steps.setdefault(of_step, []).append(sum(loop.counts.values()) / _STEPS)
+    return {str(of_step): round(sum(counts) / len(counts), 2) for of_step, counts in sorted(steps.items())}
+
+
+def _found_loops(code: str) -> tuple[dict[str, list[Loop]], dict[str, int]]:
+    """By name, all that the compiler made of each; and what one warp of a block does alone."""
     blocks = _blocks(code)
     before = [[index for index, block in enumerate(blocks) if other in block.follow] for other in range(len(blocks))]
     dominators = _dominators(before)
@@ -97,8 +118,7 @@ def loops_of(code: str) -> list[Loop]:
         of_all = [index for index in way if head != _KERNEL or index not in alone]
         iterations = 1 if head == _KERNEL else _source_of(blocks, head, bodies[head])[2]
         found.setdefault(names[head], []).append(Loop(names[head], _classes(blocks, of_all), iterations))
-    of_one = _classes(blocks, [index for index in ways[_KERNEL] if index in alone])
-    return [*map(_unrolled, found.values()), *([Loop(ONE_WARP, of_one)] if of_one else [])]
+    return found, _classes(blocks, [index for index in ways[_KERNEL] if index in alone])
 
 
 def _classes(blocks: list[_Block], way: list[int]) -> dict[str, int]:

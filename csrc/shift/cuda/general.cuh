@@ -36,6 +36,7 @@ template <bool kAdjoint, bool kComplex, typename Acc>
 __device__ Complex<Acc> convolve(ComplexPointer<Acc> taps, int size, int i, ComplexPointer<Acc> values, int stride) {
   Complex<Acc> sum = {0, 0};
   int n = kAdjoint && i > 0 ? size - i : i;
+#pragma unroll 4  // sizes are 15 at most: 16 steps at a time, the compiler's choice, would never run
   for (int j = 0; j < size; ++j) {
     const Acc a = taps.real[n], value = values.real[j * stride];
     sum.real += a * value;
@@ -217,6 +218,7 @@ __device__ void backward_general_slice(const BackwardProblem& problem, const Gen
     shares[2] += planes.grad.real[element] * d2.real;
     if constexpr (kComplex)
       shares[0] -= h.imaginary * d0.imaginary, shares[1] -= planes.grad_axis2.imaginary[element] * d1.imaginary;
+#pragma unroll 4
     for (int from = 0, n = x; from < tile.k0; ++from, n = n == 0 ? tile.k0 - 1 : n - 1) {
       Acc& sum = planes.grad_weight[tile.volume_index(pair, from, y, z)];
       sum += tile.taps(0).real[n] * h.real;
