@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from ..layers.conv2d import CrossDConv2d
 from .acs import ACSConv3d
 from .depth import DepthGeometry
-from .modules.copies import copy_with, walk
+from .modules.copies import copy_with, plain_copy, walk
 from .recipes import CONVOLUTIONS_2D, with_center_weight
 from .volumes.axes import axes_of, with_axes
 from .volumes.mode import VolumeCalls
@@ -54,7 +53,7 @@ def check_volumes(model_2d: nn.Module, model_3d: nn.Module, image: Tensor, *, sl
         raise ValueError(f"image: expected a tensor (B, C, H, W), got {got}")
     volume = image.unsqueeze(2).expand(-1, -1, slices or image.shape[2], -1, -1)
     with torch.no_grad(), torch.random.fork_rng(_devices(model_3d)):
-        copy.deepcopy(model_3d).eval()(volume)
+        plain_copy(model_3d).eval()(volume)
         flat, deep = _centered_copies(model_2d, model_3d)
         expected = _recorded(flat, image.double())
         names = {module: name or "model" for name, module in walk(deep)}
@@ -71,7 +70,7 @@ def _devices(model: nn.Module) -> list[int]:
 
 def _centered_copies(model_2d: nn.Module, model_3d: nn.Module) -> tuple[nn.Module, nn.Module]:
     """Copies in evaluation mode, of which the second has the weights of the first in the middle of its kernels."""
-    flat = copy.deepcopy(model_2d).eval()
+    flat = plain_copy(model_2d).eval()
     twins: dict[nn.Module, nn.Module] = {}
     for name, module in walk(flat, whole=CONVOLUTIONS_2D):
         if isinstance(module, CONVOLUTIONS_2D):

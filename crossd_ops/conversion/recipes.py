@@ -93,6 +93,8 @@ def with_center_weight(module: nn.Module, geometry: DepthGeometry) -> nn.Module:
             weight = _weight(convolution)
         if _pads_as_tensorflow(module):
             geometry = geometry._replace(padding="same")
+        elif isinstance(convolution.padding, str):  # which an ACSConv3d in its place has as a number
+            geometry = geometry._replace(padding=convolution.padding)
         return _convolution(convolution, centered(weight, geometry.kernel), geometry)
 
 

@@ -91,7 +91,7 @@ def test_networks_on_volumes_smaller_than_their_pools(network: Any, options: dic
 
 
 def test_compiled_layers_on_volumes_of_several_sizes() -> None:
-    volumes = to_3d(Pooled(), "center").eval()
+    volumes = to_3d(Pooled(), "center", example=torch.randn(1, 3, 4, 5)).eval()
     compiled = torch.compile(volumes, backend="eager", fullgraph=True)
     for sizes in ((6, 7, 8), (5, 5, 5), (1, 2, 4)):  # dynamic from the second on
         volume = torch.randn(2, 3, *sizes)

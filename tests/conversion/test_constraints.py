@@ -205,14 +205,14 @@ def test_the_remedies_help() -> None:
         WAYS[way][0](model[0], "weight")
         weight = model[0].weight.detach().clone() if way != "spectral_norm" else None
         remove(model[0], "weight")
-        twin: Any = to_2d(to_3d(model, "center"), "center")
+        twin: Any = to_2d(to_3d(model, "center", example=torch.randn(1, 1, 5, 6)), "center")
         torch.testing.assert_close(twin[0].weight, model[0].weight if weight is None else weight)
 
 
 @pytest.mark.parametrize("part", [0, 1, 3])
 def test_of_a_head(part: int) -> None:
     for layer, convert, other in (
-        (CrossDConv2d(1, 4, 3), lambda model: to_3d(model, "crossd"), to_3d),
+        (CrossDConv2d(1, 4, 3), lambda model: to_3d(model, "crossd"), proven),
         (CrossDConv3d(1, 4, 3), to_2d, baked_volume),
     ):
         model = nn.Sequential(layer)
@@ -224,6 +224,10 @@ def test_of_a_head(part: int) -> None:
     prune.l1_unstructured(head.rotation_params[0], "weight", 0.5)
     with pytest.raises(ValueError, match=r"^0\.rotation_params\.0: expected a weight that"):
         adapt_input_channels(nn.Sequential(head), 2)
+
+
+def proven(model: nn.Module) -> nn.Module:
+    return to_3d(model, example=torch.randn(1, 1, 6, 6))
 
 
 def baked_volume(model: nn.Module) -> nn.Module:
@@ -244,7 +248,7 @@ def test_other_layers_keep_their_constraints() -> None:
     twin(image).sum().backward()
     assert all(parameter.grad is not None for parameter in twin[6].parameters())
     torch.testing.assert_close(model(image), expected)
-    volumes = to_3d(model, "center")
+    volumes = to_3d(model, "center", example=image)
     torch.testing.assert_close(volumes(image[:, :, None].expand(-1, -1, 3, -1, -1)), model(image))
 
 

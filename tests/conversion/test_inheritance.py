@@ -34,14 +34,18 @@ def baked(model: nn.Module) -> nn.Module:
     return bake(model, [torch.randn(2, 1, *(8,) * axes)], progress=False)
 
 
+def proven(recipe: str) -> Convert:
+    return lambda model: to_3d(model, recipe, example=torch.linspace(-1, 1, 42).view(1, 1, 6, 7))
+
+
 CONVERTERS: dict[str, tuple[Callable[[], nn.Module], Convert]] = {
     "to_crossd": (lambda: nn.Conv2d(1, 4, 3), to_crossd),
-    "to_3d": (lambda: nn.Conv2d(1, 4, 3), lambda model: to_3d(model, "i3d")),
-    "to_3d, transposed": (lambda: nn.ConvTranspose2d(1, 4, 3), lambda model: to_3d(model, "i3d")),
-    "to_3d, acs": (lambda: nn.Conv2d(1, 4, 3), lambda model: to_3d(model, "acs")),
-    "to_3d, published": (lambda: CrossDConv2d(1, 4, 3), to_3d),
-    "to_3d, crossd": (lambda: CrossDConv2d(1, 4, 3), lambda model: to_3d(model, "crossd")),
-    "to_3d, same": (lambda: CrossDConv2dSame(1, 4, 3, 2), to_3d),
+    "to_3d": (lambda: nn.Conv2d(1, 4, 3), proven("i3d")),
+    "to_3d, transposed": (lambda: nn.ConvTranspose2d(1, 4, 3), proven("i3d")),
+    "to_3d, acs": (lambda: nn.Conv2d(1, 4, 3), proven("acs")),
+    "to_3d, published": (lambda: CrossDConv2d(1, 4, 3), proven("published")),
+    "to_3d, crossd": (lambda: CrossDConv2d(1, 4, 3), proven("crossd")),
+    "to_3d, same": (lambda: CrossDConv2dSame(1, 4, 3, 2), proven("published")),
     "to_2d": (lambda: nn.Conv3d(1, 4, 3), lambda model: to_2d(model, "i3d")),
     "to_2d, published": (lambda: nn.Conv3d(1, 4, 3), to_2d),
     "to_2d, transposed": (lambda: nn.ConvTranspose3d(1, 4, 3), to_2d),
@@ -125,7 +129,7 @@ class Tagged(nn.Conv2d):
         raise RuntimeError("not attached")
 
 
-@pytest.mark.parametrize("convert", [to_crossd, lambda model: to_3d(model, "i3d")], ids=["to_crossd", "to_3d"])
+@pytest.mark.parametrize("convert", [to_crossd, proven("i3d")], ids=["to_crossd", "to_3d"])
 def test_subclasses_of_users(convert: Convert) -> None:
     twin = convert(nn.Sequential(Tagged(1, 4, 3)))[0]
     assert (twin.stage, twin.blocks, twin.slot, twin._index) == (3, nn.ReLU, "first", 7)
@@ -137,7 +141,8 @@ def test_attributes_go_all_the_way() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3))
     model[0].f, model[1].f, model[2].f = -1, -2, [0, 1]
     crossd = pickle.loads(pickle.dumps(copy.deepcopy(to_crossd(model))))
-    for twin in (baked(crossd), to_2d(to_3d(crossd)), to_2d(to_3d(crossd, "crossd")), baked(to_3d(crossd, "crossd"))):
+    published, volumes = (proven(recipe)(crossd) for recipe in ("published", "crossd"))
+    for twin in (baked(crossd), to_2d(published), to_2d(volumes), baked(volumes)):
         assert [layer.f for layer in twin] == [-1, -2, [0, 1]]
 
 
@@ -146,8 +151,9 @@ def test_layers_of_timm_keep_what_they_know() -> None:
     model = nn.Sequential(layers.ScaledStdConv2dSame(3, 4, 3), layers.Conv2dSame(4, 4, 3))
     twin: Any = to_crossd(model)
     assert (twin[0].eps, twin[0].scale, twin[0].same_pad) == (model[0].eps, model[0].scale, model[0].same_pad)
-    assert type(to_2d(to_3d(model, "i3d"), "i3d")[1]) is layers.Conv2dSame
-    assert to_3d(model, "i3d")[0].scale == model[0].scale
+    volumes: Any = to_3d(model, "i3d", example=torch.randn(1, 3, 6, 7))
+    assert type(to_2d(volumes, "i3d")[1]) is layers.Conv2dSame
+    assert volumes[0].scale == model[0].scale
 
 
 def test_the_layers_of_a_head_inherit_too() -> None:

@@ -130,7 +130,7 @@ def test_calibration(tag: Callable[[Tensor], Tensor]) -> None:
         assert_plain(baked)
         torch.testing.assert_close(baked(images), bake(model, expected)(images))
         for recipe in ("shifted", "slice-i3d", "slice-acs"):
-            assert_plain(to_3d(model, recipe, batches=batches, progress=False))
+            assert_plain(to_3d(model, recipe, batches=batches, progress=False, example=images))
 
 
 def of_subclass(model: nn.Module, tag: Callable[[Tensor], Tensor]) -> nn.Module:
@@ -146,10 +146,12 @@ def test_converters_of_such_weights(tag: Callable[[Tensor], Tensor]) -> None:
     plain = of_subclass(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, bias=False)), tag)
     assert {type(parameter) for parameter in plain.parameters()}.isdisjoint({nn.Parameter})
     crossd, transposed = of_subclass(network(), tag), of_subclass(nn.ConvTranspose2d(1, 4, 3), tag)
+    image = torch.randn(1, 1, 8, 8)
     made = [to_crossd(plain), with_early_heads(crossd), bake(crossd, [torch.randn(2, 1, 8, 8)], progress=False)]
     for model, recipe in ((plain, "i3d"), (plain, "center"), (plain, "acs"), (crossd, "published"), (crossd, "crossd")):
-        made += [to_3d(model, recipe), to_2d(of_subclass(to_3d(model, recipe), tag), recipe)]
-    made += [to_3d(transposed, "i3d"), to_2d(of_subclass(to_3d(transposed, "i3d"), tag), "i3d")]
+        made += [to_3d(model, recipe, example=image), to_2d(of_subclass(to_3d(model, recipe), tag), recipe)]
+    volumes = to_3d(transposed, "i3d", example=image)
+    made += [volumes, to_2d(of_subclass(copy.deepcopy(volumes), tag), "i3d")]
     for model in made:
         assert_plain(model)
 

@@ -99,6 +99,10 @@ class Fused(nn.Module):
         return self.layer(input)
 
 
+def proven(model: nn.Module) -> nn.Module:
+    return to_3d(model, "i3d", example=torch.randn(1, 1, 5, 6))
+
+
 def zeroed(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
@@ -106,7 +110,7 @@ def zeroed(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("convert", [to_crossd, lambda m: to_3d(m, "i3d"), lambda m: adapt_input_channels(m, 2)])
+@pytest.mark.parametrize("convert", [to_crossd, proven, lambda m: adapt_input_channels(m, 2)])
 def test_a_forward_of_its_own_is_that_of_the_copy(convert: Convert) -> None:
     model = Fused()
     twin = convert(model)
@@ -138,7 +142,7 @@ class Pooled(nn.Module):
 
 
 def test_networks_that_were_converted_before() -> None:
-    volumes: Any = to_3d(Pooled(CrossDConv2d(1, 4, 3)), "crossd")
+    volumes: Any = to_3d(Pooled(CrossDConv2d(1, 4, 3)), "crossd", example=torch.randn(1, 1, 6, 6))
     assert type(volumes) is not Pooled and isinstance(volumes, Pooled)
     input = torch.randn(2, 1, 6, 6, 6)
     colours = adapt_input_channels(volumes, 3)

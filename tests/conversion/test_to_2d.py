@@ -32,7 +32,8 @@ def assert_same_states(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> No
 @pytest.mark.parametrize("name", ["resnet18", "unet"])
 def test_published(name: str) -> None:
     model = make(name, "crossd")
-    back = to_2d(to_3d(model))
+    input = torch.randn(2, 3, 32, 32)
+    back = to_2d(to_3d(model, example=input[:1]))
     # 1x1 convolutions come back plain: their 3D weight is their 2D one.
     mine, theirs = states(back, "rotation_params"), states(model, "rotation_params")
     pointwise = {name for name, module in back.named_modules() if isinstance(module, nn.Conv2d)}
@@ -42,7 +43,6 @@ def test_published(name: str) -> None:
     assert set(mine) == set(theirs)
     for key, tensor in mine.items():
         assert torch.equal(tensor, theirs[key]), key
-    input = torch.randn(2, 3, 32, 32)
     for part in (model, back):
         for module in part.modules():
             if isinstance(module, CrossDConv2d):
@@ -53,12 +53,12 @@ def test_published(name: str) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "unet"])
 def test_crossd(name: str) -> None:
     model = make(name, "crossd")
-    deep = to_3d(model, "crossd")
+    input = torch.randn(2, 3, 32, 32)
+    deep = to_3d(model, "crossd", example=input[:1])
     assert any(isinstance(module, CrossDConv3d) for module in deep.modules())
     back = to_2d(deep, "crossd")
     assert_same_states(states(back), states(model))
     assert str(back) == str(model)
-    input = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(back(input), model(input), rtol=0, atol=0)
 
 
@@ -66,19 +66,18 @@ def test_crossd(name: str) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "unet"])
 def test_exact_recipes_of_plain_networks(name: str, recipe: str) -> None:
     model = make(name, "plain")
-    back = to_2d(to_3d(model, recipe), recipe)
+    input = torch.randn(2, 3, 32, 32)
+    back = to_2d(to_3d(model, recipe, example=input[:1]), recipe)
     assert_same_states(states(back), states(model))
     assert [type(module) for module in back.modules()] == [type(module) for module in model.modules()]
-    input = torch.randn(2, 3, 32, 32)
     assert torch.equal(back(input), model(input))
 
 
 def test_inflation_is_undone_to_rounding() -> None:
-    model = make("resnet18", "plain")
-    back = to_2d(to_3d(model, "i3d"), "i3d")
+    model, input = make("resnet18", "plain"), torch.randn(2, 3, 32, 32)
+    back = to_2d(to_3d(model, "i3d", example=input[:1]), "i3d")
     for name, tensor in states(back).items():
         torch.testing.assert_close(tensor, model.state_dict()[name], rtol=1e-6, atol=1e-7)
-    input = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(back(input), model(input))
 
 
@@ -89,7 +88,7 @@ def test_the_slice_recipes_come_back_as_the_network_with_the_mean_slice() -> Non
         if isinstance(module, CrossDConv2d):
             module.fix_shift(shift)
     for recipe in ("slice-i3d", "slice-acs"):
-        back = to_2d(to_3d(model, recipe, batches=[input], progress=False), recipe)
+        back = to_2d(to_3d(model, recipe, batches=[input], progress=False, example=input[:1]), recipe)
         assert not any(isinstance(module, CrossDConv2d) for module in back.modules())
         torch.testing.assert_close(back(input), model(input), rtol=1e-4, atol=1e-4)
 
@@ -105,9 +104,9 @@ def test_the_slice_recipes_come_back_as_the_network_with_the_mean_slice() -> Non
 )
 def test_transposed_convolutions(arguments: dict) -> None:
     layer = nn.ConvTranspose2d(4, 6, **arguments)
-    back = to_2d(to_3d(layer, "i3d"), "i3d")
-    torch.testing.assert_close(back.weight, layer.weight)
     input = torch.randn(2, 4, 5, 6)
+    back = to_2d(to_3d(layer, "i3d", example=input), "i3d")
+    torch.testing.assert_close(back.weight, layer.weight)
     torch.testing.assert_close(back(input), layer(input))
 
 
@@ -126,21 +125,21 @@ def test_what_is_not_published_in_a_crossd_layer() -> None:
         {"kernel_size": 3, "depth": 5, "index": 0, "groups": 2, "bias": False},
     ):
         layer = CrossDConv2d(4, 6, **arguments).eval()
-        back = to_2d(to_3d(layer, "crossd"))
         input = torch.randn(3, 4, 8, 8)
+        back = to_2d(to_3d(layer, "crossd", example=input))
         torch.testing.assert_close(back(input), layer(input))
         layer.fix_shift(shift)
-        back = to_2d(to_3d(layer, "crossd"))
+        back = to_2d(to_3d(layer, "crossd", example=input))
         torch.testing.assert_close(back(input), layer(input))
         if layer.dim == 0:
-            back = to_2d(to_3d(layer))
+            back = to_2d(to_3d(layer, example=input))
             back.fix_shift(shift)
             torch.testing.assert_close(back(input), layer(input))
 
 
 def test_timms_padding() -> None:
     layer = CrossDConv2dSame(3, 4, 3, stride=2)
-    deep = to_3d(layer)
+    deep = to_3d(layer, example=torch.randn(2, 3, 7, 8))
     back = to_2d(deep)
     assert type(back) is CrossDConv2dSame and torch.equal(back.weights_3d, layer.weights_3d)
     for part in (layer, back):
@@ -157,7 +156,8 @@ def test_timms_padding() -> None:
 
 def test_recipes_by_name_and_depth_that_was_asked_for() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), CrossDConv2d(4, 4, 3), nn.Conv2d(4, 4, 1))
-    deep = to_3d(model, depth={"0": {"kernel": 1}, "1": {"kernel": 1, "stride": 1}, "2": {"stride": 2}})
+    image = torch.randn(1, 3, 12, 13)
+    deep = to_3d(model, depth={"0": {"kernel": 1}, "1": {"kernel": 1, "stride": 1}, "2": {"stride": 2}}, example=image)
     back = to_2d(deep, {"0": "i3d", "*": "published"})
     assert [type(module) for module in back] == [type(module) for module in model]
     assert torch.equal(back[0].weight, model[0].weight) and torch.equal(back[3].weight, model[3].weight)
@@ -166,7 +166,7 @@ def test_recipes_by_name_and_depth_that_was_asked_for() -> None:
 
 
 def test_the_model_is_left_alone() -> None:
-    deep = to_3d(make("resnet18", "crossd"), "crossd")
+    deep = to_3d(make("resnet18", "crossd"), "crossd", example=torch.randn(1, 3, 32, 32))
     deep.conv1.weights_3d.requires_grad_(False)
     deep.conv1.rotation_params[1].train()
     before, state = copy.deepcopy(deep.state_dict()), torch.get_rng_state()

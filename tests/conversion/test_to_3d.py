@@ -52,13 +52,13 @@ def test_recipes_of_crossd_layers(arguments: dict, batches: list[Tensor]) -> Non
     shifts = shifts_of(layer, batches)
     weight = layer.weights_3d.detach()
 
-    published = to_3d(model)
+    published = to_3d(model, example=batches[0])
     assert torch.equal(published[0].weight, depth_first(layer, weight))
-    shifted = to_3d(model, "shifted", batches=batches, progress=False)
+    shifted = to_3d(model, "shifted", batches=batches, progress=False, example=batches[0])
     moved = reference.fourier_shift(weight, shifts.mean(0, keepdim=True))[0]
     torch.testing.assert_close(shifted[0].weight, depth_first(layer, moved), rtol=0, atol=1e-6)
     mean = reference.fourier_shift_slice(weight, shifts, dim=layer.dim, index=layer.index).mean(0)
-    sliced = to_3d(model, "slice-i3d", batches=batches, progress=False)
+    sliced = to_3d(model, "slice-i3d", batches=batches, progress=False, example=batches[0])
     for number in range(layer.depth):
         torch.testing.assert_close(sliced[0].weight[:, :, number], mean / layer.depth)
     assert [type(twin[0]) for twin in (published, shifted, sliced)] == [nn.Conv3d] * 3
@@ -66,7 +66,7 @@ def test_recipes_of_crossd_layers(arguments: dict, batches: list[Tensor]) -> Non
         torch.testing.assert_close(twin[2].weight.sum(2), model[2].weight)
         assert twin(volume).shape[1] == 6
     if len({*layer.kernel_size}) == 1:
-        acs = to_3d(model, "slice-acs", batches=batches, progress=False)
+        acs = to_3d(model, "slice-acs", batches=batches, progress=False, example=batches[0])
         assert type(acs[0]) is ACSConv3d and type(acs[2]) is ACSConv3d
         torch.testing.assert_close(acs[0].weight, mean)
         assert torch.equal(acs[2].weight, model[2].weight)
@@ -76,9 +76,9 @@ def test_recipes_of_crossd_layers(arguments: dict, batches: list[Tensor]) -> Non
 @pytest.mark.parametrize("arguments", LAYERS, ids=str)
 def test_crossd_keeps_the_head_and_sees_a_slice_as_the_2d_network_does(arguments: dict) -> None:
     layer = network(arguments)[0]
-    twin = to_3d(layer, "crossd")
-    assert type(twin) is CrossDConv3d and twin.training is False
     input = torch.randn(3, 4, 7, 7, dtype=torch.float64)
+    twin = to_3d(layer, "crossd", example=input)
+    assert type(twin) is CrossDConv3d and twin.training is False
     torch.testing.assert_close(twin.predict_shift(input.unsqueeze(2)), layer.predict_shift(input))
     # A volume that is 0 around one slice: at the output slice beside it stands the 2D output.
     twin.padding_mode = "zeros"
@@ -105,8 +105,9 @@ def test_fixed_shifts_are_carried_and_calibrated(batches: list[Tensor]) -> None:
     model = network(LAYERS[0])
     model[0].fix_shift(torch.tensor([0.25, 1.0, 0.5]))
     moved = reference.fourier_shift(model[0].weights_3d, model[0].fixed_shift[None])[0]
-    torch.testing.assert_close(to_3d(model, "shifted", batches=batches, progress=False)[0].weight, moved)
-    assert torch.equal(to_3d(model, "crossd")[0].fixed_shift, model[0].fixed_shift)
+    shifted = to_3d(model, "shifted", batches=batches, progress=False, example=batches[0])
+    torch.testing.assert_close(shifted[0].weight, moved)
+    assert torch.equal(to_3d(model, "crossd", example=batches[0])[0].fixed_shift, model[0].fixed_shift)
 
 
 def test_calibration_from_batches_of_any_kind_or_what_calibrate_returned(batches: list[Tensor]) -> None:
@@ -131,27 +132,28 @@ def test_calibration_from_batches_of_any_kind_or_what_calibrate_returned(batches
 def test_recipes_of_plain_layers(size: int, padding: int, dilation: int) -> None:
     layer = nn.Conv2d(4, 6, size, padding=padding, dilation=dilation, groups=2)
     kernel = layer.kernel_size[0]
-    inflated, centered = to_3d(layer, "i3d"), to_3d(layer, "center")
+    image = torch.randn(1, 4, 9, 10)
+    inflated, centered = to_3d(layer, "i3d", example=image), to_3d(layer, "center", example=image)
     for number in range(kernel):
         torch.testing.assert_close(inflated.weight[:, :, number], layer.weight / kernel)
         expected = layer.weight if number == kernel // 2 else torch.zeros_like(layer.weight)
         assert torch.equal(centered.weight[:, :, number], expected)
     assert inflated.padding == (layer.padding[0], *layer.padding) and torch.equal(inflated.bias, layer.bias)
     if size == 3:
-        acs = to_3d(layer, "acs")
+        acs = to_3d(layer, "acs", example=image)
         assert type(acs) is ACSConv3d and torch.equal(acs.weight, layer.weight)
 
 
 def test_one_by_one_is_one_by_one_by_one_with_every_recipe() -> None:
-    plain = nn.Conv2d(4, 6, 1, stride=2)
+    plain, image = nn.Conv2d(4, 6, 1, stride=2), torch.randn(2, 4, 3, 3)
     for recipe in ("i3d", "center", "acs"):
-        twin = to_3d(plain, recipe)
+        twin = to_3d(plain, recipe, example=image)
         assert type(twin) is nn.Conv3d and torch.equal(twin.weight[:, :, 0], plain.weight)
     crossd = CrossDConv2d(4, 6, 1)
     for recipe in ("published", "shifted", "slice-i3d", "slice-acs"):
-        twin = to_3d(crossd, recipe, batches=[torch.randn(2, 4, 3, 3)], progress=False)
+        twin = to_3d(crossd, recipe, batches=[image], progress=False, example=image)
         assert type(twin) is nn.Conv3d and torch.equal(twin.weight, crossd.weights_3d)
-    assert type(to_3d(crossd, "crossd")) is CrossDConv3d
+    assert type(to_3d(crossd, "crossd", example=image)) is CrossDConv3d
 
 
 def test_inflated_networks_give_the_2d_output_on_volumes_that_are_constant_along_the_depth() -> None:
@@ -168,8 +170,8 @@ def test_inflated_networks_give_the_2d_output_on_volumes_that_are_constant_along
     model(torch.randn(4, 3, 32, 32, dtype=torch.float64))
     model.eval()
     # Zeros in front of and behind the volume are not constant with it.
-    deep = to_3d(model, "i3d", depth={str(number): {"padding": 0} for number in (0, 3, 4, 7)})
     input = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    deep = to_3d(model, "i3d", depth={str(number): {"padding": 0} for number in (0, 3, 4, 7)}, example=input)
     output, expected = deep(constant(input, 44)), model(input)
     assert output.shape[2] > 2
     for number in range(output.shape[2]):
@@ -189,8 +191,8 @@ def test_inflated_networks_give_the_2d_output_on_volumes_that_are_constant_along
 )
 def test_inflated_transposed_convolutions(arguments: dict) -> None:
     layer = nn.ConvTranspose2d(4, 6, **arguments, dtype=torch.float64)
-    deep = to_3d(layer, "center")  # inflated with any recipe
     input = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    deep = to_3d(layer, "center", example=input)  # inflated with any recipe
     output, expected = deep(constant(input, 12)), layer(input)
     reach = layer.dilation[0] * layer.kernel_size[0]
     for number in range(reach, output.shape[2] - reach):

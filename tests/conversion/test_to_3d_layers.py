@@ -46,9 +46,9 @@ def test_layers(layer: nn.Module, request_of_depth: dict, kind: type) -> None:
     if isinstance(layer, nn.BatchNorm2d):
         model(torch.randn(4, 3, 6, 6))
     model.eval()
-    deep = to_3d(model, "i3d", depth={"1": request_of_depth} if request_of_depth else None)
-    assert type(deep[1]) is kind and type(model[1]) is type(layer) and deep[1] is not layer
     input = torch.randn(2, 3, 7, 8)
+    deep = to_3d(model, "i3d", depth={"1": request_of_depth} if request_of_depth else None, example=input)
+    assert type(deep[1]) is kind and type(model[1]) is type(layer) and deep[1] is not layer
     output, expected = deep(constant(input, 6)), model(input)
     assert output.shape == (*expected.shape[:2], output.shape[2], *expected.shape[2:])
     for number in range(output.shape[2]):
@@ -69,7 +69,8 @@ def test_layers_of_timm(pool: str) -> None:
         nn.init.normal_(part.weight)
     model(torch.randn(4, 3, 6, 6))
     model.eval()
-    deep, input = to_3d(model, "i3d"), torch.randn(2, 3, 7, 8)
+    input = torch.randn(2, 3, 7, 8)
+    deep = to_3d(model, "i3d", example=input)
     assert [type(part).__name__ for part in deep[1:3]] == ["LayerNorm3d", "BatchNormAct3d"]
     torch.testing.assert_close(deep(constant(input, 5)), model(input))
     back = to_2d(deep, "i3d")
@@ -83,7 +84,7 @@ def test_the_depth_is_like_the_height() -> None:
         nn.ZeroPad2d((1, 2, 3, 4)), nn.Upsample(scale_factor=(3, 2)), nn.AdaptiveAvgPool2d((7, 5)),
         CrossDConv2d(4, 4, (1, 5), (1, 2), (0, 2)), nn.ConvTranspose2d(4, 4, (3, 2), (2, 1), (1, 0), (1, 0)),
     )  # fmt: skip
-    deep = to_3d(model)
+    deep = to_3d(model, example=torch.randn(1, 3, 24, 12))
     assert (deep[0].kernel_size, deep[0].stride) == ((3, 3, 5), (2, 2, 1))
     assert (deep[0].padding, deep[0].dilation) == ((1, 1, 2), (2, 2, 1))
     assert (deep[1].kernel_size, deep[1].stride, deep[1].padding) == ((3, 3, 2), 2, (1, 1, 0))
@@ -110,7 +111,8 @@ class UNet(nn.Module):
 @pytest.mark.parametrize("recipe", ["published", "crossd"])
 def test_unequal_strides_go_with_the_height_in_every_layer(recipe: str) -> None:
     for model, name in ((UNet(), "i3d"), (to_crossd(UNet()), recipe)):
-        assert to_3d(model, name)(torch.randn(1, 1, 5, 6, 8)).shape == (1, 2, 5, 6, 8)
+        deep = to_3d(model, name, example=torch.randn(1, 1, 6, 8))
+        assert deep(torch.randn(1, 1, 5, 6, 8)).shape == (1, 2, 5, 6, 8)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_unequal_strides_go_with_the_height_in_every_layer(recipe: str) -> None:
 )
 def test_sizes_that_are_lists(layer: nn.Module) -> None:
     model, input = nn.Sequential(nn.Conv2d(3, 4, 1), layer), torch.randn(2, 3, 6, 6)
-    deep = to_3d(model, "i3d")
+    deep = to_3d(model, "i3d", example=input)
     expected = model(input)
     for part in deep(constant(input, 4)).unbind(2):
         torch.testing.assert_close(part, expected)
@@ -150,9 +152,10 @@ def stages(convolution: type[nn.Module]) -> nn.Sequential:
 
 def test_anisotropic_voxels() -> None:
     depth = {"conv1": {"kernel": 1, "stride": 1}, "pool": {"kernel": 1, "stride": 1}, "conv?": {"kernel": 2}}
+    image = torch.randn(1, 3, 20, 20)
     for convolution, recipe in ((nn.Conv2d, "i3d"), (CrossDConv2d, "published")):
         model = stages(convolution)
-        deep = to_3d(model, {"acs": "acs", "*": recipe}, depth=depth | {"acs": {"stride": 2}})
+        deep = to_3d(model, {"acs": "acs", "*": recipe}, depth=depth | {"acs": {"stride": 2}}, example=image)
         assert (deep.conv1.kernel_size, deep.conv1.stride, deep.conv1.padding) == ((1, 5, 5), (1, 2, 2), (0, 2, 2))
         assert (deep.pool.kernel_size, deep.pool.stride, deep.pool.padding) == ((1, 3, 3), (1, 2, 2), (0, 1, 1))
         assert (deep.conv2.kernel_size, deep.conv2.padding) == ((2, 3, 3), (0, 1, 1))
@@ -182,7 +185,7 @@ def test_wrong_depth(depth: dict, text: str) -> None:
 
 def test_timms_padding_at_a_stride() -> None:
     layer = CrossDConv2dSame(3, 4, 3, stride=2)
-    deep = to_3d(layer, depth={"*": {"kernel": 1}})
+    deep = to_3d(layer, depth={"*": {"kernel": 1}}, example=torch.randn(1, 3, 7, 8))
     layer.fix_shift(torch.zeros(3))
     for size in (7, 8):
         input = torch.randn(2, 3, size, size)
@@ -255,7 +258,7 @@ class Pools(nn.Module):
 def test_a_forward_that_is_another_method_of_the_module_is_made_for_volumes() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 3), Pools())
     model[1].forward = model[1].forward
-    deep = to_3d(model, "i3d")
+    deep = to_3d(model, "i3d", example=torch.randn(1, 2, 6, 6))
     assert deep[1].forward.__self__ is deep[1]
     assert deep(torch.randn(1, 2, 6, 6, 6)).shape == (1, 3, 2, 2, 2)
     back = to_2d(deep, "i3d")

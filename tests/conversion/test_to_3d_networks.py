@@ -41,8 +41,9 @@ def test_a_networks_own_calls_of_2d_functions() -> None:
     for twin in (copy.deepcopy(deep), pickle.loads(pickle.dumps(deep))):
         deep.fc2.bias.data += 1  # the twin has its own
         torch.testing.assert_close(twin(constant(input, 8)), model(input))
-    exported = torch.export.export(to_3d(model, "center"), (constant(input, 8),)).module()
-    torch.testing.assert_close(exported(constant(input, 8)), to_3d(model, "center")(constant(input, 8)))
+    centered = to_3d(model, "center", example=input)
+    exported = torch.export.export(centered, (constant(input, 8),)).module()
+    torch.testing.assert_close(exported(constant(input, 8)), centered(constant(input, 8)))
     assert not torch.overrides._is_torch_function_mode_enabled()
 
 
@@ -61,7 +62,8 @@ class Resizing(nn.Module):
 
 def test_a_size_without_a_depth() -> None:
     model = Resizing()
-    assert to_3d(model, "i3d")(torch.randn(1, 4, 5, 6, 7)).shape == (1, 4, 5, 6, 7)
+    deep = to_3d(model, "i3d", example=torch.randn(1, 4, 6, 7))
+    assert deep(torch.randn(1, 4, 5, 6, 7)).shape == (1, 4, 5, 6, 7)
     model.size = (5, 5)
     with pytest.raises(ValueError, match="interpolate: expected a size with the depth"):
         to_3d(model, "i3d")(torch.randn(1, 4, 5, 5, 5))
@@ -75,7 +77,7 @@ def test_the_model_is_left_alone_and_what_is_shared_stays_shared() -> None:
     calls: list[str] = []
     model.first.register_forward_hook(lambda *_: calls.append("hook"))
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    deep = to_3d(model, "i3d")
+    deep = to_3d(model, "i3d")  # without the proof, which runs the hooks of its copies
     assert torch.equal(torch.get_rng_state(), state)
     assert deep.first is deep.again and type(model.first) is nn.Conv2d and type(model.norm) is nn.BatchNorm2d
     assert "forward" not in vars(model)
@@ -91,8 +93,9 @@ def test_the_model_is_left_alone_and_what_is_shared_stays_shared() -> None:
 
 def test_the_classifier_is_kept_or_drawn_anew() -> None:
     model = Network()
-    assert torch.equal(to_3d(model, "i3d").fc2.weight, model.fc2.weight)
-    anew = to_3d(model, "i3d", keep_classifier=False)
+    image = torch.randn(1, 4, 8, 8)
+    assert torch.equal(to_3d(model, "i3d", example=image).fc2.weight, model.fc2.weight)
+    anew = to_3d(model, "i3d", keep_classifier=False, example=image)
     assert torch.equal(anew.fc1.weight, model.fc1.weight) and not torch.equal(anew.fc2.weight, model.fc2.weight)
     with pytest.raises(ValueError, match=r"keep_classifier: expected True for a model without nn\.Linear"):
         to_3d(nn.Conv2d(3, 3, 3), "i3d", keep_classifier=False)
@@ -160,8 +163,8 @@ def test_standardised_weights_come_along_as_they_are() -> None:
     model, input = ZOO["timm/nf_regnet_b0"].build().double().eval(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
     enliven(model, input)
     model.eval()
-    deep = to_3d(model, "i3d", depth=one_slice(model))
+    deep = to_3d(model, "i3d", depth=one_slice(model), example=input[:1])
     torch.testing.assert_close(deep(constant(input, 2)), model(input))
     torch.testing.assert_close(to_2d(deep, "i3d")(input), model(input))
     crossd = to_crossd(model)
-    assert torch.equal(to_3d(crossd).stem.conv.weight, crossd.stem.conv.weights_3d)
+    assert torch.equal(to_3d(crossd, example=input[:1]).stem.conv.weight, crossd.stem.conv.weights_3d)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from volumes import constant
 
 from crossd_ops import to_2d, to_3d
-from crossd_ops.conversion import check_volumes
 from crossd_ops.conversion.layers_3d import same_padded
 
 
@@ -55,9 +54,8 @@ def test_slices_see_what_images_see_and_back(name: str) -> None:
     for parameter in model.parameters():
         nn.init.normal_(parameter)
     input = torch.randn(2, 3, 9, 11, dtype=torch.float64)
-    deep: Any = to_3d(model, "center")
+    deep: Any = to_3d(model, "center", example=input)
     output, expected = deep(constant(input, 8)), model(input)
-    check_volumes(model, deep, input)
     middle = output[:, :, output.shape[2] // 2]
     torch.testing.assert_close(middle, expected, rtol=1e-6, atol=1e-6)  # an eps in GlobalResponseNorm
     back: Any = to_2d(deep, "center")
@@ -71,7 +69,8 @@ def test_slices_see_what_images_see_and_back(name: str) -> None:
 
 def test_the_depth_of_twins_can_be_asked_for() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), LAYERS["BlurPool2d"](), LAYERS["MaxPool2dSame"]())
-    deep = to_3d(model, "i3d", depth={"1": {"stride": 1}, "2": {"kernel": 1, "stride": 1}})
+    image = torch.randn(1, 3, 16, 16)
+    deep = to_3d(model, "i3d", depth={"1": {"stride": 1}, "2": {"kernel": 1, "stride": 1}}, example=image)
     assert deep(torch.randn(1, 3, 7, 16, 16)).shape == (1, 4, 7, 4, 4)
     assert str(to_2d(deep, "i3d")) == str(model)
     with pytest.raises(ValueError, match=r"expected kernel, stride, dilation for 2 \(MaxPool2dSame\), got padding"):
@@ -100,7 +99,7 @@ class Scaled(nn.Module):
 def test_parameters_for_each_channel() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), Scaled())
     input = torch.randn(2, 3, 6, 6)
-    deep = to_3d(model, "center")
+    deep = to_3d(model, "center", example=input)
     for part in deep(constant(input, 5)).unbind(2):
         torch.testing.assert_close(part, model(input))
 
@@ -110,5 +109,5 @@ def test_layers_of_other_packages_by_the_names_of_known_ones() -> None:
         def forward(self, input: Tensor) -> Tensor:
             return input[:, :, ::2, ::2]
 
-    deep = to_3d(nn.Sequential(nn.Conv2d(3, 4, 1), BlurPool2d()), "i3d")
+    deep = to_3d(nn.Sequential(nn.Conv2d(3, 4, 1), BlurPool2d()), "i3d", example=torch.randn(1, 3, 6, 8))
     assert deep(torch.randn(1, 3, 4, 6, 8)).shape == (1, 4, 2, 3, 4)

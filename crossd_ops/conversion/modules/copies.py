@@ -8,9 +8,10 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from .inheritance import inherit, refuse_additions, refuse_set_methods, refuse_tensors_of_graphs
-from .parameters import computed_by_hooks
+from .parameters import computed_by_hooks, own_parameter
 
 
 def walk(model: nn.Module, whole: tuple[type[nn.Module], ...] = ()) -> Iterator[tuple[str, nn.Module]]:
@@ -86,6 +87,17 @@ def copy_with(model: nn.Module, replacements: Mapping[nn.Module, nn.Module], pre
     for module, replacement in replacements.items():
         inherit(_path(prefix, names[module]), module, replacement, memo)
     return result
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A deep copy with plain parameters, also of what `copy.deepcopy` does not take: tensors that hooks compute."""
+    memo: dict[int, object] = {}
+    for _, module in walk(model):
+        memo.update((id(value), value.detach().clone()) for value in computed_by_hooks(module).values())
+        for parameter in module._parameters.values():
+            if parameter is not None and not is_lazy(parameter):
+                memo[id(parameter)] = own_parameter(parameter, parameter.requires_grad)
+    return copy.deepcopy(model, memo)
 
 
 def check_copy(model: nn.Module, replaced: Container[nn.Module], prefix: str = "") -> None:

@@ -170,7 +170,7 @@ def close(output: Any, expected: Any) -> None:
 def test_calls_are_made_for_volumes(name: str) -> None:
     function = (REDUCED | POOLED | ARRANGED)[name]
     model, image = Calls(function), torch.randn(2, 2, 6, 8)
-    close(to_3d(model, "i3d")(constant(image, DEPTH)), model(image))
+    close(to_3d(model, "i3d", example=image)(constant(image, DEPTH)), model(image))
 
 
 class Several(nn.Module):
@@ -191,6 +191,7 @@ class Several(nn.Module):
 
 
 def test_compiled_calls_are_made_for_volumes() -> None:
+    # Without the proof: a sum over a volume is another one than over an image.
     volumes, volume = to_3d(Several(), "i3d"), torch.randn(2, 2, 4, 6, 8)
     torch._dynamo.reset()
     torch.testing.assert_close(torch.compile(volumes, backend="eager", fullgraph=True)(volume), volumes(volume))

@@ -66,7 +66,7 @@ COUNTED: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", COUNTED)
 def test_what_is_computed_from_sizes(name: str) -> None:
     model, image = Calls(COUNTED[name]), torch.randn(2, 2, 8, 10)
-    output, expected = to_3d(model, "center")(constant(image, 6)), model(image)
+    output, expected = to_3d(model, "center", example=image)(constant(image, 6)), model(image)
     parts = output[:, :, : min(6, output.shape[2])].unbind(2) if output.dim() == 5 else [output]
     for part in parts if name != "padding as TensorFlow's" else parts[1:-1]:
         torch.testing.assert_close(part, expected)
@@ -115,8 +115,7 @@ ASKED: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", ASKED)
 def test_what_is_asked_of_sizes(name: str) -> None:
     model, image = Calls(ASKED[name]), torch.randn(2, 2, 8, 10)
-    to_3d(model, "center", example=image)
-    output, expected = to_3d(model, "center")(constant(image, 6)), model(image)
+    output, expected = to_3d(model, "center", example=image)(constant(image, 6)), model(image)
     for part in output.unbind(2) if output.dim() == 5 else [output]:
         torch.testing.assert_close(part, expected)
 
@@ -156,7 +155,7 @@ class Attention(nn.Module):
 
 def test_convolutions_of_other_maps() -> None:
     model, image = Attention(1), torch.randn(2, 2, 3, 4)
-    torch.testing.assert_close(to_3d(model, "center")(constant(image, 2)), model(image))
+    torch.testing.assert_close(to_3d(model, "center", example=image)(constant(image, 2)), model(image))
     with pytest.raises(TypeError, match=r"the input \(2, 4, 24, 24\) of a layer for volumes"):
         to_3d(Attention(3), "center")(constant(image, 2))
 

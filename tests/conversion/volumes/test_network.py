@@ -44,10 +44,11 @@ class Network(nn.Module):
         return self.last(features.mean(axis=(2, -1)))
 
 
-def networks(**options: Any) -> tuple[nn.Module, nn.Module, Tensor]:
+def networks(proven: bool = True, **options: Any) -> tuple[nn.Module, nn.Module, Tensor]:
     """One of images, its twin and a volume."""
     model = Network(**options).eval()
-    return model, to_3d(model, "i3d"), torch.randn(2, 1, 4, 6, 8)
+    image = torch.linspace(-1, 1, 48).view(1, 1, 6, 8)
+    return model, to_3d(model, "i3d", example=image if proven else None), torch.randn(2, 1, 4, 6, 8)
 
 
 def test_the_class_is_made_of_the_one_that_was() -> None:
@@ -132,7 +133,7 @@ def test_functions_that_are_called_again_unseen_are_refused(reentrant: bool | No
             return Squared.apply(model.first(input))
         return checkpoint(lambda x: x * x.mean((2, 3), keepdim=True), model.first(input), use_reentrant=reentrant)
 
-    _, volumes, volume = networks(wrap=wrap)
+    _, volumes, volume = networks(proven=False, wrap=wrap)  # the proof would be refused too
     with pytest.raises(TypeError, match=r"calls mean.*: in a function that torch.* calls by itself: make it a method"):
         volumes(volume.requires_grad_())
 
@@ -161,7 +162,7 @@ def test_exports_and_traces() -> None:
     torch.testing.assert_close(torch.jit.trace(volumes, (volume,))(2 * volume), volumes(2 * volume))
     with pytest.raises(TypeError, match=r"expected torch\.jit\.trace or torch\.export for Network"):
         torch.jit.script(volumes)
-    before = to_3d(torch.fx.symbolic_trace(model), "i3d")
+    before = to_3d(torch.fx.symbolic_trace(model), "i3d", example=torch.randn(1, 1, 6, 8))
     after = torch.fx.symbolic_trace(volumes)
     for traced in (before, after, torch.fx.symbolic_trace(before), copy.deepcopy(before)):
         torch.testing.assert_close(traced(volume), expected)
@@ -194,7 +195,7 @@ class Unattached(nn.Module):
 
 
 def test_no_property_is_read() -> None:
-    volumes = to_3d(Unattached(), "i3d")
+    volumes = to_3d(Unattached(), "i3d", example=torch.randn(1, 1, 4, 5))
     assert volumes(torch.randn(1, 1, 4, 4, 4)).shape == (1, 4, 2, 2, 2)
     assert to_2d(volumes, "i3d")(torch.randn(1, 1, 4, 4)).shape == (1, 4, 2, 2)
 
@@ -218,7 +219,7 @@ class OfVolumes(nn.Module):
 
 def test_code_for_any_number_of_axes() -> None:
     model, image = OfVolumes(), torch.randn(2, 1, 5, 6)
-    torch.testing.assert_close(to_3d(model, "i3d")(constant(image, 3)), model(image))
+    torch.testing.assert_close(to_3d(model, "i3d", example=image)(constant(image, 3)), model(image))
 
 
 def test_layers_of_this_package_run_outside_of_the_mode() -> None:
@@ -233,7 +234,7 @@ def test_layers_of_this_package_run_outside_of_the_mode() -> None:
 
     model, volume = Inner().eval(), torch.randn(2, 1, 4, 5, 6)
     for recipe in ({"plain": "acs", "*": "crossd"}, "published", "crossd"):
-        volumes = to_3d(model, recipe)
+        volumes = to_3d(model, recipe, example=torch.randn(1, 1, 5, 6))
         torch.testing.assert_close(volumes(volume), volumes.plain(volumes.conv(volume)))
 
 
