@@ -58,5 +58,5 @@ def test_columns_that_do_not_fit_are_refused() -> None:
     reason = why_not("plain")
     if reason:
         pytest.skip(reason)
-    with pytest.raises(RuntimeError, match=r"columns: expected sizes and steps below 2\^31, got 2147483648"):
-        EmulatedColumns().image_to_columns(torch.zeros(1, 1, 4, 4), (3, 3), (2**31, 1), (1, 1), (1, 1))
+    with pytest.raises(RuntimeError, match=r"columns: expected pixels and paddings below 2\^31, got 2147483651"):
+        EmulatedColumns().image_to_columns(torch.zeros(1, 1, 4, 4), (3, 3), (2**31 - 1, 1), (2**31 - 1, 1), (1, 1))

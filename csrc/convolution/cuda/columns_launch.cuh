@@ -10,10 +10,10 @@
 
 namespace crossd_ops::cuda {
 
-// What the kernels compute in 32 bits must fit there; the operators choose columns for nothing that does not.
+// What the kernels compute in 32 bits must fit there: pixels of a channel, and paddings with what a kernel reaches.
 inline int narrow(int64_t value) {
   if (value > std::numeric_limits<int>::max() || value < -std::numeric_limits<int>::max())
-    throw std::runtime_error("crossd_ops: columns: expected sizes and steps below 2^31, got " + std::to_string(value));
+    throw std::invalid_argument("columns: expected pixels and paddings below 2^31, got " + std::to_string(value));
   return static_cast<int>(value);
 }
 inline int64_t product(const Axes& sizes) { return sizes[0] * sizes[1] * sizes[2]; }
