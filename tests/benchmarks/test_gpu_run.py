@@ -15,7 +15,7 @@ import torch
 from emulator.build import why_not
 
 from benchmarks.gpu.__main__ import main
-from benchmarks.gpu.kernel_calls import all_calls, kernel_names
+from benchmarks.gpu.kernel_calls import CHANNELS, all_calls, kernel_names
 from benchmarks.gpu.measurements.alternatives import matrix_slice
 from benchmarks.gpu.parts import CALLS, PARTS
 from crossd_ops import reference
@@ -157,7 +157,7 @@ def test_each_call_of_the_short_list_launches_its_kernels() -> None:
     assert len(kernel_names()) == 13
     backend = EmulatedBackend()
     for name, call in all_calls(backend, torch.device("cpu"), few=True):
-        if name.startswith("fourier_shift"):
+        if name.startswith("fourier_shift") and str(CHANNELS[0]) not in name:  # many samples launch no more
             before = backend.statistics()["launches"]
             call()
             launches = backend.statistics()["launches"] - before
