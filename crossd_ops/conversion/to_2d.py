@@ -11,6 +11,7 @@ from ..layers.conv2d import CrossDConv2d
 from ..layers.conv3d import CrossDConv3d
 from ..operators.checks import MAX_KERNEL
 from .acs import ACSConv3d
+from .code.refusals import refuse_volumes
 from .layers_2d import CrossDConv2dSame
 from .layers_3d import Conv3dSame
 from .modules.copies import copy_with, walk
@@ -18,7 +19,7 @@ from .modules.parameters import own_parameter, refuse_computed, with_bias_of
 from .recipes import CROSSD_RECIPES, PLAIN_RECIPES
 from .to_3d import Recipe, recipe_of
 from .twins import flatten
-from .volumes.network import lower, refuse_volumes
+from .volumes.network import lower, lower_hooks
 from .weights import deflated_transposed
 
 _CONVOLUTIONS = (CrossDConv3d, ACSConv3d, nn.Conv3d, nn.ConvTranspose3d)
@@ -75,6 +76,8 @@ def to_2d(model: nn.Module, recipe: Recipe = "published") -> nn.Module:
             raise TypeError(f"{name}: expected a layer with a known 2D twin, got {type(module).__name__}")
         lower(name or "model", module)
         refuse_volumes(name or "model", module)
+    for name, module in walk(result):
+        lower_hooks(name or "model", module)
     return result
 
 

@@ -13,11 +13,12 @@ from ..layers.conv3d import CrossDConv3d
 from .acs import ACSConv3d
 from .calibration import mean_shifts, recorded_shifts
 from .check import check_volumes
+from .code.refusals import refuse_images
 from .depth import DepthOptions, DepthRequests
 from .modules.copies import check_copy, copy_with, walk
 from .recipes import CALIBRATED_RECIPES, CONVOLUTIONS_2D, convolution_3d, recipe_for
 from .twins import deepen, depth_options, refuse_unknown
-from .volumes.network import lift, refuse_images
+from .volumes.network import lift, lift_hooks
 
 Recipe = str | Mapping[str, str]
 
@@ -82,7 +83,7 @@ def to_3d(
 
     Returns:
         The new model, its parameters and modules under the old names, with flags, hooks and what users put on layers;
-        only heads are gone unless with "crossd".
+        only heads are gone unless with "crossd". Hooks run as the code of the network does.
 
     Raises:
         ValueError: an unknown recipe, or one that is not for this kind of layer; no `batches` where they are needed;
@@ -121,6 +122,8 @@ def to_3d(
             deepen(name or "model", module, requests)
         else:
             lift(name or "model", module)
+    for name, module in walk(result):
+        lift_hooks(name or "model", module)
     if example is not None:
         check_volumes(model, result, example)
     if not keep_classifier:

@@ -15,7 +15,7 @@ from torch import nn
 from ...functional import tracer_of
 from ...layers.leaf import Leaf, WatchesNetworks, watching
 from ..code.bytecode import raised_by_us
-from ..code.modules import called, compiles, scripted
+from ..code.modules import compiles
 from ..images.mode import ImageCalls, refuse_nodes
 from .axes import Refusal
 from .mode import VolumeCalls
@@ -86,11 +86,11 @@ def lift(name: str, module: nn.Module) -> None:
     Args:
         name: of the module in its network, for errors.
     """
+    _refuse_buffers(name, module)
     if isinstance(module, torch.fx.GraphModule):
         lift_nodes(nodes_of(module))
         module.recompile()
-        return
-    if isinstance(module, WatchedNetwork):
+    elif isinstance(module, WatchedNetwork):
         _restore(module)
     elif runs_own_code(module):
         _watch(name, module, VolumeCalls)
@@ -110,6 +110,69 @@ def lower(name: str, module: nn.Module) -> None:
         _restore(module)
     elif runs_own_code(module):
         _watch(name, module, ImageCalls)
+
+
+class WatchedHook:
+    """A hook that was put on a module for other maps: it runs within a mode, as the code of the network does.
+
+    Args:
+        name: of the module, for errors.
+        hook: what was registered.
+        calls: the mode.
+    """
+
+    def __init__(self, name: str, hook: Any, calls: Any) -> None:
+        self.name, self.hook, self.calls = name, hook, calls
+
+    def watched_hook(self, module: nn.Module, *args: Any) -> Any:
+        """What the hook gives."""
+        if torch.compiler.is_dynamo_compiling():
+            raise TypeError(
+                f"{self.name}: expected hooks that a compiled graph shows, got {self.hook!r}, which may call what it "
+                "does not: compile without fullgraph, then it runs as it is"
+            )
+        mode = watching()
+        if mode is not None and not mode.paused:
+            return self.hook(module, *args)
+        try:
+            with self.calls():
+                return self.hook(module, *args)
+        except Refusal as refusal:
+            maps = "volumes" if self.calls is VolumeCalls else "images"
+            raise TypeError(
+                f"{self.name}: expected hooks that work on {maps} too, got {self.hook!r}, which {refusal}"
+            ) from None
+
+    __call__ = watched_hook
+
+
+def lift_hooks(name: str, module: nn.Module) -> None:
+    """Lets hooks of users on `module`, which were written for images, run on volumes too."""
+    _watch_hooks(name, module, VolumeCalls)
+
+
+def lower_hooks(name: str, module: nn.Module) -> None:
+    """Undoes `lift_hooks`; those that were written for volumes run on images."""
+    _watch_hooks(name, module, ImageCalls)
+
+
+def _watch_hooks(name: str, module: nn.Module, calls: Any) -> None:
+    for kind in ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
+        hooks = vars(module)[kind]
+        for key, hook in hooks.items():
+            if isinstance(hook, WatchedHook):
+                hooks[key] = hook.hook
+            elif not str(getattr(hook, "__module__", "")).startswith("torch."):
+                hooks[key] = WatchedHook(name, hook, calls)
+
+
+def _refuse_buffers(name: str, module: nn.Module) -> None:
+    for buffer, value in [*module._buffers.items(), *vars(module).items()]:
+        if isinstance(value, torch.Tensor) and value.dim() == 5:
+            raise TypeError(
+                f"{name}.{buffer}: expected a tensor of other than five axes in code for images, got "
+                f"{tuple(value.shape)}, which is taken for a volume"
+            )
 
 
 def _watch(name: str, module: nn.Module, calls: Any) -> None:
@@ -149,7 +212,8 @@ def watched_class(kind: Any, calls: Any, runs_compiled: bool) -> Any:
     for owner in reversed(kind.__mro__):
         own = owner.__module__.partition(".")[0] not in _INFRASTRUCTURE
         for name, member in vars(owner).items():
-            if isinstance(member, types.FunctionType) and (name == "forward" or (own and not name.startswith("__"))):
+            run = name == "forward" or (own and (name == "__call__" or not name.startswith("__")))
+            if isinstance(member, types.FunctionType) and run:
                 if not (inspect.isgeneratorfunction(member) or inspect.iscoroutinefunction(member)):
                     members[name] = _watched(member, name == "forward")
             elif name in members and not isinstance(member, types.FunctionType):
@@ -225,51 +289,3 @@ def _refuse_trace_on_images(module: Any) -> None:
             f"{name}: expected torch.export or torch.jit.trace for {type(module).__name__}, whose code was written for "
             "volumes, got torch.fx, in whose graphs nobody sees what it means for images"
         )
-
-
-def refuse_scripted(name: str, module: nn.Module) -> None:
-    """Raises where TorchScript has compiled a module, or functions in its code: what these call is not seen.
-
-    Raises:
-        TypeError: with the module and the functions.
-    """
-    if isinstance(module, torch.jit.ScriptModule):
-        raise TypeError(f"{name}: expected a module of Python code, got {type(module).__name__} of TorchScript")
-    if compiled := scripted(module):
-        raise TypeError(
-            f"{name}: expected functions of Python code, got {type(module).__name__}, which calls "
-            f"{', '.join(compiled)} of TorchScript"
-        )
-
-
-def refuse_images(name: str, module: nn.Module) -> None:
-    """Raises where the code of a module calls what has a meaning for images alone, whether or not it ever runs.
-
-    Raises:
-        TypeError: with the module and the functions.
-    """
-    refuse_scripted(name, module)
-    if refused := sorted(called(module) & _OF_IMAGES):
-        raise TypeError(
-            f"{name}: expected code that works on volumes too, got {type(module).__name__}, which calls "
-            f"{', '.join(refused)} on maps of two axes"
-        )
-
-
-def refuse_volumes(name: str, module: nn.Module) -> None:
-    """The same for what has a meaning for volumes alone."""
-    refuse_scripted(name, module)
-    if refused := sorted(called(module) & _OF_VOLUMES):
-        raise TypeError(
-            f"{name}: expected code that works on 2D maps too, got {type(module).__name__}, which calls "
-            f"{', '.join(refused)}"
-        )
-
-
-_OF_IMAGES = {
-    "affine_grid", "conv2d", "conv_transpose2d", "fold", "grid_sample", "pixel_shuffle", "pixel_unshuffle", "unfold",
-}  # fmt: skip
-_OF_VOLUMES = {
-    "adaptive_avg_pool3d", "adaptive_max_pool3d", "avg_pool3d", "conv3d", "conv_transpose3d", "dropout3d", "lp_pool3d",
-    "max_pool3d",
-}  # fmt: skip

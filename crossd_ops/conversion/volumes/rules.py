@@ -26,7 +26,7 @@ NAMES: dict[Any, str] = {}
 # Attributes of tensors; by themselves, as torch.compile, which does not show us these, cannot look them up.
 GETTERS: dict[Any, Rule] = {}
 # Names of the functions that enter `VolumeCalls`, in the forward pass and whenever they are called again.
-LOOKING_ON = ("watched_method", "volume_function")
+LOOKING_ON = ("watched_method", "watched_hook", "volume_function")
 
 
 class Call:
@@ -130,7 +130,7 @@ def refuse_if_in_code() -> None:
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__") != "torch.nn.modules.module":
-        if frame.f_code.co_name in LOOKING_ON:
+        if frame.f_code.co_name in LOOKING_ON and frame.f_code.co_name != "watched_hook":
             raise Refusal("which takes a map out of torch, where nobody sees what is done to its axes")
         frame = frame.f_back
 

@@ -261,3 +261,30 @@ def test_vmap_around_a_network() -> None:
     _, volumes, _ = networks()
     many = torch.randn(3, 1, 1, 4, 6, 8)
     torch.testing.assert_close(torch.vmap(volumes)(many), torch.stack([volumes(one) for one in many]))
+
+
+class Called(nn.Module):
+    """With its code where others have none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 1)
+
+    def __call__(self, input: Tensor) -> Tensor:
+        return self.conv(input).mean((2, 3))
+
+
+def test_code_of_a_call() -> None:
+    model, image = Called(), torch.randn(2, 1, 5, 6)
+    torch.testing.assert_close(to_3d(model, "i3d")(constant(image, 3)), model(image))
+
+
+@pytest.mark.parametrize("as_buffer", [True, False])
+def test_tensors_of_five_axes_in_code_for_images_are_refused(as_buffer: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), Gate())
+    if as_buffer:
+        model[1].register_buffer("bias", torch.zeros(1, 2, 3, 4, 5))
+    else:
+        model[1].bias = torch.zeros(1, 2, 3, 4, 5)
+    with pytest.raises(TypeError, match=r"^1\.bias: expected a tensor of other than five axes in code for images, got"):
+        to_3d(model, "i3d")
