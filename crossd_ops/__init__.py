@@ -7,7 +7,15 @@ from importlib import metadata
 from . import reference
 from .checkpoints import CheckpointReport, load_published, save_published, with_early_heads
 from .conversion import ACSConv3d, adapt_input_channels, bake, calibrate, to_2d, to_3d, to_crossd
-from .functional import crossd_conv2d, crossd_conv3d, fourier_shift, fourier_shift_slice, rotation_shift
+from .functional import (
+    crossd_conv2d,
+    crossd_conv3d,
+    fourier_shift,
+    fourier_shift_slice,
+    rotation_shift,
+    sample_conv2d,
+    sample_conv3d,
+)
 from .inspection.build_info import build_info
 from .inspection.self_test import SelfTestCheck, SelfTestReport, self_test
 from .layers.conv2d import CrossDConv2d
@@ -49,6 +57,8 @@ __all__ = [
     "load_published",
     "reference",
     "rotation_shift",
+    "sample_conv2d",
+    "sample_conv3d",
     "save_published",
     "self_test",
     "to_2d",

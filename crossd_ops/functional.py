@@ -18,6 +18,7 @@ from .operators import backends, checks, export
 from .operators.context import autocast_dtype, with_plain_sizes
 from .operators.convolution import NotPlain, checked_convolution, convolution, position_of_slice
 from .operators.rotation_head import shift_of_rotation
+from .operators.sample_convolution.call import sample_convolution
 from .operators.shift import shift_forward, shift_reference
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -174,6 +175,64 @@ def crossd_conv3d(
     """
     convolve = convolution if is_plain() else checked_convolution
     return convolve(input, weight, shift, bias, stride, padding, dilation, groups, 0, None, whole=True)
+
+
+@one_node
+def sample_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolves each sample with kernels of its own: y_b = conv2d(x_b, w_b), as of dynamic filters (arXiv 1605.09673).
+
+    By the methods of `crossd_conv2d`, in each direction.
+
+    Args:
+        input: (B, C * groups, H, W), of the weight's type, under autocast of any; any strides; B may be 0.
+        weight: (B, O, C, Kh, Kw), O a multiple of `groups`; any strides; float64, float32, bfloat16, float16.
+        bias: (O,), the same for all samples, or None.
+        stride, padding, dilation, groups: as for `torch.nn.functional.conv2d`; padding also "same" or "valid".
+
+    Returns:
+        (B, O, H', W') in the memory format of `input`, contiguous or channels-last.
+
+    Raises:
+        TypeError, ValueError: before any work, with what was expected and what came.
+    """
+    return sample_convolution(input, weight, bias, stride, padding, dilation, groups, axes=2)
+
+
+@one_node
+def sample_conv3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int | tuple[int, int, int] = 1,
+    padding: int | tuple[int, int, int] | str = 0,
+    dilation: int | tuple[int, int, int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolves each volume with kernels of its own: y_b = conv3d(x_b, w_b).
+
+    Args:
+        input: (B, C * groups, D, H, W), otherwise as for `sample_conv2d`.
+        weight: (B, O, C, Kd, Kh, Kw), otherwise as for `sample_conv2d`.
+        bias: (O,), the same for all samples, or None.
+        stride, padding, dilation, groups: as for `torch.nn.functional.conv3d`; padding also "same" or "valid".
+
+    Returns:
+        (B, O, D', H', W') in the memory format of `input`, contiguous or channels-last.
+
+    Raises:
+        TypeError, ValueError: as for `sample_conv2d`.
+    """
+    return sample_convolution(input, weight, bias, stride, padding, dilation, groups, axes=3)
 
 
 def is_plain() -> bool:

@@ -6,6 +6,7 @@
 #include "common/errors.h"
 #include "convolution/explain.h"
 #include "convolution/op.h"
+#include "convolution/sample_op.h"
 #include "head/op.h"
 #include "head/rotation_op.h"
 #include "shift/op.h"
@@ -27,6 +28,10 @@ STABLE_TORCH_LIBRARY(crossd_ops, m) {
   m.def(
       "explain_convolution(Tensor input, Tensor weight, Tensor shift, int[] place, bool backward, bool on_gpu) -> str");
   m.def("set_convolution_method(int[] key, str? method) -> ()");
+  m.def("sample_convolution(Tensor input, Tensor weight, Tensor? bias, int[] place) -> Tensor");
+  m.def(
+      "sample_convolution_backward(Tensor grad, Tensor input, Tensor weight, int[] place, bool need_input, "
+      "bool need_weight) -> (Tensor, Tensor)");
   m.def("rotation_head(Tensor map, bool exact) -> (Tensor shift, Tensor statistics)");
   m.def("rotation_head_backward(Tensor grad_shift, Tensor map, Tensor statistics, bool exact) -> Tensor");
   m.def(
@@ -51,6 +56,8 @@ STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CPU, m) {
   m.impl("fourier_shift_backward", CROSSD_BOX(fourier_shift_backward<FourierShiftCpu>));
   m.impl("convolution", CROSSD_BOX(convolution<FourierShiftCpu>));
   m.impl("convolution_backward", CROSSD_BOX(convolution_backward<FourierShiftCpu>));
+  m.impl("sample_convolution", CROSSD_BOX(sample_convolution));
+  m.impl("sample_convolution_backward", CROSSD_BOX(sample_convolution_backward));
   m.impl("rotation_head", CROSSD_BOX(rotation_head<RotationHeadCpu>));
   m.impl("rotation_head_backward", CROSSD_BOX(rotation_head_backward<RotationHeadCpu>));
   m.impl("predict_shift", CROSSD_BOX(predict_shift<HeadCpu>));
@@ -63,6 +70,8 @@ STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CUDA, m) {
   m.impl("fourier_shift_backward", CROSSD_BOX(fourier_shift_backward<FourierShiftCuda>));
   m.impl("convolution", CROSSD_BOX(convolution<FourierShiftCuda>));
   m.impl("convolution_backward", CROSSD_BOX(convolution_backward<FourierShiftCuda>));
+  m.impl("sample_convolution", CROSSD_BOX(sample_convolution));
+  m.impl("sample_convolution_backward", CROSSD_BOX(sample_convolution_backward));
   m.impl("rotation_head", CROSSD_BOX(rotation_head<RotationHeadCuda>));
   m.impl("rotation_head_backward", CROSSD_BOX(rotation_head_backward<RotationHeadCuda>));
 }

@@ -112,6 +112,10 @@ def _cases() -> list[_Case]:
         weight, image = (8, 4, 3, 3, 3), (3, 4, *sizes)
         shapes = {"input": image, "weight": weight, "shift": (3, 3), "bias": (8,)}
         cases.append(_Case(name, "8x4x3x3x3, padding 1", _convolution(name), shapes))
+        given = name.replace("crossd", "sample")
+        kernels = (3, 8, 4, *weight[-len(sizes) :])
+        shapes = {"input": image, "weight": kernels, "bias": (8,)}
+        cases.append(_Case(given, "8x4, 3 along each axis, padding 1", _convolution(given), shapes))
     return cases
 
 

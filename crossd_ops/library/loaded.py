@@ -20,7 +20,7 @@ from .facts import build_facts
 LIBRARY_PATH = Path(__file__).parents[1] / "lib" / "libcrossd_ops.so"
 _OPERATORS = tuple(
     f"crossd_ops::{name}{suffix}"
-    for name in ("fourier_shift", "convolution", "rotation_head")
+    for name in ("fourier_shift", "convolution", "sample_convolution", "rotation_head")
     for suffix in ("", "_backward")
 )
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}

@@ -66,10 +66,13 @@ def named_device(device: Any) -> torch.device:
 
 
 def check_tensor(name: str, value: Any) -> None:
-    """`value` is a tensor of a supported floating type."""
+    """`value` is a tensor of a supported floating type, with strides."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}")
     check_dtype(name, value.dtype)
+    if value.layout is not torch.strided or value.is_nested:
+        kind = "a nested one" if value.is_nested else f"one of {value.layout}"
+        raise TypeError(f"{name}: expected a tensor with strides, got {kind}")
 
 
 def check_dtype(name: str, dtype: torch.dtype) -> None:

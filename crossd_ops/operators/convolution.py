@@ -19,9 +19,9 @@ from ..tuning.first_call import tried_before
 from . import backends, export
 from .checks import accumulate_dtype
 from .context import apply_of, autocast_dtype, transformed, with_plain_sizes
-from .plan import Geometry, plan_of
+from .plan import Geometry, plan_of, result_sizes
 from .shift import shift_forward, shift_reference
-from .torch_convolution import grouped_convolution, library_convolution, memory_format_of
+from .torch_convolution import empty_in_format, grouped_convolution, library_convolution
 
 # What a call says beside its tensors, as the operators take it: stride, padding and dilation, each once or along each
 # axis, and groups; of images dim and index of the slice may follow. One tuple, as short as can be: each argument of its
@@ -244,14 +244,8 @@ def _convolution_shape(
     stride, padding, dilation, _, dim, index = parts_of(place, kernel, input.dim() - 2)
     if index is not None:
         del kernel[dim]
-    numbers = zip(input.shape[2:], kernel, stride, padding, dilation, strict=True)
-    result = [(size + 2 * pad - rate * (side - 1) - 1) // step + 1 for size, side, step, pad, rate in numbers]
-    return _empty((input.shape[0], weight.shape[0], *result), input)
-
-
-def _empty(sizes: Sequence[int], input: Tensor) -> Tensor:
-    """In the memory format of the input, as the operators make result and gradient."""
-    return torch.empty(sizes, dtype=input.dtype, device=input.device, memory_format=memory_format_of(input))
+    result = result_sizes(input.shape[2:], kernel, stride, padding, dilation)
+    return empty_in_format((input.shape[0], weight.shape[0], *result), input)
 
 
 def _convolution_backward_shape(
@@ -262,7 +256,7 @@ def _convolution_backward_shape(
         for like, need in zip((input, weight, shift), rest[-3:], strict=True)
     )
     if rest[-3]:
-        of_input = _empty(input.shape, input)
+        of_input = empty_in_format(input.shape, input)
     return of_input, of_weight, of_shift
 
 

@@ -136,6 +136,35 @@ DESCRIPTIONS: dict[str, str] = {
     Raises:
         ValueError: what was expected and what came.
     """,
+    "sample_convolution": """crossd_ops.sample_conv2d or, of volumes, sample_conv3d; no autograd.
+
+    Args:
+        input: (B, C * groups, ...), any strides.
+        weight: (B, O, C, ...), the kernels of each sample, of the input's type; any strides.
+        bias: (O,) of the input's type, or None.
+        place: stride, padding and dilation, each once or along each axis, and groups: 4 ints, or 7 of images and 10 of
+            volumes.
+
+    Returns:
+        (B, O, ...) in the memory format of input: contiguous or channels-last, as of torch's own convolutions.
+
+    Raises:
+        ValueError: what was expected and what came.
+    """,
+    "sample_convolution_backward": """The gradients of sample_convolution; no autograd.
+
+    Args:
+        grad: as the result of sample_convolution, any strides.
+        input, weight, place: as given to sample_convolution.
+        need_input, need_weight: which gradients to compute.
+
+    Returns:
+        Gradients of input and weight, each of the size and dtype of its tensor, or (0,) where not needed; that of input
+        in its memory format, the other contiguous.
+
+    Raises:
+        ValueError: what was expected and what came.
+    """,
     "explain_convolution": """How convolution, or convolution_backward, would convolve, and why; nothing is computed.
 
     Args:

@@ -52,6 +52,18 @@ def _multiply_adds(output: Sequence[int], weight: Sequence[int], place: Sequence
     return 2 * math.prod(output) * weight[1] * math.prod(kernel)
 
 
+def _sample_convolution(
+    input: Any, weight: Sequence[int], bias: Any, place: Any, *, out_shape: Sequence[int], **_: Any
+) -> int:
+    return 2 * math.prod(out_shape) * math.prod(weight[2:])
+
+
+def _sample_convolution_backward(
+    grad: Sequence[int], input: Any, weight: Sequence[int], place: Any, need_input: bool, need_weight: bool, **_: Any
+) -> int:
+    return 2 * math.prod(grad) * math.prod(weight[2:]) * (need_input + need_weight)
+
+
 def register() -> None:
     """Makes the counts known to torch; a library that did not load has no operators.
 
@@ -59,7 +71,12 @@ def register() -> None:
     """
     if loaded.load_error is None:
         operators: Any = torch.ops.crossd_ops
-        for operator in (operators.convolution, operators.convolution_backward):
+        formulas: dict[Any, Any] = {
+            operators.convolution: _convolution,
+            operators.convolution_backward: _convolution_backward,
+            operators.sample_convolution: _sample_convolution,
+            operators.sample_convolution_backward: _sample_convolution_backward,
+        }
+        for operator, formula in formulas.items():
             flop_registry.pop(operator, None)
-        register_flop_formula(operators.convolution)(_convolution)
-        register_flop_formula(operators.convolution_backward)(_convolution_backward)
+            register_flop_formula(operator)(formula)

@@ -74,24 +74,70 @@ def plan_before_shift(
     check_sizes_of_weight(weight.shape)
     axes = 3 if whole else 2
     dim, position = (0, None) if whole else check_slice(weight.shape, dim, index)
+    groups = _check_beside_weight(input, weight, bias, groups, axes)
+    sizes = list(weight.shape[2:])
+    if not whole:
+        del sizes[dim]
+    geometry, extra = fit(input.shape, sizes, stride, padding, dilation, groups)
+    return Plan(dim, position, geometry, extra, _dtype_of(input, weight))
+
+
+class SamplePlan(NamedTuple):
+    """Of kernels that are given; as in `Plan`."""
+
+    geometry: Geometry
+    extra_padding: list[int]
+    dtype: torch.dtype
+
+
+def sample_plan_of(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | tuple[int, ...],
+    padding: int | tuple[int, ...] | str,
+    dilation: int | tuple[int, ...],
+    groups: int,
+    *,
+    axes: int,
+) -> SamplePlan:
+    """The plan of checked arguments, weight (B, O, C, ...). Raises TypeError or ValueError."""
+    check_tensor("weight", weight)
+    sizes, kernel = tuple(weight.shape), "Kh, Kw" if axes == 2 else "Kd, Kh, Kw"
+    if len(sizes) != 3 + axes:
+        raise ValueError(f"weight: expected (B, O, C, {kernel}), got {sizes}")
+    if min(sizes[3:]) < 1:
+        raise ValueError(f"weight: expected kernel sizes of at least 1, got {sizes}")
+    groups = _check_beside_weight(input, weight, bias, groups, axes, start=1)
+    if sizes[0] != input.shape[0]:
+        raise ValueError(f"weight: expected ({input.shape[0]}, O, C, {kernel}), got {sizes}")
+    geometry, extra = fit(input.shape, sizes[3:], stride, padding, dilation, groups)
+    return SamplePlan(geometry, extra, _dtype_of(input, weight))
+
+
+def _check_beside_weight(
+    input: Tensor, weight: Tensor, bias: Tensor | None, groups: int, axes: int, start: int = 0
+) -> int:
+    """`groups` as an int, of tensors that fit the weight; start: where O and C stand in it."""
     check_tensor("input", input)
     if input.dim() != 2 + axes:
         expected = "(B, C, H, W)" if axes == 2 else "(B, C, D, H, W)"
         raise ValueError(f"input: expected {expected}, got {tuple(input.shape)}")
     check_device("input", input, weight)
-    groups = _check_channels(input.shape, weight.shape, groups)
+    groups = _check_channels(input.shape, weight.shape, groups, start)
     if bias is not None:
         check_tensor("bias", bias)
         check_device("bias", bias, weight)
-        _check_bias(bias.shape, weight.shape)
-    sizes = list(weight.shape[2:])
-    if not whole:
-        del sizes[dim]
-    geometry, extra = fit(input.shape, sizes, stride, padding, dilation, groups)
+        _check_bias(bias.shape, weight.shape[start])
+    return groups
+
+
+def _dtype_of(input: Tensor, weight: Tensor) -> torch.dtype:
+    """Of the convolution."""
     autocast = autocast_dtype(weight)
     if autocast is None and input.dtype is not weight.dtype:
         raise TypeError(f"input: expected the dtype of weight ({weight.dtype}), got {input.dtype}")
-    return Plan(dim, position, geometry, extra, autocast or weight.dtype)
+    return autocast or weight.dtype
 
 
 @functools.lru_cache(maxsize=4096)
@@ -115,26 +161,27 @@ def fits(
         dim, _ = check_slice(weight, dim, index)
         groups = _check_channels(input, weight, groups)
         if bias is not None:
-            _check_bias(bias, weight)
+            _check_bias(bias, weight[0])
         fit(input, [*weight[2 : 2 + dim], *weight[3 + dim :]], stride, padding, dilation, groups)
     except (TypeError, ValueError):
         return False
     return True
 
 
-def _check_channels(input: Sequence[int], weight: Sequence[int], groups: int) -> int:
+def _check_channels(input: Sequence[int], weight: Sequence[int], groups: int, start: int = 0) -> int:
     """`groups` as an int, of sizes of input and weight that fit."""
     groups = positive_int("groups", groups)
-    if weight[0] % groups:
+    out_channels, group_channels = weight[start : start + 2]
+    if out_channels % groups:
         raise ValueError(f"weight: expected a multiple of {groups} groups as O, got {tuple(weight)}")
-    if input[1] != weight[1] * groups:
-        raise ValueError(f"input: expected {weight[1] * groups} channels, got {tuple(input)}")
+    if input[1] != group_channels * groups:
+        raise ValueError(f"input: expected {group_channels * groups} channels, got {tuple(input)}")
     return groups
 
 
-def _check_bias(bias: Sequence[int], weight: Sequence[int]) -> None:
-    if tuple(bias) != (weight[0],):
-        raise ValueError(f"bias: expected ({weight[0]},), got {tuple(bias)}")
+def _check_bias(bias: Sequence[int], out_channels: int) -> None:
+    if tuple(bias) != (out_channels,):
+        raise ValueError(f"bias: expected ({out_channels},), got {tuple(bias)}")
 
 
 def fit(
@@ -164,16 +211,23 @@ def fit(
         raise ValueError(f"padding: expected numbers, 'valid', or 'same' (stride 1), got {padding!r} (stride {stride})")
     samples, channels, *sizes = input_sizes
     sizes = [size + more for size, more in zip(sizes, extra, strict=True)]
-    result = tuple(
-        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-        for size, kernel, stride, padding, dilation in zip(
-            sizes, kernel_sizes, strides, paddings, dilations, strict=True
-        )
-    )
+    result = result_sizes(sizes, kernel_sizes, strides, paddings, dilations)
     if not is_compiling():  # then of any size: what cannot be is refused when it comes
         _check_reach(input_sizes, kernel_sizes, dilations, result)
     amounts = [side for more in reversed(extra) for side in (0, more)] if any(extra) else []
     return Geometry(strides, paddings, dilations, groups, samples, result, (1, samples * channels, *sizes)), amounts
+
+
+def result_sizes(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[int, ...]:
+    """Pixels of the output along each axis."""
+    numbers = zip(sizes, kernel, stride, padding, dilation, strict=True)
+    return tuple((size + 2 * pad - rate * (side - 1) - 1) // step + 1 for size, side, step, pad, rate in numbers)
 
 
 def _check_reach(input: Sequence[int], kernel: Sequence[int], dilation: Sequence[int], result: Sequence[int]) -> None:

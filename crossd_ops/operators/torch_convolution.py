@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,11 @@ def in_format(tensor: Tensor, memory_format: torch.memory_format) -> Tensor:
     if memory_format is torch.contiguous_format:
         return tensor.contiguous()
     return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def empty_in_format(sizes: Sequence[int], input: Tensor) -> Tensor:
+    """In the memory format of the input, as the operators make result and gradient."""
+    return torch.empty(sizes, dtype=input.dtype, device=input.device, memory_format=memory_format_of(input))
 
 
 def grouped_convolution(input: Tensor, kernels: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:

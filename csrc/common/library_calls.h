@@ -89,6 +89,10 @@ inline Tensor in_format(const Tensor& tensor, MemoryFormat format) {
   return copy;
 }
 
+inline Tensor zeros_like(const Tensor& tensor, MemoryFormat format) {
+  return in_format(torch::stable::new_zeros(tensor, tensor.sizes()), format);
+}
+
 // `length` of axis 0 or 1, from `start` on.
 inline Tensor part_of(const Tensor& tensor, int axis, int64_t start, int64_t length) {
   std::vector<int64_t> sizes = sizes_of(tensor);

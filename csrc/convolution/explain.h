@@ -19,8 +19,7 @@ inline std::string explain_convolution(const Tensor& input, const Tensor& weight
                                        const std::vector<int64_t>& place, bool backward, bool on_gpu) {
   ConvolutionProblem problem = checked_convolution(input, weight, shift, place);
   problem.on_gpu = problem.on_gpu || on_gpu;
-  require(std::min({problem.samples(), problem.rows(), problem.shape.in_channels}) > 0,
-          [&] { return "input: expected samples and channels, got " + shape_text(input); });
+  require(!problem.is_empty(), [&] { return "input: expected samples and channels, got " + shape_text(input); });
   const Choice choice = choose(problem, backward);
   GpuProblem counts = counts_of(problem);
   counts.channels_last = counts.channels_last && problem.on_gpu;

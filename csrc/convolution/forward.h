@@ -12,6 +12,14 @@
 
 namespace crossd_ops {
 
+// The output where there are no elements to add up, of which torch's own convolution gets the size wrong.
+inline Tensor sums_of_nothing(const Tensor& input, const std::optional<Tensor>& bias,
+                              const ConvolutionProblem& problem) {
+  Tensor output = in_format(torch::stable::new_zeros(input, problem.result), problem.format);
+  if (bias) torch::stable::copy_(output, along_channels(*bias, problem.result));
+  return output;
+}
+
 class SampleConvolution {
  public:
   SampleConvolution(const Tensor& input, const ConvolutionProblem& problem, Method method)

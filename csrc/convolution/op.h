@@ -20,28 +20,14 @@
 
 namespace crossd_ops {
 
-// The output where there are no elements to add up, of which torch's own convolution gets the size wrong.
-inline Tensor sums_of_nothing(const Tensor& input, const std::optional<Tensor>& bias,
-                              const ConvolutionProblem& problem) {
-  Tensor output = in_format(torch::stable::new_zeros(input, problem.result), problem.format);
-  if (bias) torch::stable::copy_(output, along_channels(*bias, problem.result));
-  return output;
-}
-
 // In the memory format of the input, whatever the library makes of it: compilers of graphs have to know. The input's
 // alone: the kernels, of which torch's own convolutions look at the format too, are made here.
 template <typename Device>
 Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shift, const std::optional<Tensor>& bias,
                    const std::vector<int64_t>& place) {
   const ConvolutionProblem problem = checked_convolution(input, weight, shift, place);
-  if (bias) {
-    check_same_device("bias", *bias, weight);
-    require(bias->dim() == 1 && bias->size(0) == weight.size(0) && bias->scalar_type() == input.scalar_type(), [&] {
-      return "bias: expected (" + std::to_string(weight.size(0)) + ",) of the dtype of input, got " + shape_text(*bias);
-    });
-  }
-  if (std::min({problem.samples(), problem.rows(), problem.shape.in_channels}) == 0)
-    return sums_of_nothing(input, bias, problem);
+  if (bias) check_bias(*bias, input, weight, problem.rows());
+  if (problem.is_empty()) return sums_of_nothing(input, bias, problem);
   const Method method = choose(problem, /*backward=*/false).method;
   if (method == Method::small) return small_convolution(input, weight, bias, problem);
   const NoGrad no_grad;
@@ -65,16 +51,12 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad, cons
                                                         const Tensor& shift, const std::vector<int64_t>& place,
                                                         bool need_input, bool need_weight, bool need_shift) {
   const ConvolutionProblem problem = checked_convolution(input, weight, shift, place);
-  check_grad(grad, weight, problem.result);
-  require(grad.scalar_type() == input.scalar_type(), [] { return std::string("grad: expected the dtype of input"); });
+  check_grad_of_output(grad, input, weight, problem);
   const auto nothing = [](const Tensor& like) { return new_tensor(like, {0}, like.scalar_type()); };
-  if (std::min({problem.samples(), problem.rows(), problem.shape.in_channels}) == 0) {
-    const auto zeros = [&](const Tensor& like, bool need) {
-      return need ? torch::stable::new_zeros(like, like.sizes()) : nothing(like);
-    };
-    return {need_input ? in_format(zeros(input, true), problem.format) : nothing(input), zeros(weight, need_weight),
-            zeros(shift, need_shift)};
-  }
+  if (problem.is_empty())
+    return {need_input ? zeros_like(input, problem.format) : nothing(input),
+            need_weight ? zeros_like(weight, MemoryFormat::contiguous) : nothing(weight),
+            need_shift ? zeros_like(shift, MemoryFormat::contiguous) : nothing(shift)};
   const NoGrad no_grad;
   const int64_t block = rows_of_block(problem, input);
   SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block);

@@ -4,6 +4,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/checks.h"
@@ -18,7 +19,7 @@ struct ConvolutionProblem {
   Geometry geometry;            // of one sample's convolution
   std::vector<int64_t> kernel;  // sizes of a kernel, one for each axis of the convolution
   std::vector<int64_t> result;  // sizes of the output: (B, O, ...)
-  Tensor shift;                 // dense, of the type that the kernels compute in
+  Tensor shift;                 // dense, of the type that the kernels compute in; undefined where they are given
   Dtype dtype;                  // of input, kernels and output
   MemoryFormat format;          // of input, output and the input's gradient
   double input_elements;
@@ -26,6 +27,7 @@ struct ConvolutionProblem {
 
   int64_t samples() const { return shape.samples; }
   int64_t rows() const { return shape.out_channels; }
+  bool is_empty() const { return std::min({samples(), rows(), shape.in_channels}) == 0; }
   int64_t kernel_elements() const { return product(kernel); }
   int64_t pixels() const { return product({result.begin() + 2, result.end()}); }
   int64_t columns() const {  // elements of all of them, see convolution/columns.h
@@ -84,15 +86,14 @@ struct Place {
   std::optional<int64_t> index;  // none: with the whole weight, of volumes
 };
 
-// numbers: stride, padding and dilation, each once or along each axis; groups; of images dim and index of the slice, or
-// none for the middle one along the first axis.
-inline Place checked_place(const std::vector<int64_t>& numbers, int64_t axes, const Tensor& weight) {
+// numbers: stride, padding and dilation, each once or along each axis; groups; of slices, dim and index may follow.
+inline Geometry checked_geometry(const std::vector<int64_t>& numbers, int64_t axes, bool of_slices) {
   const int64_t count = static_cast<int64_t>(numbers.size()), each = count >= 3 * axes + 1 ? axes : 1;
   const int64_t groups_at = 3 * each, left = count - groups_at - 1;
   constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
-  require(left == 0 || (left == 2 && axes == 2), [&] {
+  require(left == 0 || (left == 2 && of_slices), [&] {
     return "place: expected stride, padding and dilation (once, or along each of " + std::to_string(axes) +
-           " axes), groups" + (axes == 2 ? ", and perhaps dim and index" : "") + ", got " +
+           " axes), groups" + (of_slices ? ", and perhaps dim and index" : "") + ", got " +
            shape_text(numbers.data(), numbers.size());
   });
   const auto part = [&](const char* name, int64_t which, int64_t smallest) {
@@ -107,9 +108,17 @@ inline Place checked_place(const std::vector<int64_t>& numbers, int64_t axes, co
     });
     return each == axes ? std::vector<int64_t>(first, first + axes) : std::vector<int64_t>(axes, *first);
   };
-  Place place{{part("stride", 0, 1), part("padding", 1, 0), part("dilation", 2, 1), numbers[groups_at]}, 0, {}};
-  if (axes == 2) place.index = left ? numbers[groups_at + 2] : weight.size(2) / 2;
-  if (left) place.dim = numbers[groups_at + 1];
+  return {part("stride", 0, 1), part("padding", 1, 0), part("dilation", 2, 1), numbers[groups_at]};
+}
+
+// Of images the slice is the middle one along the first axis where none is named.
+inline Place checked_place(const std::vector<int64_t>& numbers, int64_t axes, const Tensor& weight) {
+  const size_t count = numbers.size();
+  Place place{checked_geometry(numbers, axes, /*of_slices=*/axes == 2), 0, {}};
+  if (axes != 2) return place;
+  const bool named = count % 3 == 0;  // 4 or 7 numbers come before dim and index
+  place.index = named ? numbers[count - 1] : weight.size(2) / 2;
+  if (named) place.dim = numbers[count - 2];
   return place;
 }
 
@@ -118,57 +127,108 @@ inline void check_same_device(const char* name, const Tensor& tensor, const Tens
           [&] { return std::string(name) + ": expected the device of weight"; });
 }
 
-inline ConvolutionProblem checked_convolution(const Tensor& input, const Tensor& weight, const Tensor& shift,
-                                              const std::vector<int64_t>& numbers) {
-  const auto sizes = input.sizes(), weight_sizes = weight.sizes();
-  require(sizes.size() == 4 || sizes.size() == 5,
+inline void check_bias(const Tensor& bias, const Tensor& input, const Tensor& weight, int64_t out_channels) {
+  check_same_device("bias", bias, weight);
+  require(bias.dim() == 1 && bias.size(0) == out_channels && bias.scalar_type() == input.scalar_type(), [&] {
+    return "bias: expected (" + std::to_string(out_channels) + ",) of the dtype of input, got " + shape_text(bias);
+  });
+}
+
+inline void check_grad_of_output(const Tensor& grad, const Tensor& input, const Tensor& weight,
+                                 const ConvolutionProblem& problem) {
+  check_grad(grad, weight, problem.result);
+  require(grad.scalar_type() == input.scalar_type(), [] { return std::string("grad: expected the dtype of input"); });
+}
+
+inline int64_t checked_axes(const Tensor& input) {
+  require(input.dim() == 4 || input.dim() == 5,
           [&] { return "input: expected (B, C, H, W) or (B, C, D, H, W), got " + shape_text(input); });
-  check_rank_of_weight(weight);
-  const int64_t axes = static_cast<int64_t>(sizes.size()) - 2, out_channels = weight_sizes[0];
-  auto [geometry, dim, index] = checked_place(numbers, axes, weight);
-  const ScalarType compute_type = weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  const Dtype dtype = checked_dtype(input, "input");
-  checked_dtype(shift, "shift");
-  const Tensor compute_shift = shift.scalar_type() == compute_type ? shift : torch::stable::to(shift, compute_type);
-  check_weight_and_shift(weight, compute_shift, dim, index);
-  check_same_device("input", input, weight);
-  const int64_t groups = geometry.groups, samples = shift.size(0);
-  require(groups >= 1 && out_channels % groups == 0, [&] {
-    return "groups: expected a divisor of " + std::to_string(out_channels) + " output channels, got " +
-           std::to_string(groups);
-  });
-  const int64_t in_channels = weight_sizes[1] * groups;
-  require(sizes[0] == samples && sizes[1] == in_channels, [&] {
-    return "input: expected (" + std::to_string(samples) + ", " + std::to_string(in_channels) + ", ...), got " +
-           shape_text(input);
-  });
-  ConvolutionProblem problem{make_shape(weight, compute_shift, dim, index),
-                             std::move(geometry),
-                             {},
-                             {},
-                             dense(compute_shift),
-                             dtype,
-                             memory_format_of(input),
-                             static_cast<double>(input.numel()),
-                             goes_by_dispatcher(weight)};
-  problem.kernel.assign(problem.shape.kernel + (index ? 1 : 0), problem.shape.kernel + 3);
-  problem.result.assign(2 + axes, out_channels), problem.result[0] = samples;
+  return input.dim() - 2;
+}
+
+// The sizes of the output, once kernel and geometry are there.
+inline void set_result(ConvolutionProblem& problem, const Tensor& input) {
+  problem.result = {problem.samples(), problem.rows()};
   const auto& [stride, padding, dilation, _] = problem.geometry;
-  for (int64_t i = 0; i < axes; ++i) {
-    const int64_t reach = dilation[i] * (problem.kernel[i] - 1) + 1, room = sizes[2 + i] + 2 * padding[i] - reach;
+  double work = static_cast<double>(std::max<int64_t>(problem.shape.in_channels, 1));
+  for (int64_t i = 0; i < problem.geometry.axes(); ++i) {
+    work *= static_cast<double>(problem.kernel[i]);
+    const int64_t reach = dilation[i] * (problem.kernel[i] - 1) + 1, room = input.size(2 + i) + 2 * padding[i] - reach;
     require(room >= 0, [&] {
       return "input: expected at least " + std::to_string(reach) + " pixels along each axis with padding, got " +
              shape_text(input);
     });
-    problem.result[2 + i] = room / stride[i] + 1;
+    problem.result.push_back(room / stride[i] + 1);
   }
-  double work = static_cast<double>(std::max<int64_t>(weight_sizes[1], 1) * problem.kernel_elements());
   for (const int64_t size : problem.result) work *= static_cast<double>(std::max<int64_t>(size, 1));
   require(work < 0x1p58, [&] {  // so nothing that is computed from these sizes, bytes included, wraps around
     return "input: expected a convolution of fewer than 2^58 multiply-adds, got sizes " +
            shape_text(problem.result.data(), problem.result.size()) + " of the result";
   });
+}
+
+// shape: of all kernels; kernel: sizes of one; shift: undefined where kernels are given.
+inline ConvolutionProblem checked_problem(const Tensor& input, const ShiftShape& shape, Geometry geometry,
+                                          std::vector<int64_t> kernel, Tensor shift) {
+  const int64_t groups = geometry.groups;
+  require(groups >= 1 && shape.out_channels % groups == 0, [&] {
+    return "groups: expected a divisor of " + std::to_string(shape.out_channels) + " output channels, got " +
+           std::to_string(groups);
+  });
+  const int64_t in_channels = shape.in_channels * groups;
+  require(input.size(0) == shape.samples && input.size(1) == in_channels, [&] {
+    return "input: expected (" + std::to_string(shape.samples) + ", " + std::to_string(in_channels) + ", ...), got " +
+           shape_text(input);
+  });
+  ConvolutionProblem problem{shape,
+                             std::move(geometry),
+                             std::move(kernel),
+                             {},
+                             std::move(shift),
+                             checked_dtype(input, "input"),
+                             memory_format_of(input),
+                             static_cast<double>(input.numel()),
+                             goes_by_dispatcher(input)};
+  set_result(problem, input);
   return problem;
+}
+
+inline ConvolutionProblem checked_convolution(const Tensor& input, const Tensor& weight, const Tensor& shift,
+                                              const std::vector<int64_t>& numbers) {
+  const int64_t axes = checked_axes(input);
+  check_rank_of_weight(weight);
+  auto [geometry, dim, index] = checked_place(numbers, axes, weight);
+  const ScalarType compute_type = weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  checked_dtype(input, "input");
+  checked_dtype(shift, "shift");
+  const Tensor compute_shift = shift.scalar_type() == compute_type ? shift : torch::stable::to(shift, compute_type);
+  check_weight_and_shift(weight, compute_shift, dim, index);
+  check_same_device("input", input, weight);
+  const ShiftShape shape = make_shape(weight, compute_shift, dim, index);
+  const std::vector<int64_t> kernel(shape.kernel + (index ? 1 : 0), shape.kernel + 3);
+  return checked_problem(input, shape, std::move(geometry), kernel, dense(compute_shift));
+}
+
+// Of kernels (B, O, C, ...) that are given.
+inline ConvolutionProblem checked_sample_convolution(const Tensor& input, const Tensor& weight,
+                                                     const std::vector<int64_t>& numbers) {
+  const int64_t axes = checked_axes(input);
+  const auto sizes = weight.sizes();
+  require(weight.dim() == 3 + axes, [&] {
+    return std::string("weight: expected (B, O, C, ") + (axes == 2 ? "Kh, Kw" : "Kd, Kh, Kw") + "), got " +
+           shape_text(weight);
+  });
+  Geometry geometry = checked_geometry(numbers, axes, /*of_slices=*/false);
+  const std::vector<int64_t> kernel(sizes.begin() + 3, sizes.end());
+  for (const int64_t size : kernel)
+    require(size >= 1 && size <= std::numeric_limits<int32_t>::max(),
+            [&] { return "weight: expected kernel sizes from 1 to 2^31 - 1, got " + shape_text(weight); });
+  require(checked_dtype(input, "input") == checked_dtype(weight, "weight"),
+          [] { return std::string("input: expected the dtype of weight"); });
+  check_same_device("input", input, weight);
+  ShiftShape shape{};
+  shape.samples = sizes[0], shape.out_channels = sizes[1], shape.in_channels = sizes[2];
+  return checked_problem(input, shape, std::move(geometry), kernel, Tensor());
 }
 
 }  // namespace crossd_ops

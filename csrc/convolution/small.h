@@ -20,17 +20,16 @@ void transpose(const T* from, int64_t rows, int64_t columns, T* to, int64_t step
     for (int64_t row = 0; row < rows; ++row) to[column * step + row] = from[row * columns + column];
 }
 
-// Kernels, columns and a result that is to be transposed share memory that is no tensor's.
+// kernels: of all samples, dense. Columns and a result that is to be transposed share memory that is no tensor's.
 template <typename T>
-Tensor small_convolution_of(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-                            const ConvolutionProblem& problem) {
+Tensor multiply_small(const Tensor& input, const T* kernels, const std::optional<Tensor>& bias,
+                      const ConvolutionProblem& problem) {
   const int64_t groups = problem.geometry.groups, blocks = problem.samples() * groups, rows = problem.rows() / groups;
   const int64_t inner = problem.shape.in_channels * problem.kernel_elements(), pixels = problem.pixels();
   const bool channels_last = problem.format == MemoryFormat::channels_last;
   const int64_t transposed = channels_last ? rows * pixels : 0;
-  const std::unique_ptr<T[]> memory(new T[transposed + blocks * inner * (rows + pixels) + cpu::kProductSlack]);
-  T *const kernels = memory.get() + transposed, *const columns = kernels + blocks * rows * inner;
-  cpu::fourier_shift_forward(forward_problem(weight, problem.shift, problem.shape, kernels, problem.dtype));
+  const std::unique_ptr<T[]> memory(new T[transposed + blocks * inner * pixels + cpu::kProductSlack]);
+  T* const columns = memory.get() + transposed;
   cpu::image_to_columns(columns_problem(input, problem), input.const_data_ptr(), columns);
   Tensor output = new_tensor(input, problem.result, problem.format);
   T* to = static_cast<T*>(output.mutable_data_ptr());
@@ -57,10 +56,28 @@ Tensor small_convolution_of(const Tensor& input, const Tensor& weight, const std
   return output;
 }
 
+// With kernels built of the weight.
+template <typename T>
+Tensor small_convolution_of(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                            const ConvolutionProblem& problem) {
+  const int64_t of_sample = problem.rows() * problem.shape.in_channels * problem.kernel_elements();
+  const std::unique_ptr<T[]> kernels(new T[problem.samples() * of_sample]);
+  cpu::fourier_shift_forward(forward_problem(weight, problem.shift, problem.shape, kernels.get(), problem.dtype));
+  return multiply_small(input, kernels.get(), bias, problem);
+}
+
 inline Tensor small_convolution(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                                 const ConvolutionProblem& problem) {
   return problem.dtype == Dtype::float64 ? small_convolution_of<double>(input, weight, bias, problem)
                                          : small_convolution_of<float>(input, weight, bias, problem);
+}
+
+// With kernels (B, O, C, ...) that are given, dense.
+inline Tensor small_sample_convolution(const Tensor& input, const Tensor& kernels, const std::optional<Tensor>& bias,
+                                       const ConvolutionProblem& problem) {
+  const void* elements = kernels.const_data_ptr();
+  return problem.dtype == Dtype::float64 ? multiply_small(input, static_cast<const double*>(elements), bias, problem)
+                                         : multiply_small(input, static_cast<const float*>(elements), bias, problem);
 }
 
 }  // namespace crossd_ops

@@ -17,16 +17,26 @@ _values = torch.Generator().manual_seed(0)  # the names of the tests have number
 WEIGHT, SHIFT, BIAS, IMAGES, VOLUMES = (
     torch.randn(sizes, generator=_values) for sizes in ((4, 2, 3, 3, 3), (2, 3), (4,), (2, 2, 6, 6), (2, 2, 5, 6, 6))
 )
+KERNELS = torch.randn(2, 4, 2, 3, 3, generator=_values)  # of each sample
 META = torch.zeros(2, 3, device="meta")
 
 NO_TENSOR = (None, 1.5, "text", [1.0, 2.0], object())
 NO_SHIFT = (*NO_TENSOR, SHIFT.int(), SHIFT.bool(), SHIFT.to(torch.complex64), SHIFT[0], SHIFT[..., None], SHIFT[:, :2],
-            torch.zeros(2, 4), torch.tensor(1.0), META)  # fmt: skip
-NO_WEIGHT = (*NO_TENSOR, WEIGHT.long(), WEIGHT.to(torch.complex64), WEIGHT[0], WEIGHT[None],
+            torch.zeros(2, 4), torch.tensor(1.0), SHIFT.to_sparse(), META)  # fmt: skip
+NO_WEIGHT = (*NO_TENSOR, WEIGHT.to_sparse(), WEIGHT.long(), WEIGHT.to(torch.complex64), WEIGHT[0], WEIGHT[None],
              torch.zeros(4, 2, 3, 16, 3), torch.zeros(4, 2, 0, 3, 3))  # fmt: skip
-NO_INPUT = (*NO_TENSOR, IMAGES.int(), IMAGES[0], torch.zeros(2, 3, 6, 6), torch.zeros(3, 2, 6, 6), IMAGES.to("meta"))
-NO_VOLUME = (*NO_TENSOR, VOLUMES.int(), VOLUMES[0], torch.zeros(2, 3, 5, 6, 6), IMAGES)
-NO_BIAS = (1.5, "text", BIAS.int(), BIAS[:3], BIAS[:, None], BIAS.to("meta"))
+NO_INPUT = (
+    *NO_TENSOR,
+    IMAGES.to_sparse(),
+    IMAGES.to_mkldnn(),
+    IMAGES.int(),
+    IMAGES[0],
+    torch.zeros(2, 3, 6, 6),
+    torch.zeros(3, 2, 6, 6),
+    IMAGES.to("meta"),
+)
+NO_VOLUME = (*NO_TENSOR, VOLUMES.to_sparse(), VOLUMES.int(), VOLUMES[0], torch.zeros(2, 3, 5, 6, 6), IMAGES)
+NO_BIAS = (1.5, "text", BIAS.to_sparse(), BIAS.int(), BIAS[:3], BIAS[:, None], BIAS.to("meta"))
 NO_GROUPS = (0, -1, 3, 2**40, 1.0, True, "1", None)
 NO_PADDING = (None, "text", 1.5, True, (1, 1, 1, 1, 1), (1.5, 1), (True, True), {1, 2}, object(), -1, (-1, 0))
 NO_STRIDE = (*NO_PADDING, 0)
@@ -35,6 +45,10 @@ NO_SIZE = (0, -1, 16, 1.5, True, "text", None, (3, 3, 3, 3), (3, 0))
 NO_MODEL = (None, 3, "text", WEIGHT, {})
 CONVOLUTION = {"shift": NO_SHIFT, "weight": NO_WEIGHT, "bias": NO_BIAS, "groups": NO_GROUPS, "stride": NO_STRIDE,
                "padding": NO_PADDING, "dilation": NO_STRIDE}  # fmt: skip
+OF_SAMPLES = {name: values for name, values in CONVOLUTION.items() if name not in ("shift", "weight")}
+NO_KERNELS = (*NO_TENSOR, KERNELS.to_sparse(), KERNELS.long(), KERNELS.double(), KERNELS[0], KERNELS[:1],
+              KERNELS[:, :, :1], KERNELS.new_zeros(2, 4, 2, 0, 3), KERNELS.new_zeros(2, 4, 2, 3, 7),
+              KERNELS.to("meta"))  # fmt: skip
 NO_NAME = ("text", None, 1)
 NO_DEVICE = ("text", "cpu:cpu", 1.5, object(), -1)
 NO_PATH = (None, 3, 1.5, object(), b"name")
@@ -81,6 +95,16 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[], Arguments], dict[str
         crossd_ops.crossd_conv3d,
         lambda: {"input": VOLUMES, "weight": WEIGHT, "shift": SHIFT},
         {"input": NO_VOLUME, **CONVOLUTION},
+    ),
+    "sample_conv2d": (
+        crossd_ops.sample_conv2d,
+        lambda: {"input": IMAGES, "weight": KERNELS},
+        {"input": (*NO_INPUT, VOLUMES), "weight": (*NO_KERNELS, KERNELS[..., None]), **OF_SAMPLES},
+    ),
+    "sample_conv3d": (
+        crossd_ops.sample_conv3d,
+        lambda: {"input": VOLUMES, "weight": KERNELS[..., None]},
+        {"input": NO_VOLUME, "weight": (*NO_KERNELS, KERNELS), **OF_SAMPLES},
     ),
     "CrossDConv2d": (
         CrossDConv2d,

@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from other_process import assert_tests_pass
 
 from benchmarks import convolution_methods
+from crossd_ops import sample_conv2d
 from crossd_ops.tuning import choice
 
 # Without what says little of a method, and takes long in a process that starts anew.
@@ -25,6 +27,25 @@ def test_prints_a_row_for_each_layer(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert [row.split()[1:3] for row in rows] == [["3->4", "3x3"]] * 2 + [["4->6", "3x3"]] * 2
 
 
+def test_given_kernels_beside_torch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(convolution_methods, "LAYERS", [(3, 4, 3, 2, 8)])
+    monkeypatch.setattr(convolution_methods, "SMALL", [(4, 6, 3, 1, 5)])
+    convolution_methods.main(["--given", "--batch", "2", "--turns", "1"])
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["layer", "forward:", "ms", "torch", "ratio", "backward:", "ms", "torch", "ratio"]
+    assert [row.split()[0] for row in rows] == ["3->4,3x3,8x8", "4->6,3x3,5x5"]
+    for row in rows:
+        figures = [float(figure) for figure in row.split()[1:]]
+        for ours, theirs, ratio in (figures[:3], figures[3:]):
+            assert abs(theirs / ours - ratio) < 0.02 * ratio + 0.01
+
+
+def test_the_way_of_others_is_the_same_convolution() -> None:
+    input, weight = torch.randn(3, 4, 7, 6).double(), torch.randn(3, 5, 4, 3, 3).double()
+    got = convolution_methods.grouped_convolution(input, weight, 2, 1)
+    torch.testing.assert_close(got, sample_conv2d(input, weight, stride=2, padding=1))
+
+
 def test_bad_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         convolution_methods.main(["--batch", "0"])
@@ -37,7 +58,7 @@ def test_bad_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_every_method_convolves_every_problem(compiled_library: None, method: str, instruction_set: str) -> None:
     """The tests of values again, in a process where the method is forced, with no more than this instruction set."""
-    files = ("convolution", "convolution_operators", "convolution_properties", "memory_formats")
+    files = ("convolution", "convolution_operators", "convolution_properties", "memory_formats", "sample_convolution")
     # The sizes that lead to the last two methods take others long, and borders beyond memory are for these two alone.
     chosen = f"not loop and not grouped and not borders and {VALUES}"
     environment = {"CROSSD_CONVOLUTION_METHOD": method, "CROSSD_CPU_CAPABILITY": instruction_set}
@@ -46,7 +67,7 @@ def test_every_method_convolves_every_problem(compiled_library: None, method: st
 
 def test_the_way_of_gpus_convolves_every_problem(compiled_library: None) -> None:
     """The tests of values again, where tensors of the CPU go by torch's dispatcher as those of GPUs do."""
-    files = ("convolution", "convolution_operators", "memory_formats")
+    files = ("convolution", "convolution_operators", "memory_formats", "sample_convolution")
     assert_tests_pass(files, f"{VALUES} and not second_order", more_than=120, CROSSD_CONVOLUTION_BRANCH="gpu")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -58,6 +60,33 @@ def test_layouts_and_types(
         return result
 
     compare(function, lambda *tensors: defined(*tensors, *numbers), image, weight, shift, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=named)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels-last"])
+@pytest.mark.parametrize(("channels", "pixels", "groups", "kernel"), CASES.values(), ids=CASES)
+def test_given_kernels(
+    channels: int, pixels: tuple[int, ...], groups: int, kernel: tuple[int, ...], channels_last: bool,
+    dtype: torch.dtype,
+) -> None:  # fmt: skip
+    axes = len(pixels)
+    image = torch.randn(3, channels, *pixels).to(dtype)
+    weight, bias = torch.randn(3, 16, channels // groups, *kernel[:axes]).to(dtype), torch.randn(16).to(dtype)
+    numbers: dict[str, Any] = {"stride": 2, "padding": kernel[0] // 2, "groups": groups}
+
+    def function(image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        if channels_last:
+            image = image.contiguous(memory_format=CHANNELS_LAST[image.dim()])
+        convolve = crossd_ops.sample_conv2d if axes == 2 else crossd_ops.sample_conv3d
+        result = convolve(image, weight, bias, **numbers)
+        assert not channels_last or result.is_contiguous(memory_format=CHANNELS_LAST[image.dim()])
+        return result
+
+    def definition(image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        convolve = F.conv2d if axes == 2 else F.conv3d
+        return torch.cat([convolve(image[b : b + 1], weight[b], bias, **numbers) for b in range(len(image))])
+
+    compare(function, definition, image, weight, bias, dtype=dtype)
 
 
 @only_cuda

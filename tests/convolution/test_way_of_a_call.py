@@ -57,6 +57,15 @@ def test_of_a_volume() -> None:
     assert way(lambda: crossd_conv3d(volume, weight, shift)) == ["functional.py", "operators/convolution.py"]
 
 
+def test_of_given_kernels() -> None:
+    kernels, image = torch.randn(2, 4, 3, 3, 3, requires_grad=True), torch.randn(2, 3, 8, 8)
+    files = way(lambda: crossd_ops.sample_conv2d(image, kernels))
+    assert files[:2] == ["functional.py", "operators/sample_convolution/call.py"]
+    start = files.index("operators/sample_convolution/derivatives.py")
+    assert {*files[2:start]} == {f"operators/{name}.py" for name in ("context", "plan", "checks", "export", "backends")}
+    assert {*files[start:]} == {"operators/sample_convolution/derivatives.py", "operators/backends.py"}
+
+
 def test_backward() -> None:
     weight = torch.randn(4, 3, 3, 3, 3, requires_grad=True)
     output = crossd_conv2d(torch.randn(2, 3, 8, 8), weight, torch.randn(2, 3)).sum()

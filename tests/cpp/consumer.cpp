@@ -58,7 +58,7 @@ void expect_close(const std::string& what, const Tensor& got, const Tensor& expe
   expect(at::allclose(got.to(at::kDouble), expected.to(at::kDouble), tolerance, tolerance), what + ": other numbers");
 }
 
-// The functions as the cases call them; tests/library/test_cpp.py has the same in Python's reference.
+// The functions as the cases call them; tests/common/cpp_cases.py has the same in Python's reference.
 const std::map<std::string, std::function<Tensor(const Tensors&)>> functions = {
     {"rotation_shift", [](const Tensors& x) { return crossd_ops::rotation_shift(x[0], x[1]); }},
     {"rotation_shift_exact", [](const Tensors& x) { return crossd_ops::rotation_shift(x[0], x[1], Rotation::exact); }},
@@ -78,6 +78,16 @@ const std::map<std::string, std::function<Tensor(const Tensors&)>> functions = {
      [](const Tensors& x) { return crossd_ops::crossd_conv2d(x[0], x[1], x[2], x[3], {.padding = torch::kSame}); }},
     {"crossd_conv3d",
      [](const Tensors& x) { return crossd_ops::crossd_conv3d(x[0], x[1], x[2], x[3], {.stride = 2, .padding = 1}); }},
+    {"sample_conv2d", [](const Tensors& x) { return crossd_ops::sample_conv2d(x[0], x[1]); }},
+    {"sample_conv2d_options",
+     [](const Tensors& x) {
+       return crossd_ops::sample_conv2d(x[0], x[1], x[2],
+                                        {.stride = {1, 2}, .padding = {0, 1}, .dilation = {2, 1}, .groups = 2});
+     }},
+    {"sample_conv2d_same",
+     [](const Tensors& x) { return crossd_ops::sample_conv2d(x[0], x[1], x[2], {.padding = torch::kSame}); }},
+    {"sample_conv3d",
+     [](const Tensors& x) { return crossd_ops::sample_conv3d(x[0], x[1], x[2], {.stride = 2, .padding = 1}); }},
 };
 
 // A case NAME:VARIANT/input0, ... with a probe p: values, gradients of < p, f >, and, where there are directions d, the
@@ -153,6 +163,8 @@ void refuse() {
   expect_error<c10::TypeError>("weight: expected a Tensor, got an undefined one", [&] { fourier_shift(none, shift); });
   expect_error<c10::TypeError>("weight: expected a dtype of float64, float32, bfloat16 or float16, got Int",
                                [&] { fourier_shift(weight.to(at::kInt), shift); });
+  expect_error<c10::TypeError>("weight: expected a tensor with strides, got another layout",
+                               [&] { fourier_shift(weight.to_sparse(), shift); });
   expect_error<c10::TypeError>("dtype: expected float64", [&] { fourier_shift(weight, shift, at::kLong); });
   expect_error<c10::ValueError>("index: expected -3 to 2, got 3", [&] { fourier_shift_slice(weight, shift, 0, 3); });
   expect_error<c10::ValueError>("dim: expected -3 to 2, got 3", [&] { fourier_shift_slice(weight, shift, 3); });
@@ -175,6 +187,27 @@ void refuse() {
   });
 }
 
+void refuse_of_samples() {
+  using namespace crossd_ops;
+  const Tensor weight = at::ones({2, 6, 4, 3, 3}), input = at::ones({2, 4, 5, 5}), none;
+  expect_error<c10::TypeError>("weight: expected a Tensor, got an undefined one", [&] { sample_conv2d(input, none); });
+  expect_error<c10::ValueError>("weight: expected (B, O, C, Kh, Kw), got (6, 4, 3, 3)",
+                                [&] { sample_conv2d(input, weight[0]); });
+  expect_error<c10::ValueError>("weight: expected (B, O, C, Kd, Kh, Kw), got (2, 6, 4, 3, 3)",
+                                [&] { sample_conv3d(input, weight); });
+  expect_error<c10::ValueError>("weight: expected kernel sizes of at least 1, got (2, 6, 4, 0, 3)",
+                                [&] { sample_conv2d(input, at::ones({2, 6, 4, 0, 3})); });
+  expect_error<c10::ValueError>("weight: expected (3, O, C, Kh, Kw), got (2, 6, 4, 3, 3)",
+                                [&] { sample_conv2d(at::ones({3, 4, 5, 5}), weight); });
+  expect_error<c10::ValueError>("input: expected 8 channels, got (2, 4, 5, 5)",
+                                [&] { sample_conv2d(input, weight, {}, {.groups = 2}); });
+  expect_error<c10::ValueError>("input: expected at least 3 pixels along each axis with padding, got (2, 4, 5, 2)",
+                                [&] { sample_conv2d(at::ones({2, 4, 5, 2}), weight); });
+  expect_error<c10::ValueError>("bias: expected (6,), got (3,)", [&] { sample_conv2d(input, weight, at::ones({3})); });
+  expect_error<c10::TypeError>("input: expected the dtype of weight (Float), got Double",
+                               [&] { sample_conv2d(input.to(at::kDouble), weight); });
+}
+
 // Without the operators' derivatives these would be zero, and nothing would tell.
 void refuse_forward_mode() {
   const uint64_t level = torch::autograd::ForwardADLevel::get_next_idx();
@@ -182,6 +215,8 @@ void refuse_forward_mode() {
   const std::string text = "jvp is not implemented for the c++ API";
   expect_error<c10::Error>(text, [&] { crossd_ops::fourier_shift(weight, at::ones({2, 3})); });
   expect_error<c10::Error>(text, [&] { crossd_ops::crossd_conv2d(at::ones({2, 4, 5, 5}), weight, at::ones({2, 3})); });
+  const Tensor kernels = at::_make_dual(at::ones({2, 6, 4, 3, 3}), at::ones({2, 6, 4, 3, 3}), level);
+  expect_error<c10::Error>(text, [&] { crossd_ops::sample_conv2d(at::ones({2, 4, 5, 5}), kernels); });
   torch::autograd::ForwardADLevel::release_idx(level);
 }
 
@@ -192,6 +227,8 @@ void autocast() {
   expect(crossd_ops::fourier_shift(weight, shift).scalar_type() == at::kBFloat16, "autocast of the kernels");
   expect(crossd_ops::fourier_shift(weight.to(at::kDouble), shift).scalar_type() == at::kDouble, "autocast of float64");
   expect(crossd_ops::crossd_conv2d(input, weight, shift).scalar_type() == at::kBFloat16, "autocast of the layer");
+  expect(crossd_ops::sample_conv2d(input, at::rand({2, 6, 4, 3, 3})).scalar_type() == at::kBFloat16,
+         "autocast of given kernels");
   at::autocast::set_autocast_enabled(at::kCPU, false);
   at::autocast::clear_cache();
 }
@@ -212,6 +249,7 @@ extern "C" int run_consumer(const char* path) {
     }
     train(cases);
     refuse();
+    refuse_of_samples();
     refuse_forward_mode();
     autocast();
     std::printf("%d cases, %d failures\n", count, failures);

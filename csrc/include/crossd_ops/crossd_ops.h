@@ -31,6 +31,7 @@
 #include "detail/convolution.h"
 #include "detail/fourier_shift.h"
 #include "detail/rotation_head.h"
+#include "detail/sample_convolution.h"
 
 namespace crossd_ops {
 
@@ -145,6 +146,39 @@ inline at::Tensor crossd_conv3d(const at::Tensor& input, const at::Tensor& weigh
   detail::check_weight_and_shift(weight, shift, std::nullopt);
   const detail::Place whole{0, std::nullopt};
   return detail::crossd_convolution<3>(input, weight, shift, bias, whole, options);
+}
+
+// As Conv2dOptions, without the slice.
+struct SampleConv2dOptions {
+  torch::ExpandingArray<2> stride = 1;
+  Padding<2> padding = 0;
+  torch::ExpandingArray<2> dilation = 1;
+  int64_t groups = 1;
+};
+
+// Convolves each sample with kernels of its own: y_b = conv2d(x_b, w_b) + bias.
+//   input     (B, C * groups, H, W), of the weight's type, under autocast of any; any strides; B may be 0
+//   weight    (B, O, C, Kh, Kw), O a multiple of groups; any strides; float64, float32, bfloat16, float16
+//   bias      (O), the same for all samples, or none
+//   options   of the convolution, in pixels
+//   returns   (B, O, H', W') in the memory format of the input, contiguous or channels-last
+//   throws    c10::TypeError, c10::ValueError: arguments of another type, shape or device
+inline at::Tensor sample_conv2d(const at::Tensor& input, const at::Tensor& weight,
+                                const std::optional<at::Tensor>& bias = std::nullopt,
+                                const SampleConv2dOptions& options = {}) {
+  return detail::sample_convolution<2>(input, weight, bias, options);
+}
+
+// Convolves each volume with kernels of its own: y_b = conv3d(x_b, w_b) + bias.
+//   input     (B, C * groups, D, H, W), otherwise as for sample_conv2d
+//   weight    (B, O, C, Kd, Kh, Kw), otherwise as for sample_conv2d
+//   bias, options   as for sample_conv2d
+//   returns   (B, O, D', H', W') in the memory format of the input
+//   throws    as sample_conv2d
+inline at::Tensor sample_conv3d(const at::Tensor& input, const at::Tensor& weight,
+                                const std::optional<at::Tensor>& bias = std::nullopt,
+                                const Conv3dOptions& options = {}) {
+  return detail::sample_convolution<3>(input, weight, bias, options);
 }
 
 }  // namespace crossd_ops

@@ -34,6 +34,8 @@ inline void check_tensor(const char* name, const at::Tensor& value) {
   TORCH_CHECK_TYPE(value.defined(), name, ": expected a Tensor, got an undefined one");
   TORCH_CHECK_TYPE(supported(value.scalar_type()), name,
                    ": expected a dtype of float64, float32, bfloat16 or float16, got ", value.scalar_type());
+  TORCH_CHECK_TYPE(value.layout() == at::kStrided && !value.is_nested(), name, ": expected a tensor with strides, got ",
+                   value.is_nested() ? "a nested one" : "another layout");
 }
 
 inline void check_device(const char* name, const at::Tensor& value, const char* of, const at::Tensor& like) {
@@ -65,24 +67,44 @@ inline Place checked_slice(const at::Tensor& weight, int64_t dim, std::optional<
   return {dim, (*index + size) % size};
 }
 
-inline void check_convolution(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& shift,
-                              const std::optional<at::Tensor>& bias, int64_t groups, int64_t axes) {
+// channels: O and C of the weight.
+inline void check_around_weight(const at::Tensor& input, const at::Tensor& weight,
+                                const std::optional<at::Tensor>& bias, at::IntArrayRef channels, int64_t groups,
+                                int64_t axes) {
   check_tensor("input", input);
   TORCH_CHECK_VALUE(input.dim() == 2 + axes, "input: expected ", axes == 2 ? "(B, C, H, W)" : "(B, C, D, H, W)",
                     ", got ", shape_text(input.sizes()));
   check_device("input", input, "weight", weight);
   TORCH_CHECK_VALUE(groups >= 1, "groups: expected a positive int, got ", groups);
-  TORCH_CHECK_VALUE(weight.size(0) % groups == 0, "weight: expected a multiple of ", groups, " groups as O, got ",
+  TORCH_CHECK_VALUE(channels[0] % groups == 0, "weight: expected a multiple of ", groups, " groups as O, got ",
                     shape_text(weight.sizes()));
-  TORCH_CHECK_VALUE(input.size(1) == weight.size(1) * groups, "input: expected ", weight.size(1) * groups,
-                    " channels, got ", shape_text(input.sizes()));
-  TORCH_CHECK_VALUE(shift.size(0) == input.size(0), "shift: expected (", input.size(0), ", 3), got ",
-                    shape_text(shift.sizes()));
+  TORCH_CHECK_VALUE(input.size(1) == channels[1] * groups, "input: expected ", channels[1] * groups, " channels, got ",
+                    shape_text(input.sizes()));
   if (!bias) return;
   check_tensor("bias", *bias);
   check_device("bias", *bias, "weight", weight);
-  TORCH_CHECK_VALUE(bias->dim() == 1 && bias->size(0) == weight.size(0), "bias: expected (", weight.size(0), ",), got ",
+  TORCH_CHECK_VALUE(bias->dim() == 1 && bias->size(0) == channels[0], "bias: expected (", channels[0], ",), got ",
                     shape_text(bias->sizes()));
+}
+
+inline void check_convolution(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& shift,
+                              const std::optional<at::Tensor>& bias, int64_t groups, int64_t axes) {
+  check_around_weight(input, weight, bias, weight.sizes().slice(0, 2), groups, axes);
+  TORCH_CHECK_VALUE(shift.size(0) == input.size(0), "shift: expected (", input.size(0), ", 3), got ",
+                    shape_text(shift.sizes()));
+}
+
+inline void check_sample_convolution(const at::Tensor& input, const at::Tensor& weight,
+                                     const std::optional<at::Tensor>& bias, int64_t groups, int64_t axes) {
+  const char* kernel = axes == 2 ? "Kh, Kw" : "Kd, Kh, Kw";
+  check_tensor("weight", weight);
+  TORCH_CHECK_VALUE(weight.dim() == 3 + axes, "weight: expected (B, O, C, ", kernel, "), got ",
+                    shape_text(weight.sizes()));
+  for (const int64_t size : weight.sizes().slice(3))
+    TORCH_CHECK_VALUE(size >= 1, "weight: expected kernel sizes of at least 1, got ", shape_text(weight.sizes()));
+  check_around_weight(input, weight, bias, weight.sizes().slice(1, 2), groups, axes);
+  TORCH_CHECK_VALUE(weight.size(0) == input.size(0), "weight: expected (", input.size(0), ", O, C, ", kernel, "), got ",
+                    shape_text(weight.sizes()));
 }
 
 inline void check_rotation(const at::Tensor& axis, const at::Tensor& angle) {

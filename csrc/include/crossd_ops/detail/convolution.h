@@ -34,18 +34,24 @@ std::tuple<at::Tensor, Geometry> fit(const at::Tensor& input, const std::vector<
                                      const Options& options) {
   Geometry geometry{checked_numbers("stride", options.stride, 1), checked_numbers("padding", options.padding.pixels, 0),
                     checked_numbers("dilation", options.dilation, 1), options.groups};
-  if (!options.padding.same) return {input, geometry};
-  TORCH_CHECK_VALUE(geometry.stride == std::vector<int64_t>(axes, 1),
-                    "padding: expected numbers, 'valid', or 'same' (stride 1), got 'same' (stride ",
-                    shape_text(geometry.stride), ")");
   std::vector<int64_t> behind(2 * axes, 0);  // an even kernel needs one element more behind than before
-  bool even = false;
-  for (size_t i = 0; i < axes; ++i) {
-    const int64_t total = geometry.dilation[i] * (kernel[i] - 1);
-    geometry.padding[i] = total / 2;
-    behind[2 * (axes - 1 - i) + 1] = total % 2;
-    even = even || total % 2;
+  if (options.padding.same) {
+    TORCH_CHECK_VALUE(geometry.stride == std::vector<int64_t>(axes, 1),
+                      "padding: expected numbers, 'valid', or 'same' (stride 1), got 'same' (stride ",
+                      shape_text(geometry.stride), ")");
+    for (size_t i = 0; i < axes; ++i) {
+      const int64_t total = geometry.dilation[i] * (kernel[i] - 1);
+      geometry.padding[i] = total / 2;
+      behind[2 * (axes - 1 - i) + 1] = total % 2;
+    }
   }
+  for (size_t i = 0; i < axes; ++i) {
+    const int64_t reach = geometry.dilation[i] * (kernel[i] - 1) + 1;
+    const int64_t room = input.size(2 + i) + 2 * geometry.padding[i] + behind[2 * (axes - 1 - i) + 1];
+    TORCH_CHECK_VALUE(room >= reach, "input: expected at least ", reach, " pixels along each axis with padding, got ",
+                      shape_text(input.sizes()));
+  }
+  const bool even = std::find(behind.begin(), behind.end(), 1) != behind.end();
   return {even ? at::constant_pad_nd(input, behind) : input, geometry};
 }
 
@@ -120,6 +126,14 @@ struct CrossDConvolution : torch::autograd::Function<CrossDConvolution> {
   }
 };
 
+// Of input and kernels, which the weight has, or autocast.
+inline at::ScalarType convolution_dtype(const at::Tensor& input, const at::Tensor& weight) {
+  const auto autocast = autocast_dtype(weight);
+  TORCH_CHECK_TYPE(autocast || input.scalar_type() == weight.scalar_type(), "input: expected the dtype of weight (",
+                   weight.scalar_type(), "), got ", input.scalar_type());
+  return autocast.value_or(weight.scalar_type());
+}
+
 // The per-sample convolution; weight, shift and place were checked.
 template <size_t axes, typename Options>
 at::Tensor crossd_convolution(at::Tensor input, const at::Tensor& weight, const at::Tensor& shift,
@@ -128,11 +142,8 @@ at::Tensor crossd_convolution(at::Tensor input, const at::Tensor& weight, const 
   check_convolution(input, weight, shift, bias, options.groups, axes);
   std::vector<int64_t> kernel = weight.sizes().slice(2).vec();
   if (place.index) kernel.erase(kernel.begin() + place.dim);
-  const auto autocast = autocast_dtype(weight);
-  TORCH_CHECK_TYPE(autocast || input.scalar_type() == weight.scalar_type(), "input: expected the dtype of weight (",
-                   weight.scalar_type(), "), got ", input.scalar_type());
+  const at::ScalarType dtype = convolution_dtype(input, weight);
   const auto [padded, geometry] = fit<axes>(input, kernel, options);
-  const at::ScalarType dtype = autocast.value_or(weight.scalar_type());
   input = padded.to(dtype);
   if (bias) bias = bias->to(dtype);
   if (input.size(0) == 0) {

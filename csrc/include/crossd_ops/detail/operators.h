@@ -91,6 +91,29 @@ inline std::vector<at::Tensor> convolution_backward_operator(const at::Tensor& g
   return {needs[0] ? of_input : at::Tensor(), needs[1] ? of_weight : at::Tensor(), needs[2] ? of_shift : at::Tensor()};
 }
 
+// The convolution with kernels that are given; place: stride, padding and dilation along each axis, groups.
+inline at::Tensor sample_convolution_operator(const at::Tensor& input, const at::Tensor& weight,
+                                              const std::optional<at::Tensor>& bias,
+                                              const std::vector<int64_t>& place) {
+  using Signature = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, at::IntArrayRef);
+  static const auto handle = find_operator<Signature>("crossd_ops::sample_convolution");
+  check_kernel(handle, weight);
+  return handle.call(input, weight, bias, place);
+}
+
+// Gradients of input and weight; one that is not needed is empty.
+inline std::tuple<at::Tensor, at::Tensor> sample_convolution_backward_operator(const at::Tensor& grad,
+                                                                               const at::Tensor& input,
+                                                                               const at::Tensor& weight,
+                                                                               const std::vector<int64_t>& place,
+                                                                               bool need_input, bool need_weight) {
+  using Signature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                                                       at::IntArrayRef, bool, bool);
+  static const auto handle = find_operator<Signature>("crossd_ops::sample_convolution_backward");
+  check_kernel(handle, weight);
+  return handle.call(grad, input, weight, place, need_input, need_weight);
+}
+
 // Shift, and what the backward pass needs of the pooling.
 inline std::tuple<at::Tensor, at::Tensor> head_operator(const at::Tensor& map, bool exact) {
   using Signature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, bool);

@@ -1,0 +1,1 @@
+"""The convolution of each sample with kernels that are given."""
