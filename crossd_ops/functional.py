@@ -18,7 +18,7 @@ from .operators import backends, checks, export
 from .operators.context import autocast_dtype, with_plain_sizes
 from .operators.convolution import NotPlain, checked_convolution, convolution, position_of_slice
 from .operators.rotation_head import shift_of_rotation
-from .operators.sample_convolution.call import sample_convolution
+from .operators.sample_convolution.call import checked_sample_convolution, sample_convolution
 from .operators.shift import shift_forward, shift_reference
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -204,7 +204,8 @@ def sample_conv2d(
     Raises:
         TypeError, ValueError: before any work, with what was expected and what came.
     """
-    return sample_convolution(input, weight, bias, stride, padding, dilation, groups, axes=2)
+    convolve = sample_convolution if is_plain() else checked_sample_convolution
+    return convolve(input, weight, bias, stride, padding, dilation, groups, axes=2)
 
 
 @one_node
@@ -232,7 +233,8 @@ def sample_conv3d(
     Raises:
         TypeError, ValueError: as for `sample_conv2d`.
     """
-    return sample_convolution(input, weight, bias, stride, padding, dilation, groups, axes=3)
+    convolve = sample_convolution if is_plain() else checked_sample_convolution
+    return convolve(input, weight, bias, stride, padding, dilation, groups, axes=3)
 
 
 def is_plain() -> bool:

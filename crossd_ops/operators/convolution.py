@@ -64,7 +64,7 @@ def convolution(
     """
     numbers = stride, padding, dilation, groups, dim, index
     try:
-        place = _place_of(stride, padding, dilation, groups, 3 if whole else 2)
+        place = place_of(stride, padding, dilation, groups, 3 if whole else 2)
         if index is not None or type(dim) is not int or dim:
             place = *place, dim, position_of_slice(weight, dim, index)
         if input.dim() != (5 if whole else 4):
@@ -115,7 +115,7 @@ def checked_convolution(
     return two_steps(input, weight, shift, bias, geometry, plan.dim, plan.position, backend)
 
 
-def _place_of(stride: Any, padding: Any, dilation: Any, groups: Any, axes: int) -> Place:
+def place_of(stride: Any, padding: Any, dilation: Any, groups: Any, axes: int) -> Place:
     """The place of a volume, or of an image and the middle slice along axis 0; or NotPlain."""
     if type(groups) is not int:
         raise NotPlain

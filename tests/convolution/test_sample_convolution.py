@@ -196,6 +196,20 @@ def test_only_input_and_weight_are_kept() -> None:
     assert [tensor.data_ptr() for tensor in kept] == [tensor.data_ptr() for tensor in arguments[:2]]
 
 
+@pytest.mark.usefixtures("compiled_library")
+def test_an_error_from_elsewhere_is_raised_after_one_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    original = derivatives._forward
+    monkeypatch.setattr(derivatives, "_forward", lambda *a: calls.append(1) or original(*a))
+
+    def refuse(_: Tensor) -> Tensor:
+        raise ValueError("a hook of the user's")
+
+    with torch.autograd.graph.saved_tensors_hooks(refuse, refuse), pytest.raises(ValueError, match="hook of the user"):
+        convolve(*tensors())
+    assert calls == [1]
+
+
 def test_empty_batches_have_gradients_of_zero(backend: str) -> None:
     arguments = tensors(samples=0)
     output = convolve(*arguments, padding=1)
