@@ -46,7 +46,7 @@ struct Choice {
 };
 
 // CROSSD_CONVOLUTION_METHOD=grouped|loop|matrix|small in the environment: one for every problem on the CPU, to test it.
-// What cannot be small is a matrix: backward, and half types.
+// What cannot be small is a matrix: backward.
 inline std::optional<Method> forced_method() {
   static const std::optional<int> forced =
       chosen_in_environment("CROSSD_CONVOLUTION_METHOD", {"grouped", "loop", "matrix", "small"});
@@ -66,9 +66,7 @@ inline bool have_room(const ConvolutionProblem& problem) {
   return problem.on_gpu ? problem.columns() / problem.samples() <= kMostOfSample : problem.columns() <= kMost;
 }
 
-inline bool can_be_small(const ConvolutionProblem& problem, bool backward) {
-  return !problem.on_gpu && !backward && size_of(problem.dtype) >= 4;
-}
+inline bool can_be_small(const ConvolutionProblem& problem, bool backward) { return !problem.on_gpu && !backward; }
 
 inline bool is_possible(const ConvolutionProblem& problem, Method method, bool backward) {
   switch (method) {

@@ -66,18 +66,38 @@ Tensor small_convolution_of(const Tensor& input, const Tensor& weight, const std
   return multiply_small(input, kernels.get(), bias, problem);
 }
 
+inline Tensor to_float32(const Tensor& tensor) { return torch::stable::to(tensor, ScalarType::Float); }
+
+// What convolve(input, bias, problem) makes in float32 of half types: of so few elements copies take less time than a
+// library's product of half types.
+template <typename Convolve>
+Tensor by_float32(const Tensor& input, const std::optional<Tensor>& bias, ConvolutionProblem problem,
+                  const Convolve& convolve) {
+  problem.dtype = Dtype::float32;
+  const std::optional<Tensor> float_bias = bias ? std::optional(to_float32(*bias)) : std::nullopt;
+  return torch::stable::to(convolve(to_float32(input), float_bias, problem), input.scalar_type());
+}
+
 inline Tensor small_convolution(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                                 const ConvolutionProblem& problem) {
-  return problem.dtype == Dtype::float64 ? small_convolution_of<double>(input, weight, bias, problem)
-                                         : small_convolution_of<float>(input, weight, bias, problem);
+  if (problem.dtype == Dtype::float64) return small_convolution_of<double>(input, weight, bias, problem);
+  if (problem.dtype == Dtype::float32) return small_convolution_of<float>(input, weight, bias, problem);
+  return by_float32(input, bias, problem, [&](const Tensor& x, const auto& b, const ConvolutionProblem& in_float) {
+    return small_convolution_of<float>(x, weight, b, in_float);
+  });
 }
 
 // With kernels (B, O, C, ...) that are given, dense.
 inline Tensor small_sample_convolution(const Tensor& input, const Tensor& kernels, const std::optional<Tensor>& bias,
                                        const ConvolutionProblem& problem) {
-  const void* elements = kernels.const_data_ptr();
-  return problem.dtype == Dtype::float64 ? multiply_small(input, static_cast<const double*>(elements), bias, problem)
-                                         : multiply_small(input, static_cast<const float*>(elements), bias, problem);
+  if (problem.dtype == Dtype::float64)
+    return multiply_small(input, static_cast<const double*>(kernels.const_data_ptr()), bias, problem);
+  if (problem.dtype == Dtype::float32)
+    return multiply_small(input, static_cast<const float*>(kernels.const_data_ptr()), bias, problem);
+  const Tensor w = to_float32(kernels);
+  return by_float32(input, bias, problem, [&](const Tensor& x, const auto& b, const ConvolutionProblem& in_float) {
+    return multiply_small(x, static_cast<const float*>(w.const_data_ptr()), b, in_float);
+  });
 }
 
 }  // namespace crossd_ops

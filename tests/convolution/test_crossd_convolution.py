@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from crossd_ops import crossd_conv2d, crossd_conv3d, use_backend
+from crossd_ops import crossd_conv2d, crossd_conv3d, sample_conv2d, use_backend
 
 pytestmark = pytest.mark.usefixtures("compiled_library")
 
@@ -127,3 +127,20 @@ def test_a_tensor_that_outlived_torch_func() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     gradients = [torch.autograd.grad(output.sum(), given["weight"])[0] for output in (found, expected)]
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_few_multiply_adds_in_half_types_are_rounded_once(dtype: torch.dtype, format: torch.memory_format) -> None:
+    """They are done in float32, kernels included, whatever the type of the weight."""
+    weight, shift, bias = torch.randn(6, 2, 3, 3, 2), torch.randn(3, 3), torch.randn(6)
+    half = torch.randn(3, 4, 6, 7).to(dtype, memory_format=format)
+    with torch.autocast("cpu", dtype):
+        found = crossd_conv2d(half, weight, shift, bias, padding=1, groups=2)
+    exact = crossd_conv2d(half.float(), weight, shift, bias.to(dtype).float(), padding=1, groups=2)
+    assert found.dtype is dtype and found.is_contiguous(memory_format=format)
+    torch.testing.assert_close(found, exact.to(dtype), rtol=0, atol=0)
+    kernels = torch.randn(3, 6, 2, 3, 2).to(dtype)
+    found = sample_conv2d(half, kernels, bias.to(dtype), groups=2)
+    exact = sample_conv2d(half.float(), kernels.float(), bias.to(dtype).float(), groups=2)
+    torch.testing.assert_close(found, exact.to(dtype), rtol=0, atol=0)

@@ -10,11 +10,19 @@ from other_process import assert_tests_pass
 
 from crossd_ops.library import loaded
 
-FILES = ("autograd", "functional", "fused_head", "head_operators", "rotation_head", "rotation_head_operators")
+FILES = (
+    "autograd",
+    "functional",
+    "fused_head",
+    "head_operators",
+    "head_types",
+    "rotation_head",
+    "rotation_head_operators",
+)
 # Nothing that starts programs of its own.
 CHOSEN = (
-    "(compiled or equals_the_layers or layout or far_from_zero or finite or needs or beside or contract or exponential)"
-    " and not sanitizers and not emulated"
+    "(compiled or equals_the_layers or layout or far_from_zero or finite or needs or beside or contract or exponential"
+    " or half_types or side_by_side) and not sanitizers and not emulated"
 )
 
 
