@@ -15,8 +15,8 @@ Of each family one of the smallest members stands for the others, without pretra
 
 - *to Cross-D*: `to_crossd` gives a network with the same output.
 - *volumes*: what `to_3d(model, "center")` made of it ran on a volume.
-- *proof*: `crossd_ops.conversion.check_volumes`: on a volume of equal slices every module gave in each slice what it
-  gives on the image, in float64, to 1e-4 of its largest element.
+- *proof*: `crossd_ops.conversion.check_volumes`: on a volume of equal slices every module, each by itself, gave in each
+  slice what it gives on the image, in float64, to 1e-4 of its largest element.
 - *training step*: `to_3d(to_crossd(model), depth=...)` took one, with kernels one slice deep and finite gradients.
 - *back to 2D*: `to_2d` gave the output of the original.
 
