@@ -74,6 +74,8 @@ STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CUDA, m) {
   m.impl("sample_convolution_backward", CROSSD_BOX(sample_convolution_backward));
   m.impl("rotation_head", CROSSD_BOX(rotation_head<RotationHeadCuda>));
   m.impl("rotation_head_backward", CROSSD_BOX(rotation_head_backward<RotationHeadCuda>));
+  m.impl("predict_shift", CROSSD_BOX(predict_shift<HeadCuda>));
+  m.impl("predict_shift_backward", CROSSD_BOX(predict_shift_backward<HeadCuda>));
 }
 #endif
 

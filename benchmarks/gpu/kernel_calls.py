@@ -36,6 +36,8 @@ _LAYOUTS = ("contiguous", "channels_last", "strided", "misaligned", "misaligned 
 # vectors, the last of which is not full, and one by one. So many output channels that columns are chosen in every type.
 _IMAGES = ((5, False), (3, True), (40, True))
 _OUTPUTS = 32
+# Of the whole head: channels that warps share in each way, and pixels, of which the last are more than one tile.
+_HEAD_CHANNELS, _HEAD_PIXELS = (3, 64, 288), ((1, 1), (13, 11))
 
 
 def kernel_names() -> set[str]:
@@ -70,6 +72,14 @@ def all_calls(operators: Any, device: torch.device, *, few: bool) -> Iterator[tu
                 yield (
                     f"convolution {_short(dtype)} {channels} channels_last={channels_last} {stride}",
                     _convolution_call(operators, device, dtype, channels, channels_last, stride),
+                )
+        if dtype is torch.float64:
+            continue
+        for channels, pixels, layout in itertools.product(_HEAD_CHANNELS, _HEAD_PIXELS, _LAYOUTS[:3]):
+            for training in (True, False) if layout == "contiguous" else (True,):
+                yield (
+                    f"predict_shift {_short(dtype)} {channels} {pixels} {layout} training={training}",
+                    _whole_head_call(operators, device, dtype, (channels, *pixels), layout, training),
                 )
 
 
@@ -134,6 +144,33 @@ def _convolution_call(
         result = operators.convolution(image, weight, shift, None, place)
         grad = _random(*result.shape, dtype=dtype).to(device, memory_format=layout)
         return operators.convolution_backward(grad, image, weight, shift, place, True, True, True)
+
+    return call
+
+
+def _whole_head_call(
+    operators: Any, device: torch.device, dtype: torch.dtype, sizes: tuple[int, int, int], layout: str, training: bool
+) -> Callable[[], object]:
+    """With parameters in float32, what a norm keeps, and every gradient, added to another of the input."""
+
+    def call() -> object:
+        channels, height, width = sizes
+        input = _random(_HEAD_SAMPLES, channels, height, width * (1 + (layout == "strided")), dtype=dtype).to(device)
+        if layout == "strided":
+            input = input[..., ::2]
+        elif layout == "channels_last":
+            input = input.contiguous(memory_format=torch.channels_last)
+        weight1, bias1, gain, offset, weight2, bias2, *norm = (
+            _random(*size, dtype=torch.float32).to(device)
+            for size in ((16, channels, 1, 1), (16,), (16,), (16,), (4, 16, 1, 1), (4,), (16,), (16,))
+        )
+        given = (None, None) if training else (norm[0], norm[1].abs() + 1)
+        running = (*norm, torch.zeros((), dtype=torch.int64, device=device), 0.1) if training else ()
+        forward = (input, weight1, bias1, gain, offset, *given, 1e-5, weight2, bias2, True, *running)
+        shift, statistics, mean, variance = operators.predict_shift(*forward)
+        grad = _random(*shift.shape, dtype=shift.dtype).to(device)
+        backward = (grad, input, weight1, bias1, gain, offset, mean, variance, training, 1e-5, weight2, bias2)
+        return operators.predict_shift_backward(*backward, statistics, True, True, True, torch.zeros_like(input))
 
     return call
 

@@ -106,8 +106,8 @@ def _cases() -> list[_Case]:
     parameters = _Head(6, device="meta").named_parameters()
     head = {name: tuple(value.shape) for name, value in parameters if value.requires_grad}
     shapes = {"input": (3, 6, 9, 8), **head}
-    # In other types the head is torch's own layers.
-    cases.append(_Case("predict_shift", "6 channels", _predict_shift(tuple(head)), shapes, (torch.float32,)))
+    dtypes = torch.float32, torch.bfloat16, torch.float16  # in float64 the head is torch's own layers
+    cases.append(_Case("predict_shift", "6 channels", _predict_shift(tuple(head)), shapes, dtypes))
     for name, sizes in (("crossd_conv2d", (14, 13)), ("crossd_conv3d", (6, 5, 7))):
         weight, image = (8, 4, 3, 3, 3), (3, 4, *sizes)
         shapes = {"input": image, "weight": weight, "shift": (3, 3), "bias": (8,)}

@@ -66,13 +66,13 @@ DESCRIPTIONS: dict[str, str] = {
     Raises:
         ValueError: what was expected and what came.
     """,
-    "predict_shift": """The whole rotation head, from the input of a layer to its shift, on the CPU; no autograd.
+    "predict_shift": """The whole rotation head, from the input of a layer to its shift; no autograd.
 
     1x1 convolution to 16 channels, batch norm, ReLU, 1x1 convolution to 4 channels, rotation_head; nothing in between
     is stored.
 
     Args:
-        input: (B, C, H, W), no size 0; any strides; float32, as every tensor here.
+        input: (B, C, H, W), no size 0; any strides; float32, bfloat16 or float16, as each tensor here for itself.
         weight1, bias1: of the first convolution, (16, C, 1, 1) and (16,).
         gain, offset: of the batch norm, (16,) each.
         mean, variance: statistics to use, (16,) each; None, both: those of the batch.

@@ -4,9 +4,9 @@ Between the passes the head's layers would keep two maps of their hidden channel
 convolution of 64 channels keeps. They cost a few percent of that convolution to compute, so the backward pass computes
 them again from the input, which the convolution keeps anyway.
 
-On the CPU one operator does all of it, in float32 whatever the types of its tensors, and no hidden map ever lies in
-memory (csrc/head/problem.h); in float64, anywhere else, and wherever a layer of the head is not the plain one, the
-layers themselves run.
+Where there are compiled kernels one operator does all of it, in float32 whatever the types of its tensors, and no
+hidden map ever lies in memory (csrc/head/problem.h); in float64, anywhere else, and wherever a layer of the head is not
+the plain one, the layers themselves run.
 """
 
 from __future__ import annotations

@@ -72,8 +72,13 @@ def fused_type(input: Tensor, norm: Any, parameters: Sequence[Tensor]) -> torch.
     of_norm, of_convolutions = [gain, offset], [weight1, bias1, weight2, bias2]
     if buffers["running_mean"] is not None:
         of_norm += buffers["running_mean"], buffers["running_var"]
+    on_gpu = input.is_cuda
     for tensor in (input, *of_norm, *of_convolutions):
-        if type(tensor) not in _TENSORS or tensor.dtype not in _DTYPES or not tensor.is_cpu:
+        if (
+            type(tensor) not in _TENSORS
+            or tensor.dtype not in _DTYPES
+            or not (tensor.is_cuda if on_gpu else tensor.is_cpu)
+        ):
             return None
     autocast = autocast_dtype(input) if torch._C._is_any_autocast_enabled() else None
     dtype = autocast or input.dtype
@@ -87,7 +92,7 @@ def fused_type(input: Tensor, norm: Any, parameters: Sequence[Tensor]) -> torch.
         and weight1.shape[:2] == (HIDDEN_CHANNELS, input.shape[1])
         and weight2.shape[:2] == (4, HIDDEN_CHANNELS)
         and norm.num_features == HIDDEN_CHANNELS
-        and backends.select("cpu") == backends.COMPILED
+        and backends.select("cuda" if on_gpu else "cpu") == backends.COMPILED
     ):
         return dtype
     return None

@@ -1,5 +1,5 @@
-// The operators predict_shift and predict_shift_backward of each device that has kernels, now the CPU alone: from
-// tensors to the problem that kernels are given. Included by ops.cpp, after head/rotation_op.h.
+// The operators predict_shift and predict_shift_backward of each device: from tensors to the problem that kernels are
+// given. Included by ops.cpp, after head/rotation_op.h.
 #pragma once
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -15,6 +15,9 @@
 #include "head/cpu/head.h"
 #include "head/problem.h"
 #include "head/rotation_op.h"
+#if defined(CROSSD_WITH_CUDA)
+#include "head/cuda/head.h"
+#endif
 
 namespace crossd_ops {
 
@@ -27,6 +30,22 @@ struct HeadCpu {
   static void forward(const HeadForward& problem, const Tensor&) { cpu::head_forward(problem); }
   static void backward(const HeadBackward& problem, const Tensor&) { cpu::head_backward(problem); }
 };
+
+#if defined(CROSSD_WITH_CUDA)
+struct HeadCuda {
+  static void forward(const HeadForward& problem, const Tensor& input) { run(problem, input, cuda::head_forward); }
+  static void backward(const HeadBackward& problem, const Tensor& input) { run(problem, input, cuda::head_backward); }
+
+ private:
+  template <typename Problem>
+  static void run(const Problem& problem, const Tensor& input, void (*kernels)(const Problem&, float*, void*)) {
+    const CudaDevice device(input);
+    const int64_t elements = static_cast<int64_t>(cuda::head_workspace_elements(problem));
+    Tensor workspace = new_tensor(input, {elements}, ScalarType::Float);
+    kernels(problem, static_cast<float*>(workspace.mutable_data_ptr()), device.stream());
+  }
+};
+#endif
 
 inline bool is_type_of_head(const Tensor& tensor) {
   const ScalarType dtype = tensor.scalar_type();
@@ -100,9 +119,9 @@ inline RunningStatistics running_statistics(const std::optional<Tensor>& mean, c
                             running_target(variance, "running_variance", input), nullptr, momentum.value_or(0),
                             !momentum};
   if (batches) {
-    require(
-        batches->numel() == 1 && batches->scalar_type() == ScalarType::Long && batches->is_cuda() == input.is_cuda(),
-        [] { return std::string("batches: expected one int64 on the input's device"); });
+    require(batches->numel() == 1 && batches->scalar_type() == ScalarType::Long &&
+                batches->is_cuda() == input.is_cuda() && batches->get_device_index() == input.get_device_index(),
+            [] { return std::string("batches: expected one int64 on the input's device"); });
     running.batches = static_cast<int64_t*>(const_cast<void*>(batches->const_data_ptr()));
   }
   return running;

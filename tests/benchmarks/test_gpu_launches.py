@@ -11,9 +11,8 @@ from crossd_ops import CrossDConv2d
 
 pytestmark = pytest.mark.usefixtures("compiled_library")
 
-# Of a 3x3 layer, forward and backward. What remains beyond the goal of 5 and 9 are the layers of the head: it has no
-# CUDA kernels of its own but for its last part.
-BOUNDS = {"float32": (12, 26), "bfloat16": (12, 26), "autocast": (16, 34)}
+# Of a 3x3 layer, forward and backward.
+BOUNDS = {mode: (6, 10) for mode in MODES}
 OPERATORS = ["crossd_ops::predict_shift", "crossd_ops::convolution"]
 
 

@@ -155,8 +155,9 @@ def test_a_step_names_whose_work_each_launch_is_and_copies_no_gradient() -> None
     kernels = Counter(launch.kernel for launch, part in plain)
     assert kernels["aten.copy_"] == 1  # of the loss
     assert kernels["aten._native_batch_norm_legit, values"] == 20
-    pooled = [launch for launch, _ in fused if launch.kernel.startswith("rotation_head_pool")]
-    assert len(pooled) == 2 * 17  # forward, and again in the backward pass
+    of_heads = Counter(launch.kernel.partition("<")[0] for launch, part in fused if part == "head")
+    kernels_of_head = ["moments", "pool", "sums", "gradient", "join"]
+    assert of_heads == {f"head_{name}": 17 for name in kernels_of_head} | {"rotation_head_finish": 17}
 
 
 def test_a_compiler_makes_one_kernel_of_neighbours() -> None:

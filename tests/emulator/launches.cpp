@@ -9,6 +9,7 @@
 #include <string>
 
 #include "convolution/cuda/columns_launch.cuh"
+#include "head/cuda/head_launch.cuh"
 #include "head/cuda/rotation_launch.cuh"
 #include "shift/cuda/launch.cuh"
 
@@ -71,6 +72,21 @@ void launch_all_heads() {
   }
 }
 
+void launch_all_whole_heads() {
+  char memory = 0;  // not null: the gradient is wanted
+  for (const Dtype dtype : {Dtype::float32, Dtype::bfloat16, Dtype::float16})
+    for (const int64_t channels : {3, 64, 512}) {
+      HeadForward forward{};
+      forward.input = {{2, 9, 8}, channels, nullptr, {72 * channels, 1, 8 * channels, channels}, dtype};
+      forward.training = 1;
+      cuda::launch_head(forward, nullptr, nullptr);
+      HeadBackward backward{};
+      backward.input = forward.input, backward.training = backward.need_parameters = 1;
+      backward.grad_input = &memory, backward.grad_strides = forward.input.strides;
+      cuda::launch_head_backward(backward, nullptr, nullptr);
+    }
+}
+
 void launch_all_columns() {
   struct Layout {
     int64_t channels, channel, pixel;
@@ -92,5 +108,6 @@ void launch_all_columns() {
 int main() {
   check::launch_all_shifts();
   check::launch_all_heads();
+  check::launch_all_whole_heads();
   check::launch_all_columns();
 }

@@ -53,11 +53,12 @@ class Strided {
   }
 
   void poison() { std::memset(storage_.get(), 0xff, bytes()); }
-  void fill(std::mt19937& random) {
-    std::normal_distribution<double> normal;
+  void fill(std::mt19937& random, double mean = 0, double deviation = 1) {
+    std::normal_distribution<double> normal(mean, deviation);
     for (size_t i = 0; i < count_; ++i) write_element(&storage_[i * element_size(dtype_)], dtype_, normal(random));
   }
   void* data() { return &storage_[offset_ * element_size(dtype_)]; }
+  int rank() const { return int(sizes_.size()); }
   int64_t stride(int axis) const { return strides_[axis]; }
   std::string raw() const { return std::string(storage_.get(), bytes()); }
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
 from emulator.build import EMULATOR, SANITIZER_ENVIRONMENT, why_not
 from emulator.cpu_build import cpu_program
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from crossd_ops import CrossDConv2d
-from crossd_ops.operators import backends
+from crossd_ops.operators import backends, plain_head
 from crossd_ops.operators.plain_head import fused_type, plain_parts
 
 CAPABILITIES = ["baseline", "avx2", "avx512"]
@@ -134,3 +136,19 @@ def test_a_forced_reference_runs_the_layers() -> None:
     assert parts is not None and fused_type(input, *parts) is torch.float32
     with backends.use_backend("reference"):
         assert fused_type(input, *parts) is None
+
+
+def test_tensors_of_a_gpu_are_taken_and_those_of_two_devices_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked of fakes, as there may be no GPU: the kernels of which device are asked for, and all tensors on it."""
+    asked: list[str] = []
+    monkeypatch.setattr(plain_head, "_TENSORS", (FakeTensor,))
+    monkeypatch.setattr(backends, "select", lambda device: asked.append(device) or backends.COMPILED)
+    with FakeTensorMode():
+        for device, other in (("cpu", "cuda"), ("cuda", "cpu")):
+            shapes = (16, 3, 1, 1), (16,), (16,), (16,), (4, 16, 1, 1), (4,), (16,), (16,)
+            *parameters, mean, variance = (torch.empty(shape, device=device) for shape in shapes)
+            buffers = {"running_mean": mean, "running_var": variance, "num_batches_tracked": None}
+            norm = SimpleNamespace(_buffers=buffers, num_features=16)
+            assert fused_type(torch.empty(2, 3, 8, 9, device=device), norm, parameters) is torch.float32
+            assert fused_type(torch.empty(2, 3, 8, 9, device=other), norm, parameters) is None
+    assert asked == ["cpu", "cuda"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from emulator.build import CSRC, EMULATOR, altered_sources, compile_program, run_program
 from emulator.cpu_build import stand_in_for_torch
+from emulator.cuda_head_harness import want_few_blocks
 from mutant_sources import CPU_KERNELS, CPU_LAUNCH, MUTANT_HEADER, SCRATCH
 
 
@@ -250,7 +251,7 @@ SUITES = [
     Suite("cpu_columns", CPU_COLUMNS, "columns_check.cpp", ((),), "address"),
     # ThreadSanitizer sees a race in any order of threads, which the order of a run may hide.
     Suite("shift_barriers", missing_barriers("shift/cuda/*.cuh"), "check_kernels.cpp", BRIEF, "thread"),
-    Suite("head_barriers", missing_barriers("head/cuda/*.cuh"), "rotation_head_check.cpp", BRIEF, "thread"),
+    Suite("head_barriers", missing_barriers("head/cuda/rotation*.cuh"), "rotation_head_check.cpp", BRIEF, "thread"),
     Suite("columns_barriers", missing_barriers("convolution/cuda/columns.cuh"), "columns_check.cpp", BRIEF, "thread"),
 ]
 
@@ -263,6 +264,7 @@ def plant(mutants: list[Mutant], csrc: Path) -> None:
     # Few blocks: each loops over all samples and many pairs, so that every barrier matters.
     launch = csrc / "shift" / "cuda" / "launch.cuh"
     launch.write_text(launch.read_text().replace("kWantedBlocks = 1024;", "kWantedBlocks = 1;"))
+    want_few_blocks(csrc)
     for number, mutant in enumerate(mutants, start=1):
         path = csrc / mutant.file
         path.write_text(mutant.applied(path.read_text(), number))

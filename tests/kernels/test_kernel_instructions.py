@@ -24,14 +24,14 @@ from emulator.cubins import compile_cubin, nvcc_release
 from emulator.metering import HeadCase, Launch, ShiftCase
 from test_static_kernels import ARCHITECTURES, SOURCES, UPDATE, demangled, disassembler
 
-from benchmarks.gpu.prediction import bounds, launches
+from benchmarks.gpu.prediction import bounds, launches, own_models
 from benchmarks.gpu.prediction.bounds import TABLE
 from benchmarks.gpu.prediction.machine_code import ONE_WARP, Loop, loops_of, steps_of
 
 TOLERANCE = 0.03  # of a loop's instructions
 LEAST = 8  # a change of fewer instructions is none
 CHECKED = ARCHITECTURES if UPDATE else ("sm_90",)
-PREDICTED = re.compile(r"\w+_(cubic3|rows)<|sum_partials<|rotation_head_")
+PREDICTED = re.compile(r"\w+_(cubic3|rows)<|sum_partials<|rotation_head_|head_")
 OF_ANY_SIZES = re.compile(r"\w+_general<")  # whose steps alone are counted
 STEP_LOOPS = ("convolve.j", "backward_general_slice.from")
 
@@ -154,6 +154,11 @@ def test_every_loop_is_one_that_the_prediction_knows(architecture: str) -> None:
     head = launches.HeadProblem(2, 200 * 200, "float32", False)
     for launch in (*launches.head_forward_launches(head), *launches.head_backward_launches(head)):
         known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)
+    for packed in (False, True):
+        whole = own_models.WholeHeadProblem(2, 64, 100, "float32", packed)
+        found = own_models.whole_head_forward_launches(whole, training=True)
+        for launch in (*found, *own_models.whole_head_backward_launches(whole, training=True)):
+            known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)
     unknown = {
         (kernel, path)
         for kernel, loops in table()["kernels"][architecture].items()

@@ -23,6 +23,7 @@ import pytest
 import torch
 from emulator.build import compiler, why_not
 from emulator.columns_metering import ColumnsCase
+from emulator.cuda_head_metering import WholeHeadCase
 from emulator.metering import SECTOR_BYTES, HeadCase, Launch, ShiftCase
 
 TABLE = Path(__file__).with_name("kernel_traffic.json")
@@ -49,6 +50,12 @@ HEADS = {
     "7x7": functools.partial(HeadCase, 4, 7, 7),
     "7x7, channels-last": functools.partial(HeadCase, 4, 7, 7, channels_last=True),
 }
+WHOLE_HEADS = {
+    "64 channels": functools.partial(WholeHeadCase, 2, 64, 16, 16),
+    "64 channels, channels-last": functools.partial(WholeHeadCase, 2, 64, 16, 16, channels_last=True),
+    "288 channels, channels-last": functools.partial(WholeHeadCase, 1, 288, 8, 8, channels_last=True),
+    "3 channels, channels-last": functools.partial(WholeHeadCase, 2, 3, 16, 16, channels_last=True),
+}
 COLUMNS = {
     "3x3": functools.partial(ColumnsCase, 2, 32, 16),
     "3x3, channels-last": functools.partial(ColumnsCase, 2, 32, 16, channels_last=True),
@@ -58,9 +65,14 @@ COLUMNS = {
     "7x7 of few channels": functools.partial(ColumnsCase, 2, 3, 16, 7),
     "7x7 of few channels, channels-last": functools.partial(ColumnsCase, 2, 3, 16, 7, channels_last=True),
 }
-CASES: dict[str, ShiftCase | HeadCase | ColumnsCase] = {
+CASES: dict[str, ShiftCase | HeadCase | WholeHeadCase | ColumnsCase] = {
     f"{group} {name}, {type_name}": make(**{argument: dtype})
-    for group, cases, argument in (("shift", SHIFTS, "other"), ("head", HEADS, "map"), ("columns", COLUMNS, "image"))
+    for group, cases, argument in (
+        ("shift", SHIFTS, "other"),
+        ("head", HEADS, "map"),
+        ("whole-head", WHOLE_HEADS, "input"),
+        ("columns", COLUMNS, "image"),
+    )
     for name, make in cases.items()
     for type_name, dtype in TYPES.items()
 }
@@ -85,6 +97,9 @@ class Reason:
 REASONS = (  # the first that fits holds
     Reason("", "", "(shift|grad_shift|statistics)$", "at most 48 bytes for each sample: sectors that are not full"),
     Reason("", "rotation_head", "partial$", "at most 48 bytes for each block: sectors that are not full"),
+    Reason("", "^head_", "(weight1|partial)$", "by every block, which needs all of it: from L2, and L1 of its warps"),
+    Reason("whole-head 288 ", "head_gradient", "read input$", "by a block for each 256 channels, and its own again"),
+    Reason("whole-head 3 ", "", "", "few channels of each pixel, one by one: a sector again from L1", "L1"),
     Reason("", "", "partial$", "of few samples: the last sector of a block's row is not full"),
     Reason("misaligned", "forward_", "read weight", "an element at a time, and by each split of the samples"),
     Reason("", "forward_general", "read weight", "by each split of the samples: from L2"),

@@ -24,16 +24,17 @@ from emulator.cubins import compile_cubin, nvcc_release
 
 TABLE = Path(__file__).with_name("kernel_resources.json")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
-SOURCES = ("shift/cuda/shift.cu", "head/cuda/rotation.cu", "convolution/cuda/columns.cu")
+SOURCES = ("shift/cuda/shift.cu", "head/cuda/rotation.cu", "head/cuda/head.cu", "convolution/cuda/columns.cu")
 LEAST_SHARED_LIMIT = 163 * 1024  # bytes of a block, of compute capability 8.0
 REDUCTION = "__internal_trig_reduction_slowpathd"
 REGISTER_TOLERANCE = 8  # one allocation unit of a warp: compilers of one release differ by less
 UPDATE = os.environ.get("CROSSD_UPDATE_KERNELS") == "1"
 
-# Kernels whose tiles move in vectors of 16 bytes: see shift/cuda/tile.cuh, Pack in head/cuda/rotation.cuh, and
-# ColumnsTile in convolution/cuda/columns.cuh.
+# Kernels whose tiles move in vectors of 16 bytes: see shift/cuda/tile.cuh, Pack in head/cuda/rotation.cuh, load_tile in
+# head/cuda/head_tile.cuh, and ColumnsTile in convolution/cuda/columns.cuh.
 VECTORISED = re.compile(
-    r"_(cubic3|rows)<|rotation_head_(pool|gradient)<[^>]*\(PixelOrder\)[01]|columns_from_|image_from_columns<.*[248]>"
+    r"_(cubic3|rows)<|rotation_head_(pool|gradient)<[^>]*\(PixelOrder\)[01]|^head_(moments|pool|sums|gradient)<|"
+    r"columns_from_|image_from_columns<.*[248]>"
 )
 PROPERTIES = re.compile(
     r"Function properties for (?P<name>\w+)\n\s+(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
@@ -48,7 +49,7 @@ WIDE_ACCESS = {  # of the kernels whose name has the key, a regular expression
     r"forward_\w+<(float, float|double)": (LOAD, STORE),
     r"forward_\w+<float, B?Float16": (LOAD, HALF_STORE),
     "backward": (LOAD, STORE, COPY),
-    "pool": (LOAD,),
+    "pool|moments|sums": (LOAD,),
     "gradient": (LOAD, STORE),
     "columns_from_pixels": (STORE,),
     "columns_from_channels": (LOAD, STORE),

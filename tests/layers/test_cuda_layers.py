@@ -18,6 +18,7 @@ from cuda_device import (  # noqa: F401
     needs_device,
     weight_and_shift,
 )
+from heads import float32_head, operator_calls
 from torch import Tensor, nn
 
 import crossd_ops
@@ -85,6 +86,37 @@ def test_head_of_a_layer(training: bool) -> None:
     )
     for mine, wanted in zip(on_device.buffers(), definition.buffers(), strict=True):
         assert_near(mine, wanted, 1e-5)
+
+
+@pytest.mark.parametrize("mode", ["float32", "bfloat16", "float16", "autocast"])
+@pytest.mark.parametrize("channels", [3, 64, 136, 300])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "every second"])
+def test_head_by_its_operator(mode: str, channels: int, layout: str) -> None:
+    """In every type and layout, with each number of warps that share channels, and the gradients of all."""
+    dtype = torch.float32 if mode == "autocast" else getattr(torch, mode)
+    rounded = torch.bfloat16 if mode == "autocast" else dtype
+    head = float32_head(channels).to(dtype)
+    definition, on_device = copy.deepcopy(head).double(), copy.deepcopy(head).to(DEVICE)
+    images = torch.randn(5, channels, 13, 22).to(rounded)
+    if layout == "every second":
+        images = images[..., ::2]
+    elif layout == "channels_last":
+        images = images.contiguous(memory_format=torch.channels_last)
+    placed, leaf = images.to(DEVICE).requires_grad_(), images.double().requires_grad_()
+    with operator_calls() as names, torch.autocast(DEVICE.type, torch.bfloat16, enabled=mode == "autocast"):
+        shift = predict_shift(placed, on_device, "exact")
+    assert [name for name in names if "detach" not in name] == ["crossd_ops::predict_shift"]
+    expected = composite(definition(leaf), "exact")
+    grad = torch.randn(shift.shape)
+    found = torch.autograd.grad(shift, [placed, *on_device.parameters()], grad.to(DEVICE))
+    wanted = torch.autograd.grad(expected, [leaf, *definition.parameters()], grad.double())
+    assert_near(shift, expected, 1e-4)
+    largest = max(float(one.abs().max()) for one in wanted)
+    for mine, other in zip(found, wanted, strict=True):
+        tolerance = 1e-4 * largest + torch.finfo(mine.dtype).eps * float(other.abs().max())
+        torch.testing.assert_close(mine.double().cpu(), other, rtol=0, atol=tolerance)
+    for mine, other in zip(on_device.buffers(), definition.buffers(), strict=True):
+        assert_near(mine, other, torch.finfo(dtype).eps * 2 if mine.is_floating_point() else 0)
 
 
 def convolution(functional: Callable[..., Tensor], **options: object) -> Callable[..., Tensor]:

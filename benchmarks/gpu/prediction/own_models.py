@@ -1,8 +1,12 @@
-"""Models of crossd_ops' operators: the launches that launches.py knows, of the problem that a call states."""
+"""Models of crossd_ops' operators: the launches that launches.py knows, of the problem that a call states.
+
+And those of the whole head, as csrc/head/cuda/head_launch.cuh makes them.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from benchmarks.gpu.prediction import launches
 from benchmarks.gpu.prediction.general_launches import (
@@ -55,3 +59,145 @@ def rotation_head(call: Call) -> list[AnyLaunch]:
 @model("crossd_ops.rotation_head_backward")
 def rotation_head_backward(call: Call) -> list[AnyLaunch]:
     return [*launches.head_backward_launches(_head_problem(call["map"]))]
+
+
+_TILE, _HIDDEN, _WARPS, _THREADS = 32, 16, 8, 256
+_BLOCKS, _WANTED_ITEMS = 256, 1024
+_MOMENTS, _SUMS, _POOLED = 3 * 16, 6 * 16, 4 * 3  # floats that a block, or a part of a sample, leaves
+
+
+@dataclass(frozen=True)
+class WholeHeadProblem:
+    """The head of a layer, of dense float32 parameters. packed: channels-last, in whole vectors."""
+
+    samples: int
+    channels: int
+    pixels: int
+    dtype: str
+    packed: bool
+    beside: bool = False  # another gradient of the input is added to it
+
+    @property
+    def chunks(self) -> int:
+        return math.ceil(self.channels / _TILE)
+
+    @property
+    def ways(self) -> int:
+        return min(_WARPS, 1 << (self.chunks - 1).bit_length())
+
+    @property
+    def slabs(self) -> int:
+        """Times that the chunks that a block has at once are in the channels."""
+        return math.ceil(self.chunks / self.ways)
+
+    @property
+    def parts(self) -> int:
+        """Of a sample, whole tiles."""
+        tile = _TILE * _WARPS // self.ways
+        of_part = math.ceil(math.ceil(self.pixels / math.ceil(_WANTED_ITEMS / self.samples)) / tile) * tile
+        return math.ceil(self.pixels / of_part)
+
+    @property
+    def blocks(self) -> int:
+        return min(self.samples * self.parts, _BLOCKS)
+
+    @property
+    def input_bytes(self) -> int:
+        return self.samples * self.channels * self.pixels * launches.TYPES[self.dtype][1]
+
+    @property
+    def weight_bytes(self) -> int:
+        return 4 * _HIDDEN * self.channels
+
+    def launch(self, kernel: str, loops: dict[str, float], slabs: int = 1, **arrays: int) -> launches.Launch:
+        """One that makes the hidden channels, with what it does besides."""
+        tile = _TILE * _WARPS // self.ways
+        items = self.samples * self.parts / self.blocks
+        tiles = self.samples * math.ceil(self.pixels / tile) / self.blocks
+        chunks, vectors = self.chunks / self.ways, math.ceil(self.channels / 4) / self.ways
+        pixels = 4 / self.ways  # of the quarters of a tile, a warp's turns
+        of_all = {"item": items, "first": tiles, "for_each_pixel.i": tiles * pixels}
+        of_all |= {"for_each_pixel.other": tiles * pixels * self.ways, "make_hidden.chunk": tiles * chunks}
+        of_all |= {"make_hidden.channel": tiles * vectors, "load_weights.h": 4.0 if chunks <= 1 else 4 * tiles * chunks}
+        of_all |= {"load_tile.i": 2 * tiles * chunks} if self.packed else {"load_tile.channel": tiles * vectors}
+        named = {name if "." in name else f"{kernel}.{name}": count for name, count in (of_all | loops).items()}
+        weights = (self.blocks * slabs * (1 if chunks <= 1 else math.ceil(tiles)) - 1) * self.weight_bytes
+        kernel = f"{kernel}<{launches.TYPES[self.dtype][0]}>"
+        return launches.Launch(
+            kernel,
+            self.blocks * slabs,
+            _THREADS,
+            named,
+            {"input": self.input_bytes, "weight1": self.weight_bytes, **arrays},
+            again=weights + (slabs if slabs > 1 else 0) * self.input_bytes,  # by each slab, and its own once more
+        )
+
+
+def whole_head_forward_launches(problem: WholeHeadProblem, *, training: bool) -> list[launches.Launch]:
+    moments = 4 * problem.blocks * _MOMENTS
+    pooled = 4 * problem.samples * problem.parts * _POOLED
+    statistics = problem.launch("head_moments", {}, partial=moments)
+    loops = {"join_moments.block": problem.blocks / _HIDDEN if training else 0.0, "join_lanes.distance": 3.0}
+    pool = problem.launch("head_pool", loops, partial=(moments if training else 0) + pooled)
+    parts = problem.parts * 4 / 32
+    of_samples = 4 * problem.samples * 15  # statistics, and the shift
+    finish = launches.Launch(
+        "rotation_head_finish<float>",
+        problem.samples,
+        32,
+        {"join_parts.part": parts},
+        {"partial": pooled, "sums": of_samples},
+    )
+    return [statistics, pool, finish] if training else [pool, finish]
+
+
+def whole_head_backward_launches(problem: WholeHeadProblem, *, training: bool) -> list[launches.Launch]:
+    """Of every gradient."""
+    blocks, slabs, vectors = problem.blocks, problem.slabs, math.ceil(problem.channels / 4)
+    sums, columns = 4 * blocks * _SUMS, problem.chunks * _TILE
+    weights = 4 * blocks * _HIDDEN * columns
+    first = problem.launch("head_sums", {"thread": 64 * 3 / _WARPS}, partial=sums)
+    tiles = problem.samples * math.ceil(problem.pixels / (_TILE * _WARPS // problem.ways)) / blocks
+    of_warp = problem.chunks / problem.ways / slabs  # chunks of channels of its own, in the mean
+    loops = {
+        "join_sums.block": blocks / _WARPS if training else 0.0,
+        "add_grad_weight.pixel": _TILE * tiles * of_warp,
+        "make_grad_input.channel": tiles * vectors / problem.ways / slabs,
+        "write_grad_weight.i": 2.0 * problem.ways,
+        "write_grad_weight.warp": 2.0 * _WARPS,
+    }
+    if problem.packed:
+        loops["store_tile.i"] = 2 * tiles * of_warp
+    else:
+        loops["store_tile.channel"] = tiles * vectors / problem.ways / slabs
+    arrays = {"grad_input": problem.input_bytes, "beside": problem.input_bytes if problem.beside else 0}
+    again = 4 * blocks * 32 if training else 0  # of the sums, which every block reads
+    main = problem.launch("head_gradient", loops, slabs, partial=weights + again, **arrays)
+    count = (_SUMS + _HIDDEN * columns) // 32 + 1
+    loops = {
+        "head_join.block": blocks / _WARPS,
+        "write_grad_bias2.sample": math.ceil(problem.samples / _THREADS) / count,
+        "write_grad_bias2.thread": _THREADS / _WARPS / count,
+    }
+    join = launches.Launch(
+        "head_join<double>", count, _THREADS, loops, {"partial": sums + weights, "grad_weight1": problem.weight_bytes}
+    )
+    return [first, main, join]
+
+
+def _whole_head_problem(call: Call) -> WholeHeadProblem:
+    input: Array = call["input"]
+    samples, channels, *pixels = input.sizes
+    packed = input.channels_last and channels * input.item_bytes % 16 == 0
+    beside = call.arguments.get("grad_beside") is not None
+    return WholeHeadProblem(samples, channels, math.prod(pixels), input.dtype, packed, beside)
+
+
+@model("crossd_ops.predict_shift")
+def predict_shift(call: Call) -> list[AnyLaunch]:
+    return [*whole_head_forward_launches(_whole_head_problem(call), training=call["mean"] is None)]
+
+
+@model("crossd_ops.predict_shift_backward")
+def predict_shift_backward(call: Call) -> list[AnyLaunch]:
+    return [*whole_head_backward_launches(_whole_head_problem(call), training=call["training"])]

@@ -13,19 +13,21 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import crossd_ops
 from benchmarks.gpu.prediction.compositions import COMPOSITIONS
+from crossd_ops.layers import straight
 from crossd_ops.library import loaded
-from crossd_ops.operators import head
+from crossd_ops.operators import head, plain_head
 
 _HEAD_FILES = tuple(str(Path(head.__file__).with_name(f"{name}.py")) for name in ("head", "rotation_head"))
 _SHIFT_FILES = (str(Path(crossd_ops.reference.__file__)),)
@@ -177,7 +179,10 @@ def gpu_stand_in() -> Iterator[None]:
         FakeTensorMode(),
         # A module's parameters cannot be exchanged where they are fakes, and there is one device.
         mock.patch.object(nn.Module, "to", lambda module, *_, **__: module),
-        mock.patch.object(head, "fused_type", lambda *_: None),  # the operator is the CPU's
+        # Types of tensors that the operators take as they are.
+        mock.patch.object(plain_head, "_TENSORS", (FakeTensor,)),
+        mock.patch.object(straight, "Tensor", FakeTensor),
+        mock.patch.object(straight, "nn", SimpleNamespace(Parameter=FakeTensor)),
     ):
         yield
 

@@ -29,10 +29,14 @@ struct HeadParts {
 struct PixelRange {
   int64_t sample, first, last;
 };
-__device__ __forceinline__ PixelRange range_of_block(HeadParts parts, const MapShape& shape) {
-  const int64_t sample = blockIdx.x / parts.count, first = blockIdx.x % parts.count * parts.pixels;
+template <typename Index>
+__device__ __forceinline__ PixelRange range_of(HeadParts parts, const MapShape& shape, Index index) {
+  const int64_t sample = index / parts.count, first = index % parts.count * parts.pixels;
   const int64_t last = first + parts.pixels, pixels = shape.rows * shape.columns;
   return {sample, first, last < pixels ? last : pixels};
+}
+__device__ __forceinline__ PixelRange range_of_block(HeadParts parts, const MapShape& shape) {
+  return range_of(parts, shape, blockIdx.x);
 }
 
 // The softmax-weighted sum of the elements so far. The first maximum is finite, so that exp(m - maximum) is 0 and not

@@ -1,0 +1,109 @@
+// The whole head, from the input of a layer to its shift: the equations are in head/problem.h.
+//
+// In training three launches: the statistics (head_statistics.cuh), the pooled scores of each part of a sample, and
+// their join, which is that of the rotation head; in evaluation the last two. No hidden channel goes to memory: both
+// passes make them from the input, of which the second finds in L2 what is small enough; of less than 64 channels in
+// float32 the input has fewer bytes than hidden channels that are written and read again. Floor in bytes: the input
+// once for each pass.
+#pragma once
+#include "head/cuda/head_statistics.cuh"
+
+namespace crossd_ops::cuda {
+
+inline RotationHeadForward rotation_problem(const HeadForward& problem, float* pooled) {
+  return {problem.input.shape, nullptr, {}, Dtype::float32, problem.exact, problem.shift, problem.statistics, pooled};
+}
+
+// The rows of shared memory that both ways need. mean, variance: [16], of which a thread reads what may be its own. To
+// be followed by __syncthreads.
+__device__ __forceinline__ void write_rows(const HeadParameters& parameters, const float* mean, const float* variance,
+                                           HeadShared& shared) {
+  const auto value = [](const HeadValues& values, int index) {
+    return load_as<float>(values.dtype, values.data, index);
+  };
+  const int thread = threadIdx.x, score = thread / kHiddenChannels, channel = thread % kHiddenChannels;
+  if (thread < kHeadChannels) shared.bias2[thread] = value(parameters.bias2, thread);
+  if (score < kHeadChannels) shared.rows[kWeight2 + score][channel] = value(parameters.weight2, thread);
+  if (score > 0) return;
+  shared.rows[kBias][channel] = value(parameters.bias1, channel);
+  shared.rows[kMean][channel] = mean[channel];
+  shared.rows[kScale][channel] = static_cast<float>(1 / sqrt(variance[channel] + parameters.epsilon));
+  shared.rows[kGain][channel] = value(parameters.gain, channel);
+  shared.rows[kOffset][channel] = value(parameters.offset, channel);
+}
+
+// Of a pixel, a thread's own: four hidden channels and a score.
+struct HeadQuarter {
+  Four normalised, active;  // n and max(gain n + offset, 0), with the names of head/problem.h
+  float score;
+};
+// By all quarters of a pixel.
+__device__ __forceinline__ HeadQuarter quarter_of(const Four& hidden, const HeadShared& shared) {
+  HeadQuarter result;
+  const Four mean = load_four(shared.row(kMean)), scale = load_four(shared.row(kScale));
+  const Four gain = load_four(shared.row(kGain)), offset = load_four(shared.row(kOffset));
+#pragma unroll
+  for (int i = 0; i < kOfQuarter; ++i) {
+    result.normalised.at[i] = (hidden.at[i] - mean.at[i]) * scale.at[i];
+    const float value = fma(gain.at[i], result.normalised.at[i], offset.at[i]);
+    result.active.at[i] = value <= 0 ? 0 : value;  // NaN stays
+  }
+  const int quarter = threadIdx.x % kQuarters;
+  result.score = shared.bias2[quarter];
+#pragma unroll
+  for (int score = 0; score < kHeadChannels; ++score) {
+    const Four weight = load_four(shared.row(kWeight2 + score));
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < kOfQuarter; ++i) sum = fma(weight.at[i], result.active.at[i], sum);
+    sum += __shfl_xor_sync(kAllLanes, sum, 1);
+    sum += __shfl_xor_sync(kAllLanes, sum, 2);
+    if (score == quarter) result.score += sum;
+  }
+  return result;
+}
+
+// The threads of each score joined, and written as what a part of a sample has: [4][3]. shared: where nobody reads, of
+// which only the first warp's lanes read what is written.
+__device__ __forceinline__ void write_pooled(Pooled<float> pooled, float* shared, float* target) {
+  const int warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
+  join_lanes(pooled, kHeadChannels);
+  if (lane < kHeadChannels) {
+    float* at = shared + (warp * kHeadChannels + lane) * 3;
+    at[0] = pooled.maximum, at[1] = pooled.sum, at[2] = pooled.weighted;
+  }
+  __syncthreads();
+  if (warp != 0) return;
+  const Pooled<float> total = join_parts(shared, kHeadWarps);
+  if (lane >= kHeadChannels) return;
+  float* at = target + lane * 3;
+  at[0] = total.maximum, at[1] = total.sum, at[2] = total.weighted;
+}
+
+// moments: of head_moments; pooled_parts: [samples, parts, 4, 3]
+template <typename T>
+__global__ void __launch_bounds__(kHeadThreads, kHeadForwardBlocks)
+    head_pool(HeadForward problem, HeadWork work, const float* moments, float* pooled_parts) {
+  HeadTiles<T> tiles(problem.input, problem.parameters.weight1, work);
+  float *scratch = tiles.shared.hidden[0], *statistics = tiles.shared.hidden[kHeadWarps / 2];
+  join_moments(problem, work, moments, reinterpret_cast<double*>(scratch), statistics);
+  write_rows(problem.parameters, statistics, statistics + kHiddenChannels, tiles.shared);
+  __syncthreads();
+  for (int64_t item = tiles.first_item(); item < tiles.last_item(); ++item) {
+    const PixelRange range = range_of(work.parts, problem.input.shape, item);
+    Pooled<float> pooled;
+    for (int64_t first = range.first; first < range.last; first += tiles.pixels()) {
+      tiles.make_hidden(
+          place_of_pixel(problem.input.shape, problem.input.strides, range, tiles.first_of_warp(first) + tiles.lane));
+      __syncthreads();
+      tiles.for_each_pixel(range, first, [&](const float*, bool inside, const Four& hidden) {
+        const float score = quarter_of(hidden, tiles.shared).score;
+        if (inside) pooled.add(score);
+      });
+      __syncthreads();
+    }
+    write_pooled(pooled, tiles.shared.tile[0], pooled_parts + item * kHeadChannels * 3);
+  }
+}
+
+}  // namespace crossd_ops::cuda

@@ -1,0 +1,110 @@
+// Deals the pixels of a head out to blocks, and launches its kernels. The same source for nvcc and for the emulator.
+#pragma once
+#include <algorithm>
+
+#include "head/cuda/head_join.cuh"
+
+namespace crossd_ops::cuda {
+
+// Constants, so that results do not depend on the GPU: blocks that fill every one of today, as many as leave little to
+// be joined; and parts of samples, some for each block, that runs of them are of about one length.
+constexpr int64_t kHeadBlocks = 256, kHeadWantedItems = 1024;
+
+// Channels side by side, whose vectors of 16 bytes begin at whole ones.
+inline bool in_vectors(const MapShape& shape, int64_t channels, const MapStrides& strides, const void* data,
+                       Dtype dtype) {
+  const int64_t size = kVectorBytes / size_of(dtype);
+  const auto whole = [&](int64_t count, int64_t stride) { return count == 1 || stride % size == 0; };
+  return strides.channel == 1 && channels % size == 0 && whole(shape.samples, strides.sample) &&
+         whole(shape.rows, strides.row) && whole(shape.columns, strides.column) &&
+         reinterpret_cast<uintptr_t>(data) % kVectorBytes == 0;
+}
+
+inline HeadWork head_work(const HeadInput& input) {
+  const auto ceil_divide = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const int64_t chunks = ceil_divide(input.channels, kTile), pixels = input.shape.pixels();
+  HeadWork work{};
+  for (work.ways = 1; work.ways < kHeadWarps && work.ways < chunks;) work.ways *= 2;
+  const int64_t tile = kTile * (kHeadWarps / work.ways);
+  const int64_t wanted = ceil_divide(kHeadWantedItems, input.shape.samples);
+  const int64_t of_part = ceil_divide(ceil_divide(pixels, wanted), tile) * tile;
+  work.parts = {static_cast<int>(ceil_divide(pixels, of_part)), of_part};
+  work.items = input.shape.samples * work.parts.count;
+  work.pixels = static_cast<double>(input.shape.samples * pixels);
+  work.blocks = static_cast<int>(std::min(work.items, kHeadBlocks));
+  work.packed = in_vectors(input.shape, input.channels, input.strides, input.data, input.dtype);
+  return work;
+}
+
+// Elements of float that a pass writes for itself.
+struct HeadWorkspace {
+  size_t first, second;  // moments and pooled scores; sums, and parts of the gradient of the first convolution
+  size_t total() const { return first + second; }
+};
+inline HeadWorkspace head_workspace(const HeadForward& problem) {
+  const HeadWork work = head_work(problem.input);
+  const size_t pooled = static_cast<size_t>(work.items) * kHeadChannels * 3;
+  return {problem.training ? static_cast<size_t>(work.blocks) * kMomentRows * kHiddenChannels : 0, pooled};
+}
+inline int64_t whole_tiles(int64_t channels) { return (channels + kTile - 1) / kTile * kTile; }
+inline HeadWorkspace head_workspace(const HeadBackward& problem) {
+  const size_t blocks = static_cast<size_t>(head_work(problem.input).blocks);
+  const size_t weights = blocks * kHiddenChannels * static_cast<size_t>(whole_tiles(problem.input.channels));
+  return {problem.training || problem.need_parameters ? blocks * kHiddenSums : 0,
+          problem.need_parameters ? weights : 0};
+}
+
+// Calls function(T{}).
+template <typename Function>
+void with_input_type(Dtype dtype, Function&& function) {
+  switch (dtype) {
+    case Dtype::float32: return function(float{});
+    case Dtype::bfloat16: return function(BFloat16{});
+    case Dtype::float16: return function(Float16{});
+    case Dtype::float64: throw std::invalid_argument("crossd_ops: the head has no kernels of float64");
+  }
+}
+
+inline void launch_head(HeadForward problem, float* workspace, cudaStream_t stream) {
+  HeadInput& input = problem.input;
+  simplify_pixels(input.shape, input.strides, nullptr);
+  const HeadWork work = head_work(input);
+  const RotationHeadForward rotation = rotation_problem(problem, workspace + head_workspace(problem).first);
+  const dim3 grid(static_cast<unsigned>(work.blocks));
+  with_input_type(input.dtype, [&](auto type) {
+    if (problem.training)
+      launch(head_moments<decltype(type)>, grid, dim3(kHeadThreads), sizeof(HeadShared), stream, problem, work,
+             workspace);
+    launch(head_pool<decltype(type)>, grid, dim3(kHeadThreads), sizeof(HeadShared), stream, problem, work, workspace,
+           static_cast<float*>(rotation.partial));
+  });
+  launch(rotation_head_finish<float>, dim3(static_cast<unsigned>(input.shape.samples)), dim3(kLanes), 0, stream,
+         rotation, work.parts.count);
+}
+
+inline void launch_head_backward(HeadBackward problem, float* workspace, cudaStream_t stream) {
+  HeadInput& input = problem.input;
+  simplify_pixels(input.shape, input.strides, problem.grad_input ? &problem.grad_strides : nullptr);
+  HeadWork work = head_work(input);
+  const auto packed = [&](const void* data) {
+    return in_vectors(input.shape, input.channels, problem.grad_strides, data, input.dtype);
+  };
+  work.grad_packed = packed(problem.grad_input) && (!problem.grad_beside || packed(problem.grad_beside));
+  const int64_t columns = whole_tiles(input.channels);
+  const HeadGradientParts parts{workspace, workspace + head_workspace(problem).first, columns};
+  const unsigned blocks = static_cast<unsigned>(work.blocks);
+  const unsigned slabs = static_cast<unsigned>((columns / kTile + work.ways - 1) / work.ways);
+  with_input_type(input.dtype, [&](auto type) {
+    if (problem.training || problem.need_parameters)
+      launch(head_sums<decltype(type)>, dim3(blocks), dim3(kHeadThreads), sizeof(HeadShared), stream, problem, work,
+             parts.sums);
+    launch(head_gradient<decltype(type)>, dim3(blocks, slabs), dim3(kHeadThreads), sizeof(HeadShared), stream, problem,
+           work, parts);
+  });
+  if (!problem.need_parameters) return;
+  const int64_t sums = kHiddenSums + kHiddenChannels * columns;
+  launch(head_join<double>, dim3(static_cast<unsigned>(sums / kLanes + 1)), dim3(kHeadThreads),
+         kHeadChannels * kHeadThreads * sizeof(double), stream, problem, work.blocks, parts);
+}
+
+}  // namespace crossd_ops::cuda

@@ -1,0 +1,49 @@
+"""Mutants of the whole head's CUDA kernels, as those of mutants.py."""
+
+from __future__ import annotations
+
+from mutants import BRIEF, HEAD_STAGES, Mutant, Suite, missing_barriers
+
+CUDA_WHOLE_HEAD = [
+    Mutant("head/cuda/head_tile.cuh", "pixel >= range.last", "false"),
+    Mutant("head/cuda/head_tile.cuh", "to < 0 || channel >= channels", "to < 0"),
+    Mutant("head/cuda/head_tile.cuh", "place >= 0 && channel + j < channels", "place >= 0"),
+    Mutant("head/cuda/head_tile.cuh", "channel + j >= channels", "channel + j > channels"),
+    Mutant("head/cuda/head_tile.cuh", "channel < input.channels", "true"),
+    Mutant("head/cuda/head_tile.cuh", "chunks <= work.ways", "true"),
+    Mutant("head/cuda/head_tile.cuh", "first + warp / work.ways * kTile", "first + warp * kTile"),
+    Mutant("head/cuda/head_tile.cuh", "other < first_warp + work.ways", "other < first_warp + 1"),
+    Mutant("head/cuda/head_tile.cuh", "work.items * (blockIdx.x + 1) / work.blocks", "first_item() + 1"),
+    Mutant("head/cuda/head_tile.cuh", "first_of_warp(first) + pixel < range.last", "true"),
+    Mutant("head/cuda/head_statistics.cuh", "(hidden.at[i] - mean[i])", "difference"),
+    Mutant("head/cuda/head_statistics.cuh", "difference * difference * count * share", "0"),
+    Mutant("head/cuda/head_statistics.cuh", "at[0] * difference * difference", "0"),
+    Mutant("head/cuda/head_statistics.cuh", "squares - sum * sum / pixels", "squares"),
+    Mutant("head/cuda/head_statistics.cuh", "squares / (pixels - 1)", "squares / pixels"),
+    Mutant("head/cuda/head_statistics.cuh", "*running.batches + 1", "*running.batches"),
+    Mutant("head/cuda/head.cuh", "variance[channel] + parameters.epsilon", "variance[channel]"),
+    Mutant("head/cuda/head.cuh", "value <= 0 ? 0 : value", "value"),
+    Mutant("head/cuda/head.cuh", "score == quarter", "score == 0"),
+    Mutant("head/cuda/head.cuh", "item * kHeadChannels * 3", "0"),
+    Mutant("head/cuda/head_gradient.cuh", "quarter.active.at[i] == 0", "false"),
+    Mutant("head/cuda/head_gradient.cuh", "inside ? channel.at(quarter.score) : 0", "channel.at(quarter.score)"),
+    Mutant("head/cuda/head_gradient.cuh", "fma(-quarter.normalised.at[i], mean_product.at[i], -mean_grad.at[i])",
+           "-mean_grad.at[i]"),
+    Mutant("head/cuda/head_gradient.cuh", "problem.training && block < work.blocks", "block < work.blocks"),
+    Mutant("head/cuda/head_gradient.cuh", "warp += ways", "warp += kHeadWarps"),
+    Mutant("head/cuda/head_gradient.cuh", "first_chunk + tiles.way", "tiles.way"),
+    Mutant("head/cuda/head_gradient.cuh", "beside ? beside + offset : nullptr", "beside"),
+    Mutant("head/cuda/head_join.cuh", "(sum - rest)", "sum"),
+    Mutant("head/cuda/head_join.cuh", "from[block * step]", "from[0]"),
+    Mutant("head/cuda/head_join.cuh", "sample += kHeadThreads", "sample += 2 * kHeadThreads"),
+]  # fmt: skip
+# But store_tile's: a shuffle comes next, by which the emulator orders accesses to memory, and a device does not.
+BARRIERS = [
+    mutant
+    for mutant in missing_barriers("head/cuda/head*.cuh")
+    if (mutant.file, mutant.old, mutant.occurrence) != ("head/cuda/head_tile.cuh", "__syncwarp();", 1)
+]
+WHOLE_HEAD = [
+    Suite("cuda_whole_head", CUDA_WHOLE_HEAD, "cuda_head_check.cpp", HEAD_STAGES),
+    Suite("whole_head_barriers", BARRIERS, "cuda_head_check.cpp", BRIEF, "thread"),
+]
