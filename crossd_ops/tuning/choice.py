@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 _operators: Any = torch.ops.crossd_ops
-METHODS = ("grouped", "loop", "matrix", "small")
+METHODS = ("grouped", "loop", "matrix", "small", "tiles")
 
 
 class Cost(NamedTuple):

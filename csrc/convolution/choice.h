@@ -37,8 +37,9 @@ enum class Method {  // in the order of kMethodNames
   loop,              // one convolution for each sample
   matrix,            // image to columns and a batched matrix product
   small,  // the same without a tensor in between, by products of our own: forward, on the CPU, convolution/small.h
+  tiles,  // products of our own on tensor cores: forward, on a GPU, convolution/tiles.h
 };
-constexpr std::array<const char*, 4> kMethodNames = {"grouped", "loop", "matrix", "small"};
+constexpr std::array<const char*, 5> kMethodNames = {"grouped", "loop", "matrix", "small", "tiles"};
 
 struct Choice {
   Method method;
@@ -68,12 +69,27 @@ inline bool have_room(const ConvolutionProblem& problem) {
 
 inline bool can_be_small(const ConvolutionProblem& problem, bool backward) { return !problem.on_gpu && !backward; }
 
+// Channels-last images of half types, in whole vectors of channels; with sizes that the kernels can count in 32 bits.
+inline bool can_have_tiles(const ConvolutionProblem& problem, bool backward) {
+  constexpr int64_t kMostElements = 1 << 28, kMostStep = 1 << 12;
+  const auto& [stride, padding, dilation, groups] = problem.geometry;
+  const double of_kernels = static_cast<double>(problem.rows() * problem.shape.in_channels * problem.kernel_elements());
+  bool fits = problem.input_elements / static_cast<double>(problem.samples()) <= kMostElements &&
+              of_kernels <= kMostElements && problem.tiles() <= kMostElements;
+  for (const auto* numbers : {&stride, &padding, &dilation})
+    for (const int64_t number : *numbers) fits = fits && number <= kMostStep;
+  return fits && problem.on_gpu && !backward && problem.kernel.size() == 2 && size_of(problem.dtype) == 2 &&
+         problem.format == MemoryFormat::channels_last && problem.shape.in_channels % kTilesVector == 0 &&
+         problem.rows() / groups % kTilesVector == 0;
+}
+
 inline bool is_possible(const ConvolutionProblem& problem, Method method, bool backward) {
   switch (method) {
     case Method::grouped: return true;
     case Method::loop: return !problem.on_gpu;  // where launches cost more than the work of a sample
     case Method::matrix: return can_have_columns(problem) && have_room(problem);
     case Method::small: return can_be_small(problem, backward) && can_have_columns(problem);
+    case Method::tiles: return can_have_tiles(problem, backward);
   }
   return false;
 }
@@ -81,23 +97,33 @@ inline bool is_possible(const ConvolutionProblem& problem, Method method, bool b
 inline GpuProblem counts_of(const ConvolutionProblem& problem) {
   const double kernels =
       static_cast<double>(problem.samples() * problem.rows() * problem.shape.in_channels * problem.kernel_elements());
+  const double of_tile = static_cast<double>(problem.rows_of_tile() * kTileColumns * problem.kernel_elements());
   return {problem.input_elements,
           static_cast<double>(ConvolutionProblem::product(problem.result)),
           kernels,
           problem.columns_are_the_image() ? 0 : static_cast<double>(problem.columns()),
           static_cast<double>(problem.multiply_adds()),
+          static_cast<double>(problem.tiles()) * of_tile * static_cast<double>(problem.shape.in_channels),
           problem.format == MemoryFormat::channels_last,
           problem.geometry.groups > 1,
           problem.dtype};
 }
 
-inline Choice choose_on_gpu(const ConvolutionProblem& problem) {
+inline Choice choose_on_gpu(const ConvolutionProblem& problem, bool backward) {
   if (problem.samples() == 1) return {Method::grouped, "one sample, whose kernels are those of a plain convolution"};
-  if (!can_have_columns(problem)) return {Method::grouped, "the borders outweigh the image"};
-  if (!have_room(problem)) return {Method::grouped, "the columns of one sample would take more than a gigabyte"};
+  const bool tiles = can_have_tiles(problem, backward);
+  if (!tiles && !can_have_columns(problem)) return {Method::grouped, "the borders outweigh the image"};
+  if (!tiles && !have_room(problem))
+    return {Method::grouped, "the columns of one sample would take more than a gigabyte"};
   const GpuProblem counts = counts_of(problem);
-  return {columns_seconds(counts) <= grouped_seconds(counts) ? Method::matrix : Method::grouped,
-          "fewest seconds by bytes and multiply-adds"};
+  Choice choice = {Method::grouped, "fewest seconds by bytes and multiply-adds"};
+  double least = grouped_seconds(counts);
+  const auto consider = [&](Method method, double seconds) {
+    if (seconds <= least) choice.method = method, least = seconds;
+  };
+  if (is_possible(problem, Method::matrix, backward)) consider(Method::matrix, columns_seconds(counts));
+  if (tiles) consider(Method::tiles, tiles_seconds(counts));
+  return choice;
 }
 
 inline Choice choose_on_cpu(const ConvolutionProblem& problem, bool backward) {
@@ -147,7 +173,7 @@ inline Choice choose(const ConvolutionProblem& problem, bool backward) {
       return {method, "measured"};
     }
   }
-  return problem.on_gpu ? choose_on_gpu(problem) : choose_on_cpu(problem, backward);
+  return problem.on_gpu ? choose_on_gpu(problem, backward) : choose_on_cpu(problem, backward);
 }
 
 }  // namespace crossd_ops

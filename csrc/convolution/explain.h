@@ -44,12 +44,15 @@ inline std::string explain_convolution(const Tensor& input, const Tensor& weight
   cost("plain", true, plain, gpu_seconds(plain, counts.multiply_adds, problem.dtype));
   for (size_t i = 0; i < kMethodNames.size(); ++i) {
     const Method method = static_cast<Method>(i);
-    const bool columns = method == Method::matrix, grouped = method == Method::grouped;
+    const bool columns = method == Method::matrix, grouped = method == Method::grouped, tiles = method == Method::tiles;
     text << ", ";
     cost(kMethodNames[i], is_possible(problem, method, backward),
-         columns ? columns_elements(counts) : grouped_elements(counts),
+         columns ? columns_elements(counts)
+         : tiles ? tiles_elements(counts)
+                 : grouped_elements(counts),
          columns   ? std::optional(columns_seconds(counts))
          : grouped ? std::optional(grouped_seconds(counts))
+         : tiles   ? std::optional(tiles_seconds(counts))
                    : std::nullopt);
   }
   text << "}}";
@@ -61,7 +64,7 @@ inline void set_convolution_method(const std::vector<int64_t>& key, const std::o
   if (!method) return MethodTable::set(key, std::nullopt);
   const auto found = std::find(kMethodNames.begin(), kMethodNames.end(), *method);
   require(found != kMethodNames.end(),
-          [&] { return "method: expected grouped, loop, matrix or small, got " + *method; });
+          [&] { return "method: expected grouped, loop, matrix, small or tiles, got " + *method; });
   MethodTable::set(key, static_cast<int>(found - kMethodNames.begin()));
 }
 

@@ -9,6 +9,7 @@
 #include "convolution/choice.h"
 #include "convolution/columns.h"
 #include "convolution/sample_kernels.h"
+#include "convolution/tiles.h"
 
 namespace crossd_ops {
 
@@ -28,6 +29,7 @@ class SampleConvolution {
   // (B, rows, ...) in any layout, of kernels (B, rows, C, ...) and the bias (rows,) of these output channels.
   Tensor operator()(const Tensor& kernels, const std::optional<Tensor>& bias) {
     if (method_ == Method::matrix) return multiply(kernels, bias);
+    if (method_ == Method::tiles) return tile(kernels, bias);
     if (problem_.samples() == 1)
       return library_convolution(input_, kernels_of_sample(kernels, 0), bias, problem_.geometry,
                                  problem_.geometry.groups);
@@ -51,6 +53,23 @@ class SampleConvolution {
       multiply_into(part_of(products, 0, block, blocks), part_of(w, 0, block, blocks), *columns_);
     }
     return bias ? sum_of(result, along_channels(*bias, sizes)) : result;
+  }
+
+  // Tensors of the CPU, which tests send the way of GPUs, have no tensor cores. Kernels that were made for it are in
+  // that order, others are copied.
+  Tensor tile(const Tensor& given, const std::optional<Tensor>& bias) const {
+    const Tensor kernels = in_tap_major_order(given);
+    const ProfilerRange range("crossd_ops::convolve_tiles");
+#if defined(CROSSD_WITH_CUDA)
+    if (input_.is_cuda()) {
+      const CudaDevice device(input_);
+      const Tensor image = in_whole_vectors(input_);
+      Tensor result = new_tensor(input_, problem_.result, MemoryFormat::channels_last);
+      cuda::convolve_tiles(tiles_problem(image, kernels, bias, result, problem_), device.stream());
+      return result;
+    }
+#endif
+    return loop(kernels, bias);
   }
 
   Tensor loop(const Tensor& kernels, const std::optional<Tensor>& bias) const {

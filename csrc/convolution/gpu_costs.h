@@ -4,7 +4,9 @@
 // 34977, 95604) have it at a few hundredths of what the same multiply-adds take in a plain one, the weight's gradient
 // and half types worst; and channels-last does not exist in (1, B * C, ...), so both sides are copied. Columns are
 // written and read once, as many times the image as a kernel has elements, and multiply at the library's full rate.
-// Per sample of a layer of a network, in half precision, columns win wherever a group has more than a few channels.
+// Tiles move no more than they must, and multiply by instructions that reach about half of the library's rate on GPUs
+// with newer ones; what is missing of a full tile they multiply too. Per sample of a layer of a network, in half
+// precision, these two win wherever a group has more than a few channels.
 #pragma once
 #include <cstdint>
 
@@ -17,6 +19,7 @@ namespace crossd_ops {
 constexpr double kGpuBytesPerSecond = 4e12;
 constexpr double gpu_multiply_adds_per_second(Dtype dtype) { return size_of(dtype) == 2 ? 3e14 : 3e13; }
 constexpr double kGroupedShare = 1.0 / 20;  // of that rate, which the library's grouped convolution reaches
+constexpr double kTilesShare = 1.0 / 2;     // and tiles
 
 inline double gpu_seconds(double elements, double multiply_adds, Dtype dtype) {
   return elements * size_of(dtype) / kGpuBytesPerSecond + multiply_adds / gpu_multiply_adds_per_second(dtype);
@@ -24,7 +27,7 @@ inline double gpu_seconds(double elements, double multiply_adds, Dtype dtype) {
 
 // Sizes in elements, of all samples together.
 struct GpuProblem {
-  double input, output, kernels, columns, multiply_adds;
+  double input, output, kernels, columns, multiply_adds, tiled_multiply_adds;
   bool channels_last, groups;  // groups: more than one
   Dtype dtype;
 };
@@ -39,6 +42,7 @@ inline double columns_elements(const GpuProblem& problem) {
   const double copied = problem.channels_last && problem.groups ? 2 * problem.output : 0;
   return problem.input + problem.output + problem.kernels + 2 * problem.columns + copied;
 }
+inline double tiles_elements(const GpuProblem& problem) { return problem.input + problem.output + problem.kernels; }
 
 // A plain convolution, of one kernel for all samples: what the others are compared with.
 inline double plain_elements(const GpuProblem& problem, double samples) {
@@ -50,6 +54,9 @@ inline double grouped_seconds(const GpuProblem& problem) {
 }
 inline double columns_seconds(const GpuProblem& problem) {
   return gpu_seconds(columns_elements(problem), problem.multiply_adds, problem.dtype);
+}
+inline double tiles_seconds(const GpuProblem& problem) {
+  return gpu_seconds(tiles_elements(problem), problem.tiled_multiply_adds / kTilesShare, problem.dtype);
 }
 
 }  // namespace crossd_ops

@@ -32,7 +32,7 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shif
   if (method == Method::small) return small_convolution(input, weight, bias, problem);
   const NoGrad no_grad;
   const int64_t block = rows_of_block(problem, input);
-  SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block);
+  SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block, method == Method::tiles);
   SampleConvolution convolve(input, problem, method);
   if (block == problem.rows()) return in_format(convolve(kernels.build(0, block), bias), problem.format);
   Tensor output = new_tensor(input, problem.result, problem.format);

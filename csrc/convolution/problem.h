@@ -10,6 +10,7 @@
 #include "common/checks.h"
 #include "common/library_calls.h"
 #include "common/memory_format.h"
+#include "convolution/tiles_problem.h"
 #include "shift/op.h"
 
 namespace crossd_ops {
@@ -41,6 +42,13 @@ struct ConvolutionProblem {
     constexpr int64_t kMostOfChunk = 1 << 26;
     return on_gpu ? std::clamp<int64_t>(kMostOfChunk / std::max<int64_t>(1, columns() / samples()), 1, samples())
                   : samples();
+  }
+  int64_t rows_of_tile() const {
+    return crossd_ops::rows_of_tile(samples() * geometry.groups, pixels(), rows() / geometry.groups);
+  }
+  int64_t tiles() const {  // of the whole result, see convolution/tiles.h
+    return samples() * geometry.groups * tiles_along(pixels(), rows_of_tile()) *
+           tiles_along(rows() / geometry.groups, kTileColumns);
   }
   bool columns_are_the_image() const {
     const auto all = [](const std::vector<int64_t>& numbers, int64_t value) {

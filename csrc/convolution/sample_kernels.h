@@ -1,6 +1,7 @@
 // The kernels of each sample, some output channels at a time, and the way back from their gradients. Both share one
 // buffer among the blocks of channels.
 #pragma once
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -33,6 +34,15 @@ inline Tensor kernel_matrices(const Tensor& kernels, int64_t groups) {
   return alias(kernels, sizes, dense_strides(sizes));
 }
 
+// Memory (B, ..., O, C) seen as kernels (B, O, C, ...).
+inline Tensor channels_first(const Tensor& memory) {
+  const auto moved = [](std::vector<int64_t> numbers) {
+    std::rotate(numbers.begin() + 1, numbers.end() - 2, numbers.end());
+    return numbers;
+  };
+  return alias(memory, moved(sizes_of(memory)), moved(strides_of(memory)));
+}
+
 // (O,) -> (B * O,)
 inline Tensor repeat(const Tensor& bias, int64_t samples) {
   Tensor result = new_tensor(bias, {samples * bias.size(0)}, bias.scalar_type());
@@ -55,14 +65,16 @@ inline const void* row_of_weight(const void* weight, int64_t first, const Weight
 template <typename Device>
 class SampleKernels {
  public:
-  // most_rows: of a block
-  SampleKernels(const Tensor& weight, const ConvolutionProblem& problem, ScalarType dtype, int64_t most_rows)
+  // most_rows: of a block; all of them where memory is to be tap-major, (B, ..., O, C).
+  SampleKernels(const Tensor& weight, const ConvolutionProblem& problem, ScalarType dtype, int64_t most_rows,
+                bool tap_major = false)
       : weight_(weight),
         sizes_{problem.samples(), most_rows, problem.shape.in_channels},
-        buffer_(new_tensor(weight, sizes_of_kernels(problem), dtype)),
-        problem_(forward_problem(weight, problem.shift, problem.shape, buffer_.mutable_data_ptr(), problem.dtype)) {}
+        buffer_(new_buffer(weight, problem, dtype, tap_major)),
+        problem_(forward_problem(weight, problem.shift, problem.shape, buffer_.mutable_data_ptr(), problem.dtype,
+                                 tap_major)) {}
 
-  // (B, rows, C, ...), dense, of the output channels from `first` on; until the next call.
+  // (B, rows, C, ...), dense but for tap-major ones, of the output channels from `first` on; until the next call.
   Tensor build(int64_t first, int64_t rows) {
     const ProfilerRange range("crossd_ops::fourier_shift");
     ForwardProblem block = problem_;
@@ -74,9 +86,12 @@ class SampleKernels {
   }
 
  private:
-  std::vector<int64_t>& sizes_of_kernels(const ConvolutionProblem& problem) {
+  Tensor new_buffer(const Tensor& weight, const ConvolutionProblem& problem, ScalarType dtype, bool tap_major) {
     sizes_.insert(sizes_.end(), problem.kernel.begin(), problem.kernel.end());
-    return sizes_;
+    if (!tap_major) return new_tensor(weight, sizes_, dtype);
+    std::vector<int64_t> memory = sizes_;
+    std::rotate(memory.begin() + 1, memory.begin() + 3, memory.end());
+    return channels_first(new_tensor(weight, memory, dtype));
   }
 
   const Tensor& weight_;

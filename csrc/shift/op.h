@@ -47,14 +47,15 @@ inline WeightStrides weight_strides(const Tensor& weight, const ShiftShape& shap
 }
 
 inline ForwardProblem forward_problem(const Tensor& weight, const Tensor& shift, const ShiftShape& shape, void* out,
-                                      Dtype out_dtype) {
+                                      Dtype out_dtype, bool tap_major = false) {
   return {shape,
           weight.const_data_ptr(),
           weight_strides(weight, shape),
           checked_dtype(weight, "weight"),
           out_dtype,
           shift.const_data_ptr(),
-          out};
+          out,
+          tap_major};
 }
 
 inline BackwardProblem backward_problem(const Tensor& grad, const Tensor& weight, const Tensor& shift,

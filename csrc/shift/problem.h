@@ -42,6 +42,7 @@ struct ForwardProblem {
   Dtype out_dtype;
   const void* shift;  // [B, 3], contiguous, accumulate_dtype(weight_dtype)
   void* out;          // [B, O, C, slices, K1, K2], contiguous, out_dtype
+  bool tap_major;     // out is [B, slices, K1, K2, O, C] instead
 };
 
 struct BackwardProblem {

@@ -89,6 +89,24 @@ def test_given_kernels(
     compare(function, definition, image, weight, bias, dtype=dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=named)
+@pytest.mark.parametrize("samples", [3, 130])
+def test_tiles_with_a_bias(samples: int, dtype: torch.dtype) -> None:
+    """Of both sizes, by tensor cores; of an image that is part of a larger one."""
+    image = torch.randn(samples, 16, 16, 33).to(dtype)
+    weight, bias = torch.randn(24, 8, 3, 3, 3).to(dtype), torch.randn(24).to(dtype)
+    shift = torch.randn(samples, 3)
+
+    def function(image: Tensor, weight: Tensor, shift: Tensor, bias: Tensor) -> Tensor:
+        image = image.contiguous(memory_format=torch.channels_last)[..., 1:]
+        return crossd_ops.crossd_conv2d(image, weight, shift, bias, 1, 1, 1, 2)
+
+    def definition(image: Tensor, weight: Tensor, shift: Tensor, bias: Tensor) -> Tensor:
+        return defined(image[..., 1:], weight, shift, 1, 1, 2) + bias[:, None, None]
+
+    compare(function, definition, image, weight, shift, bias, dtype=dtype)
+
+
 @only_cuda
 @pytest.mark.parametrize("allowed", [False, True])
 def test_float32_follows_the_setting_of_matrix_products(allowed: bool) -> None:

@@ -92,6 +92,41 @@ def test_a_layer_is_a_shift_and_a_product(calls: dict[str, Any], case: str) -> N
     assert {name for direction in (forward, backward) for name in direction if name in COPIES} == set()
 
 
+TILES = """
+import torch
+import torch.nn.functional as F
+from torch.profiler import profile
+from crossd_ops import crossd_conv2d, fourier_shift_slice, sample_conv2d
+
+def compare(dtype, kernel, channels, groups, with_bias):
+    torch.manual_seed(1)
+    input = torch.randn(3, channels, 14, 11).to(dtype).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(32, channels // groups, *kernel).to(dtype)
+    shift, bias = torch.randn(3, 3), torch.randn(32).to(dtype) if with_bias else None
+    numbers = 2, 2, 1, groups
+    with profile() as profiler:
+        output = crossd_conv2d(input, weight, shift, bias, *numbers, dim=1)
+    kernels = fourier_shift_slice(weight, shift, dim=1)
+    wanted = torch.cat([F.conv2d(input[b : b + 1], kernels[b], bias, *numbers) for b in range(3)])
+    assert output.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(output, wanted, rtol=0, atol=0)
+    given = sample_conv2d(input, kernels, bias, **dict(zip(("stride", "padding", "dilation", "groups"), numbers)))
+    torch.testing.assert_close(given, wanted, rtol=0, atol=0)
+    called = [event.name for event in profiler.events() if event.name.startswith("crossd_ops::")]
+    assert called == [f"crossd_ops::{name}" for name in ("convolution", "fourier_shift", "convolve_tiles")], called
+
+compare(torch.bfloat16, (3, 3, 3), 16, 1, True)
+compare(torch.bfloat16, (5, 5, 5), 32, 2, False)
+compare(torch.float16, (7, 7, 7), 8, 1, True)
+compare(torch.bfloat16, (4, 2, 4), 16, 2, False)
+"""
+
+
+def test_tiles_get_the_kernels_of_each_sample_tap_by_tap() -> None:
+    """What is made of them where there are no tensor cores is what torch makes of the kernels as they mostly lie."""
+    output_of(TILES)
+
+
 CHUNKS = """
 import torch
 import torch.nn.functional as F

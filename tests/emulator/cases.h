@@ -18,6 +18,7 @@ struct Case {
   Dtype weight = Dtype::float32, out = Dtype::float32;  // the gradient of the output has its dtype
   Layout weight_layout = Layout::contiguous, grad_layout = Layout::contiguous, grad_weight_layout = Layout::contiguous;
   Special special = Special::none;
+  bool tap_major = false;
 
   std::string name() const {
     constexpr const char* dtypes[] = {"f64", "f32", "bf16", "f16"};
@@ -29,7 +30,7 @@ struct Case {
     text += std::string(" ") + dtypes[int(weight)] + " to " + dtypes[int(out)];
     for (const Layout layout : {weight_layout, grad_layout, grad_weight_layout})
       text += std::string(" ") + layout_name(layout);
-    return text + specials[int(special)];
+    return text + specials[int(special)] + (tap_major ? " tap-major" : "");
   }
 };
 
@@ -50,6 +51,7 @@ inline std::vector<Case> dtype_cases() {
         cases.push_back(one);
         const bool diagonal = weight == out || (weight == Dtype::float32 && out == Dtype::bfloat16);
         if (diagonal && kernel < 7) one.index = kWhole, cases.push_back(one);
+        if (diagonal) one.tap_major = true, cases.push_back(one), one.index = 1, cases.push_back(one);
       }
     }
   }
@@ -174,7 +176,8 @@ inline std::vector<Case> brief_cases() {
     one.in_channels = kernel == 3 ? 43 : kernel % 2 ? 13 : 3;  // 129 pairs, 39 pairs: full tiles and a rest
     one.out = Dtype::bfloat16;
     cases.push_back(one);
-    one.samples = 2, one.dim = 1;
+    one.tap_major = true, cases.push_back(one);
+    one.samples = 2, one.dim = 1, one.tap_major = false;
     one.weight = one.out = Dtype::float64;
     one.weight_layout = Layout::offset, one.grad_layout = Layout::padded,
     one.grad_weight_layout = Layout::channels_last;

@@ -46,8 +46,9 @@ struct Tensors {
         grad(joined({one.samples, one.out_channels, one.in_channels}, spatial_sizes(one, true)), 2, one.grad_layout,
              one.out),
         shift({one.samples, 3}, 0, Layout::contiguous, accumulate_dtype(one.weight)),
-        out(joined({one.samples, one.out_channels, one.in_channels}, spatial_sizes(one, true)), 2, Layout::contiguous,
-            one.out),
+        out(one.tap_major ? joined(joined({one.samples}, spatial_sizes(one, true)), {one.out_channels, one.in_channels})
+                          : joined({one.samples, one.out_channels, one.in_channels}, spatial_sizes(one, true)),
+            2, Layout::contiguous, one.out),
         grad_weight(joined({one.out_channels, one.in_channels}, spatial_sizes(one, false)), 1, one.grad_weight_layout,
                     one.weight),
         grad_shift({one.samples, 3}, 0, Layout::contiguous, accumulate_dtype(one.weight)) {}
@@ -70,7 +71,7 @@ WeightStrides weight_strides(const Strided& tensor, const ShiftShape& shape) {
 
 void run_forward(const Case& one, const ShiftShape& shape, Tensors& tensors) {
   cuda::launch_forward({shape, tensors.weight.data(), weight_strides(tensors.weight, shape), one.weight, one.out,
-                        tensors.shift.data(), tensors.out.data()},
+                        tensors.shift.data(), tensors.out.data(), one.tap_major},
                        nullptr);
 }
 
@@ -153,6 +154,11 @@ Errors compare(const Case& one, const ShiftShape& shape, const Tensors& tensors,
   for (size_t i = 0; i < shift.size(); ++i) canonical_shift.push_back(shift[i / 3 * 3 + shape.axis[i % 3]]);
   std::vector<int> out_axes = {0, 1, 2, 3, 4};
   if (one.index == kWhole) out_axes.push_back(5);
+  if (one.tap_major) {
+    const int last = int(out_axes.size()) - 1;
+    out_axes = {0, last - 1, last, 1, 2};
+    if (one.index == kWhole) out_axes.push_back(3);
+  }
   return {worst(tensors.out.values(out_axes), expected.out, nullptr, one.out, relative),
           worst(tensors.grad_weight.values({0, 1, 2 + shape.axis[0], 2 + shape.axis[1], 2 + shape.axis[2]}),
                 expected.grad_weight, nullptr, one.weight, relative),

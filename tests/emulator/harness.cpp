@@ -44,10 +44,10 @@ EXPORT void emulated_statistics(uint64_t* launches, size_t* largest_dynamic_shar
 }
 
 // Lets the mirrored structs be compared: the size, and the offset of the last member.
-EXPORT void emulated_layout(size_t* forward_size, size_t* forward_out, size_t* backward_size,
+EXPORT void emulated_layout(size_t* forward_size, size_t* forward_tap_major, size_t* backward_size,
                             size_t* backward_partial) {
   *forward_size = sizeof(crossd_ops::ForwardProblem);
-  *forward_out = offsetof(crossd_ops::ForwardProblem, out);
+  *forward_tap_major = offsetof(crossd_ops::ForwardProblem, tap_major);
   *backward_size = sizeof(crossd_ops::BackwardProblem);
   *backward_partial = offsetof(crossd_ops::BackwardProblem, partial);
 }

@@ -44,6 +44,7 @@ class ForwardProblem(ctypes.Structure):
         ("out_dtype", ctypes.c_int32),
         ("shift", ctypes.c_void_p),
         ("out", ctypes.c_void_p),
+        ("tap_major", ctypes.c_bool),
     ]
 
 
@@ -86,17 +87,26 @@ class EmulatedBackend:
         return {"launches": launches.value, "largest_dynamic_shared": shared.value}
 
     def fourier_shift(
-        self, weight: torch.Tensor, shift: torch.Tensor, dim: int, index: int | None, dtype: torch.dtype
+        self,
+        weight: torch.Tensor,
+        shift: torch.Tensor,
+        dim: int,
+        index: int | None,
+        dtype: torch.dtype,
+        tap_major: bool = False,
     ) -> torch.Tensor:
+        """``tap_major``: in memory the output's elements of a kernel come before its channels."""
         weight, shift = weight.detach(), shift.detach().contiguous()
         shape = _shape(weight, shift, dim, index)
-        out = torch.full(_output_size(shape, index), float("nan"), dtype=dtype)
+        size = _output_size(shape, index)
+        memory = size[:1] + size[3:] + size[1:3] if tap_major else size
+        out = torch.full(memory, float("nan"), dtype=dtype)
         problem = ForwardProblem(
             shape, weight.data_ptr(), _weight_strides(weight, shape), DTYPES[weight.dtype], DTYPES[dtype],
-            shift.data_ptr(), out.data_ptr(),
+            shift.data_ptr(), out.data_ptr(), tap_major,
         )  # fmt: skip
         self._run("forward", problem, weight=weight, shift=shift, out=out)
-        return out
+        return out.movedim((-2, -1), (1, 2)) if tap_major else out
 
     def fourier_shift_backward(
         self,
@@ -160,7 +170,7 @@ def _load(path: Path) -> ctypes.CDLL:
     layout = [ctypes.c_size_t() for _ in range(4)]
     library.emulated_layout(*map(ctypes.byref, layout))
     expected = [size.value for size in layout]
-    got = [ctypes.sizeof(ForwardProblem), ForwardProblem.out.offset]
+    got = [ctypes.sizeof(ForwardProblem), ForwardProblem.tap_major.offset]
     got += [ctypes.sizeof(BackwardProblem), BackwardProblem.partial.offset]
     if got != expected:
         raise RuntimeError(f"the structs of harness.py and shift/problem.h differ: expected {expected}, got {got}")

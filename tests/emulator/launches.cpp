@@ -9,6 +9,7 @@
 #include <string>
 
 #include "convolution/cuda/columns_launch.cuh"
+#include "convolution/cuda/tiles_launch.cuh"
 #include "head/cuda/head_launch.cuh"
 #include "head/cuda/rotation_launch.cuh"
 #include "shift/cuda/launch.cuh"
@@ -35,6 +36,8 @@ constexpr int64_t kSamples[] = {1, 9, 64};
 void launch_shift(const ShiftShape& shape, Dtype weight, Dtype other) {
   ForwardProblem forward{};
   forward.shape = shape, forward.weight_dtype = weight, forward.out_dtype = other;
+  cuda::launch_forward(forward, nullptr);
+  forward.tap_major = true;
   cuda::launch_forward(forward, nullptr);
   BackwardProblem backward{};
   backward.shape = shape, backward.weight_dtype = weight, backward.grad_dtype = other;
@@ -103,6 +106,16 @@ void launch_all_columns() {
     }
 }
 
+void launch_all_tiles() {
+  for (const Dtype dtype : {Dtype::bfloat16, Dtype::float16})
+    for (const int64_t samples : {1, 512}) {  // in small tiles, and in large ones
+      TilesProblem problem{samples, 1, 8, 8};
+      problem.image = problem.result = {8, 16}, problem.kernel = problem.stride = problem.dilation = {1, 1};
+      problem.dtype = dtype;
+      cuda::launch_tiles(problem, nullptr);
+    }
+}
+
 }  // namespace check
 
 int main() {
@@ -110,4 +123,5 @@ int main() {
   check::launch_all_heads();
   check::launch_all_whole_heads();
   check::launch_all_columns();
+  check::launch_all_tiles();
 }

@@ -54,6 +54,18 @@ ADDRESS_HEAD = faults(
     Mutant("head/cuda/rotation.cuh", "last < pixels ? last : pixels", "last"),
     Mutant("head/cuda/rotation.cuh", "i >= begin && i + size <= end", "i >= begin && i < end", 0),
 )
+ADDRESS_TILES = [
+    *faults(
+        OUT_OF_BOUNDS,
+        Mutant("convolution/cuda/tiles.cuh", "column < count", "true"),
+        Mutant("convolution/cuda/tiles.cuh", "is_tap && row < channels_left_", "is_tap"),
+        Mutant("convolution/cuda/tiles.cuh", "place.first_pixel + row < shape.pixels", "true"),
+    ),
+    *faults(  # a pixel before the image is far from it, in unsigned offsets
+        "AddressSanitizer: (heap-buffer-overflow|SEGV)",
+        Mutant("convolution/cuda/tiles.cuh", "static_cast<unsigned>(left_[i] + right)", "0u"),
+    ),
+]
 SHIFT = [
     *faults(
         "divergent barrier",
@@ -95,6 +107,7 @@ HEAD = [
 KINDS = [
     Suite("faults_address_shift", ADDRESS_SHIFT, "check_kernels.cpp", BRIEF, "address"),
     Suite("faults_address_head", ADDRESS_HEAD, "rotation_head_check.cpp", BRIEF, "address"),
+    Suite("faults_address_tiles", ADDRESS_TILES, "tiles_check.cpp", BRIEF, "address"),
     Suite("faults_shift", SHIFT, "check_kernels.cpp", BRIEF),
     Suite("faults_head", HEAD, "rotation_head_check.cpp", BRIEF),
 ]

@@ -31,7 +31,7 @@ from benchmarks.gpu.prediction.machine_code import ONE_WARP, Loop, loops_of, ste
 TOLERANCE = 0.03  # of a loop's instructions
 LEAST = 8  # a change of fewer instructions is none
 CHECKED = ARCHITECTURES if UPDATE else ("sm_90",)
-PREDICTED = re.compile(r"\w+_(cubic3|rows)<|sum_partials<|rotation_head_|head_")
+PREDICTED = re.compile(r"\w+_(cubic3|rows|tiles)<|sum_partials<|rotation_head_|head_")
 OF_ANY_SIZES = re.compile(r"\w+_general<")  # whose steps alone are counted
 STEP_LOOPS = ("convolve.j", "backward_general_slice.from")
 
@@ -91,16 +91,14 @@ def write_table(**entries: Any) -> None:
 
 
 def table() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(TABLE.read_text())
-    return found
+    return json.loads(TABLE.read_text())  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("architecture", CHECKED)
 def test_instructions_are_those_of_the_table(kernels: dict[str, dict[str, Loops]], architecture: str) -> None:
     if table()["nvcc"] != nvcc_release():
         pytest.skip(f"the table was made with nvcc {table()['nvcc']}, here is {nvcc_release()}")
-    expected = table()["kernels"][architecture]
-    got = kernels[architecture]
+    expected, got = table()["kernels"][architecture], kernels[architecture]
     assert sorted(got) == sorted(expected), "kernels came or went: write the table anew"
     other = {}
     for name, loops in got.items():
@@ -149,8 +147,11 @@ def test_every_loop_is_one_that_the_prediction_knows(architecture: str) -> None:
         for size in (3, 5, 7):
             for slices in (1, size):
                 problem = launches.ShiftProblem(32, 4096, size, slices, weight, other)
-                for launch in (*launches.forward_launches(problem), *launches.backward_launches(problem)):
+                tap_major = dataclasses.replace(problem, tap_major=True)
+                for launch in (*launches.forward_launches(tap_major), *launches.backward_launches(problem)):
                     known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)
+    tiles = own_models.TilesProblem(2, 1, 32, 64, 256, 9, "bfloat16", {"input": 1, "kernels": 1})
+    known["convolve_tiles"] = set(own_models.tiles_launches(tiles)[0].loops)
     head = launches.HeadProblem(2, 200 * 200, "float32", False)
     for launch in (*launches.head_forward_launches(head), *launches.head_backward_launches(head)):
         known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)

@@ -24,17 +24,23 @@ from emulator.cubins import compile_cubin, nvcc_release
 
 TABLE = Path(__file__).with_name("kernel_resources.json")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
-SOURCES = ("shift/cuda/shift.cu", "head/cuda/rotation.cu", "head/cuda/head.cu", "convolution/cuda/columns.cu")
+SOURCES = (
+    "shift/cuda/shift.cu",
+    "head/cuda/rotation.cu",
+    "head/cuda/head.cu",
+    "convolution/cuda/columns.cu",
+    "convolution/cuda/tiles.cu",
+)
 LEAST_SHARED_LIMIT = 163 * 1024  # bytes of a block, of compute capability 8.0
 REDUCTION = "__internal_trig_reduction_slowpathd"
 REGISTER_TOLERANCE = 8  # one allocation unit of a warp: compilers of one release differ by less
 UPDATE = os.environ.get("CROSSD_UPDATE_KERNELS") == "1"
 
 # Kernels whose tiles move in vectors of 16 bytes: see shift/cuda/tile.cuh, Pack in head/cuda/rotation.cuh, load_tile in
-# head/cuda/head_tile.cuh, and ColumnsTile in convolution/cuda/columns.cuh.
+# head/cuda/head_tile.cuh, ColumnsTile in convolution/cuda/columns.cuh, and convolution/cuda/tiles.cuh.
 VECTORISED = re.compile(
     r"_(cubic3|rows)<|rotation_head_(pool|gradient)<[^>]*\(PixelOrder\)[01]|^head_(moments|pool|sums|gradient)<|"
-    r"columns_from_|image_from_columns<.*[248]>"
+    r"columns_from_|image_from_columns<.*[248]>|_tiles<"
 )
 PROPERTIES = re.compile(
     r"Function properties for (?P<name>\w+)\n\s+(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
@@ -47,13 +53,15 @@ LOAD, STORE, COPY = r"\bLDG\.E\.128(?!\.CONSTANT)", r"\bSTG\.E\.128", r"\bLDGSTS
 HALF_STORE = r"\bSTG\.E\.64"
 WIDE_ACCESS = {  # of the kernels whose name has the key, a regular expression
     r"forward_\w+<(float, float|double)": (LOAD, STORE),
-    r"forward_\w+<float, B?Float16": (LOAD, HALF_STORE),
+    r"forward_\w+<float, B?Float16, \d(, false)?>": (LOAD, HALF_STORE),
+    r"forward_\w+<float, B?Float16, \d, true>": (LOAD,),  # tap-major, lanes store neighbouring elements
     "backward": (LOAD, STORE, COPY),
     "pool|moments|sums": (LOAD,),
     "gradient": (LOAD, STORE),
     "columns_from_pixels": (STORE,),
     "columns_from_channels": (LOAD, STORE),
     "image_from_columns": (STORE,),
+    "_tiles<": (COPY, STORE),
 }
 
 Resources = dict[str, dict[str, int]]
@@ -211,6 +219,25 @@ def test_vectorised_kernels_move_16_bytes_at_a_time(instructions: dict[str, dict
         if re.search(direction, name) and not re.search(access, code)
     ]
     assert missing == []
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_tiles_are_multiplied_by_tensor_cores(instructions: dict[str, dict[str, str]], architecture: str) -> None:
+    """A step's copies and products are in one loop, and nothing there goes by generic addresses."""
+    kernels = {name: code for name, code in instructions[architecture].items() if "_tiles<" in name}
+    assert len(kernels) == 4
+    for name, code in kernels.items():
+        (loop,) = (loop for loop in innermost_loops(code) if "HMMA" in loop)
+        assert re.search(r"\bHMMA\.16816\.F32", loop) and re.search(r"\bLDSM\.16\.M88\.4", loop), name
+        assert re.search(COPY, loop), name
+        assert not re.search(r"\b(LD|ST)(\.|\s)", code), name
+
+
+def innermost_loops(code: str) -> list[str]:
+    """From a label to the jump back to it that is nearest."""
+    labels = {match[1]: match.start() for match in re.finditer(r"^(\.L_\w+):", code, re.MULTILINE)}
+    jumps = [(match.start(), labels.get(match[1], len(code))) for match in re.finditer(r"BRA `\((\.L_\w+)\)", code)]
+    return [code[to:at] for at, to in jumps if to < at]
 
 
 def without_reduction(code: str) -> str:

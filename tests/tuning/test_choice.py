@@ -68,6 +68,35 @@ def test_costs_are_those_of_the_sizes() -> None:
     assert back.costs["matrix"].bytes == 2 * found.costs["matrix"].bytes
 
 
+@pytest.mark.parametrize(
+    ("channels", "groups", "dtype", "channels_last", "padding", "fits"),
+    [
+        (64, 1, torch.bfloat16, True, 1, True),
+        (48, 2, torch.float16, True, 1, True),
+        (64, 1, torch.bfloat16, False, 1, False),
+        (64, 1, torch.float32, True, 1, False),
+        (60, 1, torch.bfloat16, True, 1, False),
+        (48, 4, torch.bfloat16, True, 1, False),
+        (64, 1, torch.bfloat16, True, 5000, False),
+    ],
+)
+def test_tiles_of_half_types_on_a_gpu(
+    channels: int, groups: int, dtype: torch.dtype, channels_last: bool, padding: int, fits: bool
+) -> None:
+    """Of channels-last images, in whole vectors of the channels of a group; without memory."""
+    format = torch.channels_last if channels_last else torch.contiguous_format
+    with torch.device("meta"):
+        input = torch.empty(4, channels, 28, 28, dtype=dtype).contiguous(memory_format=format)
+        weight, shift = torch.empty(channels, channels // groups, 3, 3, 3, dtype=dtype), torch.empty(4, 3)
+    found = choice.explain(input, weight, shift, (1, padding, 1, groups), backward=False, on_gpu=True)
+    assert (found.method == "tiles") == ("tiles" in found.possible) == fits
+    back = choice.explain(input, weight, shift, (1, padding, 1, groups), backward=True, on_gpu=True)
+    assert "tiles" not in back.possible
+    tiles, plain = found.costs["tiles"], found.costs["plain"]
+    assert tiles.bytes == plain.bytes + dtype.itemsize * 3 * channels * channels // groups * 9
+    assert tiles.seconds is not None and plain.seconds is not None and tiles.seconds > plain.seconds
+
+
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("method", choice.METHODS)
 def test_a_method_that_is_set_runs_and_gives_the_same(method: str, backward: bool) -> None:
@@ -111,7 +140,7 @@ def test_none_is_what_the_library_chooses() -> None:
 def test_refusals() -> None:
     input, weight, shift = problem(3, 8, 12)
     key = choice.explain(input, weight, shift, PLACE, backward=True).key
-    with pytest.raises(ValueError, match="method: expected grouped, loop, matrix or small, got best"):
+    with pytest.raises(ValueError, match="method: expected grouped, loop, matrix, small or tiles, got best"):
         choice.set_method(key, "best")
     force(choice.explain(input, weight, shift, PLACE, backward=True), "small")
     output = crossd_ops.crossd_conv2d(input.requires_grad_(), weight, shift, padding=1)

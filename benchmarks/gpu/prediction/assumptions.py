@@ -29,6 +29,11 @@ GROUPED_RATE = Assumption(
     "70954, 34977, 95604); the best known is 0.75, forward, two groups of 256 channels, float32 (issue 73764)",
 )
 TF32_RATE = Assumption(0.5, "of the bfloat16 rate, where float32 convolutions run as TF32", "data sheets")
+WARP_PRODUCTS_RATE = Assumption(
+    0.6,
+    "of the tensor cores' rate that mma.sync reaches on GPUs with instructions for several warps together",
+    "a usual figure of Hopper's; of Blackwell's a guess",
+)
 LAYOUT_COPIES = Assumption(
     1,
     "copy of each activation to channels-last, and back, where a library convolves contiguous ones on tensor cores",

@@ -100,7 +100,7 @@ def _counted_bounds(launch: Launch, gpu: GPU, table: dict[str, Any]) -> dict[str
         "load-store": wavefronts / cycles_per_second,
         "issue": counts.total() / SCHEDULERS / cycles_per_second,
         "arithmetic": arithmetic / cycles_per_second,
-        "tensor": counts["tensor"] * _TENSOR_FLOPS / gpu.tensor_flops_per_second,
+        "tensor": counts["tensor"] * _TENSOR_FLOPS / (gpu.tensor_flops_per_second * gpu.warp_products_rate),
     }
 
 
@@ -118,6 +118,8 @@ def instructions(launch: Launch, loops: dict[str, dict[str, int]]) -> Counter[st
 
 def shared_wavefronts(launch: Launch, counts: Counter[str], table: dict[str, Any]) -> float:
     """As the emulator counted them, with conflicts of banks; without a count one for each instruction."""
+    if launch.wavefronts is not None:
+        return launch.wavefronts
     found = table["wavefronts"].get(launch.kernel)
     if found is None:
         return float(counts["shared"])

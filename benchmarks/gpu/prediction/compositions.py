@@ -1,7 +1,7 @@
 """What operators of crossd_ops call inside of the library on a GPU, in torch's words.
 
-A recorder cannot look into the library, and the library cannot run on fakes. So this repeats csrc/convolution: which
-way it chooses, and the operators of that way with the same sizes and strides. A test holds both together, by what the
+A recorder cannot look into the library, and the library cannot run on fakes. So this repeats csrc/convolution: the
+operators of the way that the library chooses, with the same sizes and strides. A test holds both together, by what the
 library itself dispatches on the CPU with CROSSD_CONVOLUTION_BRANCH=gpu.
 """
 
@@ -13,21 +13,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
-from benchmarks.gpu.prediction.assumptions import GROUPED_RATE
 from crossd_ops.operators.convolution import parts_of
 from crossd_ops.operators.torch_convolution import memory_format_of
+from crossd_ops.tuning import choice
 
-_MOST_OF_CHUNK, _MOST_OF_SAMPLE, _FEW_BORDERS = 1 << 26, 1 << 28, 1 << 15  # csrc/convolution/problem.h, choice.h
-_BYTES_PER_SECOND = 4e12  # csrc/convolution/gpu_costs.h
+_MOST_OF_CHUNK = 1 << 26  # csrc/convolution/problem.h
 _operators: Any = torch.ops.crossd_ops
 
-# The two kernels of csrc/convolution/cuda/columns.cuh, which are no operators of the library: names for a recorder.
+# The kernels of csrc/convolution/cuda, and the shift's to another layout, which are no operators of the library: names
+# for a recorder.
 _stand_ins = torch.library.Library("crossd_prediction", "DEF")
+_stand_ins.define("tap_major_kernels(Tensor weight, Tensor shift, int dim, int? index, ScalarType dtype) -> Tensor")
+_stand_ins.impl("tap_major_kernels", lambda *call: _operators.fourier_shift(*call), "Meta")
+_stand_ins.define("convolve_tiles(Tensor input, Tensor kernels, Tensor? bias, int[] sizes, int groups) -> Tensor")
+_stand_ins.impl("convolve_tiles", lambda input, kernels, bias, sizes, groups: _empty(input, sizes, True), "Meta")
 for _name in ("image_to_columns", "columns_to_image"):
     _stand_ins.define(f"{_name}(Tensor input, int[] sizes, bool channels_last) -> Tensor")
     _stand_ins.impl(_name, lambda input, sizes, channels_last: _empty(input, sizes, channels_last), "Meta")
-_columns: Any = torch.ops.crossd_prediction
+_own: Any = torch.ops.crossd_prediction
 
 
 def _empty(input: Tensor, sizes: Sequence[int], channels_last: bool) -> Tensor:
@@ -39,7 +44,7 @@ class _Problem:
     """csrc/convolution/problem.h"""
 
     def __init__(self, input: Tensor, weight: Tensor, shift: Tensor, place: Sequence[int]) -> None:
-        self.input, self.weight = input, weight
+        self.input, self.weight, self.place = input, weight, place
         compute = torch.float64 if weight.dtype is torch.float64 else torch.float32
         self.shift = shift.to(compute)
         self.axes, self.samples, self.format = input.dim() - 2, len(input), memory_format_of(input)
@@ -57,19 +62,19 @@ class _Problem:
             )
         ]
 
-    def kernels(self) -> Tensor:
-        built: Tensor = _operators.fourier_shift(self.weight, self.shift, self.dim, self.index, self.input.dtype)
+    def kernels(self, tap_major: bool = False) -> Tensor:
+        build = _own.tap_major_kernels if tap_major else _operators.fourier_shift
+        built: Tensor = build(self.weight, self.shift, self.dim, self.index, self.input.dtype)
         return built
 
-    @property
-    def method(self) -> str:
-        pixels, elements = math.prod(self.result), math.prod(self.kernel)
-        borders = math.prod(
-            (out - 1) * step + rate * (side - 1) + 1
-            for out, step, rate, side in zip(self.result, self.stride, self.dilation, self.kernel, strict=True)
-        )
-        too_many = self.of_sample > _MOST_OF_SAMPLE or borders > max(_FEW_BORDERS, 4 * elements * pixels)
-        return "grouped" if self.samples == 1 or too_many or not self._columns_are_quicker() else "matrix"
+    def method(self, backward: bool) -> str:
+        """The library's own choice."""
+        with _disable_current_modes():  # it looks at sizes and strides alone
+            given = [
+                torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device="meta")
+                for one in (self.input, self.weight, self.shift)
+            ]
+            return choice.explain(*given, self.place, backward=backward, on_gpu=True).method  # type: ignore[misc]
 
     @property
     def of_sample(self) -> int:
@@ -83,18 +88,6 @@ class _Problem:
     @property
     def columns_are_the_image(self) -> bool:
         return math.prod(self.kernel) == 1 and {*self.stride} == {1} and not any(self.padding)
-
-    def _columns_are_quicker(self) -> bool:
-        """csrc/convolution/gpu_costs.h"""
-        columns, outputs = self.samples * self.of_sample, self.weight.shape[0]
-        input, output = self.input.numel(), self.samples * outputs * math.prod(self.result)
-        channels_last, bytes_each = self.format is not torch.contiguous_format, self.input.element_size()
-        multiply_adds = columns * (outputs // self.groups) / (3e14 if bytes_each == 2 else 3e13)
-        copied = 2 * (input + output) if channels_last else 0
-        grouped = copied * bytes_each / _BYTES_PER_SECOND + multiply_adds / GROUPED_RATE.value
-        moved = 0 if self.columns_are_the_image else 2 * columns
-        moved += 2 * output if channels_last and self.groups > 1 else 0
-        return moved * bytes_each / _BYTES_PER_SECOND + multiply_adds <= grouped
 
     def convolve(self, input: Tensor, kernels: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         return torch.ops.aten.convolution(input, kernels, bias, *self._numbers(groups))  # type: ignore[no-any-return]
@@ -113,7 +106,7 @@ class _Problem:
             return _as_matrices(input, self.groups)
         wide = self.weight.shape[1] * math.prod(self.kernel)
         sizes = [len(input) * self.groups, wide, math.prod(self.result)]
-        found: Tensor = _columns.image_to_columns(input, sizes, False)
+        found: Tensor = _own.image_to_columns(input, sizes, False)
         return found
 
     def chunks(self) -> list[slice]:
@@ -138,10 +131,12 @@ def _stack_samples(tensor: Tensor) -> Tensor:
 
 def _convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Sequence[int]) -> None:
     problem = _Problem(input, weight, shift, place)
-    kernels, samples, groups = problem.kernels(), problem.samples, problem.groups
-    method = problem.method
+    method, samples, groups = problem.method(backward=False), problem.samples, problem.groups
+    kernels = problem.kernels(tap_major=method == "tiles")
     if method == "matrix":
         output = _multiply(problem, kernels, bias)
+    elif method == "tiles":
+        output = _own.convolve_tiles(input, kernels, bias, [samples, kernels.shape[1], *problem.result], groups)
     elif samples == 1:
         output = problem.convolve(input, kernels[0], bias, groups)
     else:
@@ -186,8 +181,7 @@ def _convolution_backward(
     problem = _Problem(input, weight, shift, place)
     needs = need_input, need_weight or need_shift
     kernels, samples = problem.kernels(), problem.samples
-    method = problem.method
-    if method == "matrix":
+    if problem.method(backward=True) == "matrix":
         grad_kernels = _matrix_gradients(problem, grad, kernels, needs)
     else:
         found = problem.gradients(
@@ -212,7 +206,7 @@ def _matrix_gradients(problem: _Problem, grad: Tensor, kernels: Tensor, needs: t
             of_columns = grad.new_empty(len(w[blocks]), w.shape[2], source.shape[2])
             torch.bmm(w[blocks].mT, source[blocks], out=of_columns)
             if not problem.columns_are_the_image:
-                of_input = _columns.columns_to_image(of_columns, image.shape, channels_last)
+                of_input = _own.columns_to_image(of_columns, image.shape, channels_last)
                 problem.in_format(of_input)
         if needs[1]:
             torch.bmm(source[blocks], problem.columns(image).mT, out=product.view(w.shape)[blocks])

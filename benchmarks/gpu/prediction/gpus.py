@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.gpu.prediction.assumptions import TF32_RATE
+from benchmarks.gpu.prediction.assumptions import TF32_RATE, WARP_PRODUCTS_RATE
 
 # Results of a multiprocessor in a cycle, by class of instruction; integers go by additions and logic. Assumptions, to
 # be held against the table of native arithmetic instructions in the CUDA C++ Programming Guide before one decides.
@@ -27,6 +27,11 @@ class GPU:
     tensor_flops_per_second: float  # bfloat16, dense
     lanes_per_cycle: dict[str, int]
     source: str
+
+    @property
+    def warp_products_rate(self) -> float:
+        """Of the tensor cores' rate, what the instructions of a warp reach."""
+        return 1.0 if self.architecture == "sm_80" else WARP_PRODUCTS_RATE.value
 
     def multiply_adds_per_second(self, unit: str) -> float:
         """At most: of "bfloat16" (float16 too) and "tf32" the tensor cores', of "float32" and "float64" the lanes'."""

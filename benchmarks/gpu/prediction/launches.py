@@ -36,6 +36,7 @@ class Launch:
     again: int = 0  # bytes that are read again by other blocks: from L2
     tiles: int = 0  # of 32 pairs, as often as a warp or a block takes one up
     tile_samples: int = 0  # samples that each of the 32 pairs is worked on for, of all these tiles
+    wavefronts: int | None = None  # of shared memory, where the launch alone tells them
 
     @property
     def warps(self) -> int:
@@ -92,6 +93,7 @@ class ShiftProblem(ShiftSizes):
     slices: int
     weight: str
     other: str
+    tap_major: bool = False  # the output: slices of a half type
 
     @property
     def kernel(self) -> tuple[int, int, int]:  # type: ignore[override]
@@ -121,8 +123,9 @@ def forward_launches(problem: ShiftProblem) -> list[Launch]:
         kernel = f"forward_rows<{problem.types}, {size}>"
         loops = {"forward_rows.sample": samples, "forward_rows.slice": samples * problem.slices}
         loops["compute_rows_taps.task"] = _turns(samples, _ROWS_GROUP, 3, size)
+        loops["store_rows_taps.tap"] = samples * problem.slices * size if problem.tap_major else 0
     else:
-        kernel = f"forward_cubic3<{problem.types}, {problem.slices}>"
+        kernel = f"forward_cubic3<{problem.types}, {problem.slices}, {str(problem.tap_major).lower()}>"
         loops = {"forward_cubic3.group": math.ceil(samples / _GROUP), "forward_cubic3.chunk": samples / problem.chunk}
         loops["compute_phases.task"] = _turns(samples, _GROUP, _PHASES, _CUBIC3_WARPS)
     tiles_of_32 = math.ceil(problem.pairs / _LANES)

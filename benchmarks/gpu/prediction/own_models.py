@@ -1,12 +1,13 @@
 """Models of crossd_ops' operators: the launches that launches.py knows, of the problem that a call states.
 
 And those of the whole head, as csrc/head/cuda/head_launch.cuh makes them.
+So are those of the convolution in tiles, as csrc/convolution/cuda/tiles_launch.cuh makes them.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.gpu.prediction import launches
 from benchmarks.gpu.prediction.general_launches import (
@@ -16,6 +17,9 @@ from benchmarks.gpu.prediction.general_launches import (
 )
 from benchmarks.gpu.prediction.models import AnyLaunch, model
 from benchmarks.gpu.prediction.trace import Array, Call
+
+_MANY_ROWS, _FEW_ROWS, _COLUMNS, _WANTED_BLOCKS = 128, 64, 64, 512  # csrc/convolution/tiles_problem.h
+_STEP_VECTORS, _THREADS, _VECTOR, _LANES = 4, 128, 8, 32
 
 
 def _shift_problem(call: Call, other: Array) -> launches.ShiftProblem | GeneralProblem:
@@ -37,6 +41,82 @@ def fourier_shift(call: Call) -> list[AnyLaunch]:
     if isinstance(problem, GeneralProblem):
         return [*general_forward_launches(problem)]
     return [*launches.forward_launches(problem)]
+
+
+@model("crossd_prediction.tap_major_kernels")
+def tap_major_kernels(call: Call) -> list[AnyLaunch]:
+    """The same to kernels whose channels follow each other."""
+    problem = _shift_problem(call, call.results[0])
+    if isinstance(problem, GeneralProblem):
+        return [*general_forward_launches(problem)]
+    return [*launches.forward_launches(replace(problem, tap_major=True))]
+
+
+@dataclass(frozen=True)
+class TilesProblem:
+    """A convolution in tiles: channels of a group, pixels of the result, elements of a kernel, and whole tensors."""
+
+    samples: int
+    groups: int
+    in_channels: int
+    out_channels: int
+    pixels: int
+    taps: int
+    dtype: str
+    arrays: dict[str, int]  # bytes of "input", "kernels" and "out", and of "bias"
+
+    @property
+    def rows(self) -> int:
+        """Of a tile: pixels."""
+        many, few = math.ceil(self.pixels / _MANY_ROWS), math.ceil(self.pixels / _FEW_ROWS)
+        fills = many * _MANY_ROWS * 10 <= few * _FEW_ROWS * 11
+        blocks = self.samples * self.groups * many * self.across
+        return _MANY_ROWS if fills and blocks >= _WANTED_BLOCKS else _FEW_ROWS
+
+    @property
+    def across(self) -> int:
+        """Tiles along the output channels."""
+        return math.ceil(self.out_channels / _COLUMNS)
+
+    @property
+    def down(self) -> int:
+        """Tiles along the pixels."""
+        return math.ceil(self.pixels / self.rows)
+
+    @property
+    def blocks(self) -> int:
+        return self.samples * self.groups * self.down * self.across
+
+
+def tiles_launches(problem: TilesProblem) -> list[launches.Launch]:
+    rows, blocks = problem.rows, problem.blocks
+    steps = math.ceil(problem.taps * problem.in_channels / _VECTOR / _STEP_VECTORS)
+    loops = {
+        "convolve_tiles.step": steps,
+        "pass_taps.while": problem.taps,
+        "convolve_tiles.i": rows * _COLUMNS / _VECTOR / _THREADS,
+    }
+    # Copies and matrices of a step; a tile's results there and back.
+    of_step = (rows + _COLUMNS) * _STEP_VECTORS // 8 + 2 * (rows // 32 + 2) * 4 * _THREADS // _LANES
+    # Other tiles of pixels read the kernels again, other tiles of channels the input.
+    again = (problem.down - 1) * problem.arrays["kernels"] + (problem.across - 1) * problem.arrays["input"]
+    kernel = f"convolve_tiles<{launches.TYPES[problem.dtype][0]}, {rows}>"
+    wavefronts = blocks * (steps * of_step + 2 * rows)
+    return [launches.Launch(kernel, blocks, _THREADS, loops, problem.arrays, again, wavefronts=wavefronts)]
+
+
+@model("crossd_prediction.convolve_tiles")
+def convolve_tiles(call: Call) -> list[AnyLaunch]:
+    input, kernels, bias, out = call["input"], call["kernels"], call["bias"], call.results[0]
+    samples, out_channels, in_channels, *taps = kernels.sizes
+    arrays = {"input": input.bytes, "kernels": kernels.bytes, "out": out.bytes}
+    arrays |= {"bias": bias.bytes} if bias else {}
+    groups = call["groups"]
+    problem = TilesProblem(
+        samples, groups, in_channels, out_channels // groups, math.prod(out.sizes[2:]), math.prod(taps), input.dtype,
+        arrays,
+    )  # fmt: skip
+    return [*tiles_launches(problem)]
 
 
 @model("crossd_ops.fourier_shift_backward")

@@ -142,7 +142,7 @@ def _name(func: Any) -> str:
 
 def _part_of(call: Call, forced: str | None) -> str:
     """By the operator, or by who has called it: the backward pass of a head runs inside of the head's own step."""
-    if call.operator.startswith("crossd_ops.fourier_shift"):
+    if call.operator.startswith(("crossd_ops.fourier_shift", "crossd_prediction.tap_major_kernels")):
         return "shift"
     if forced is not None:
         return forced

@@ -37,7 +37,7 @@ def counted(problem: Problem, layers: list[str], *, on_gpu: bool) -> list[Row]:
     """Both directions, without a time. Nothing is allocated."""
 
     def sizes(*numbers: int) -> Tensor:
-        return torch.empty(1, dtype=problem.dtype).expand(numbers)
+        return torch.empty(numbers, dtype=problem.dtype, device="meta")
 
     tensors = _in_format(sizes, problem), sizes(*problem.weight), sizes(problem.input[0], 3)
     rows = []

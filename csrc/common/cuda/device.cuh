@@ -100,7 +100,7 @@ inline void store_vector(void* to_global, uint4 vector) { *static_cast<uint4*>(t
 // Asynchronous copies arrive at the last moment that the device allows, in wait_copies, so that a missing wait shows.
 struct PendingCopy {
   void* to;
-  const void* from;
+  const void* from;  // null: zeros
   int group;
 };
 struct CopyQueue {
@@ -111,11 +111,13 @@ inline CopyQueue& copy_queue() {
   static std::vector<CopyQueue> queues(1024);
   return queues[(threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x];
 }
-__forceinline__ void copy_vector_async(void* to_shared, const void* from_global) {
+template <bool kByL1 = false>
+__forceinline__ void copy_vector_async(void* to_shared, const void* from_global, bool is_there = true) {
 #if defined(EMU_METER)  // which counts a copy where it is asked for
-  *static_cast<uint4*>(to_shared) = *static_cast<const uint4*>(from_global);
+  static const uint4 zeros{};
+  *static_cast<uint4*>(to_shared) = *static_cast<const uint4*>(is_there ? from_global : &zeros);
 #else
-  copy_queue().pending.push_back({to_shared, from_global, copy_queue().group});
+  copy_queue().pending.push_back({to_shared, is_there ? from_global : nullptr, copy_queue().group});
 #endif
 }
 inline void commit_copies() { ++copy_queue().group; }
@@ -126,9 +128,8 @@ void wait_copies() {
   for (const PendingCopy& copy : queue.pending) {
     if (copy.group >= queue.group - kGroupsLeft)
       left.push_back(copy);
-    else
-      *static_cast<uint4*>(copy.to) =
-          *static_cast<const uint4*>(copy.from);  // faults where the device would: misaligned
+    else  // faults where the device would: misaligned
+      *static_cast<uint4*>(copy.to) = copy.from ? *static_cast<const uint4*>(copy.from) : uint4{};
   }
   queue.pending.swap(left);
 }
@@ -189,6 +190,23 @@ __device__ __forceinline__ void store_vector(void* to_global, uint4 vector) {
 
 __device__ __forceinline__ void copy_vector_async(void* to_shared, const void* from_global) {
   __pipeline_memcpy_async(to_shared, from_global, kVectorBytes);
+}
+// Zeros where the vector is not there: the address is not looked at. The intrinsic would take an instruction for each
+// case. kByL1: through the L1 cache, for what the block copies again soon.
+template <bool kByL1>
+__device__ __forceinline__ void copy_vector_async(void* to_shared, const void* from_global, bool is_there) {
+  const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(to_shared));
+  const int there = is_there;
+#define CROSSD_COPY(cache)                                               \
+  asm volatile("{ .reg .pred no; setp.eq.s32 no, %2, 0; cp.async." cache \
+               ".shared.global [%0], [%1], 16, no; }" ::"r"(to),         \
+               "l"(from_global), "r"(there)                              \
+               : "memory")
+  if constexpr (kByL1)
+    CROSSD_COPY("ca");
+  else
+    CROSSD_COPY("cg");
+#undef CROSSD_COPY
 }
 __device__ __forceinline__ void commit_copies() { __pipeline_commit(); }
 // Waits until at most kGroupsLeft of the calling thread's committed groups are under way; a barrier must follow.

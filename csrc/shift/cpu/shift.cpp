@@ -67,11 +67,13 @@ void run_forward(const ForwardProblem& problem, int lanes, void (*kernel)(const 
   const ShiftShape& shape = problem.shape;
   const int64_t pairs = shape.out_channels * shape.in_channels, plane = int64_t{1} * shape.kernel[1] * shape.kernel[2];
   if (pairs == 0 || shape.samples == 0) return;
-  const int64_t row_count = shape.slices * plane, out_strides[3] = {plane, shape.kernel[2], 1};
+  const int64_t row_count = shape.slices * plane;
+  const int64_t of_pair = problem.tap_major ? 1 : row_count, of_tap = problem.tap_major ? pairs : 1;
+  const int64_t out_strides[3] = {plane * of_tap, shape.kernel[2] * of_tap, of_tap};
   const TapTable<Acc> taps(shape, problem.shift, false);
   const RowTable weight(problem.weight, problem.weight_dtype, shape, problem.weight_strides);
   const RowTable out(problem.out, problem.out_dtype, shape, shape.slices, pairs * row_count,
-                     shape.in_channels * row_count, row_count, out_strides);
+                     shape.in_channels * of_pair, of_pair, out_strides);
   advise_huge_pages(problem.out, size_of(problem.out_dtype) * shape.samples * pairs * row_count);
   // Samples are split only where the pairs alone would not give every thread of a large machine something to do.
   const int64_t tiles = ceil_divide(pairs, lanes), groups = std::min(shape.samples, ceil_divide(128, tiles));

@@ -4,7 +4,7 @@
 // 62 operations for a sample, instead of 81 with circulants. Results pass through shared memory so that stores
 // coalesce. Bytes, the floor: 27 E once for each pair and split of the samples, 9 E_out for each sample and pair.
 // Instructions (SASS, sm_90): 94 for a sample and pair with bfloat16 output, 90 with float32, stores included, and 9
-// for its share of the phases.
+// for its share of the phases. Tap-major, a warp's results of a tap are neighbours as they are, and are stored at once.
 #pragma once
 #include "common/cuda/device.cuh"
 #include "common/cuda/element.cuh"
@@ -116,6 +116,13 @@ class RowWriter {
   uint32_t target_[kRounds];
 };
 
+// A pair's plane, whose elements are `step` apart.
+template <typename Acc, typename Out>
+__device__ __forceinline__ void store_taps(const Acc (&plane)[9], int64_t step, Out* to) {
+#pragma unroll
+  for (int i = 0; i < 9; ++i, to += step) *to = convert<Out>(plane[i]);
+}
+
 template <typename Acc, int kSlices>
 constexpr int kForwardScratch = kLanes * (kForwardChunk<Acc, kSlices> * kSlices * kCubic3Plane > kCubic3Volume
                                               ? kForwardChunk<Acc, kSlices> * kSlices * kCubic3Plane
@@ -125,7 +132,7 @@ constexpr size_t kForwardCubic3SharedBytes =
     (kGroupSamples * kPhaseStride + kCubic3Warps * kForwardScratch<Acc, kSlices>)*sizeof(Acc);
 
 // grid: tiles of 128 pairs x splits of the samples, `samples_per_split` each.
-template <typename Acc, typename Out, int kSlices>
+template <typename Acc, typename Out, int kSlices, bool kTapMajor>
 __global__ void __launch_bounds__(kCubic3Threads, sizeof(Acc) == 4 ? 6 : 3)
     forward_cubic3(const ForwardProblem problem, TileAccess vectors, int64_t samples_per_split) {
   constexpr int kChunk = kForwardChunk<Acc, kSlices>, kRow = kSlices * kCubic3Plane;
@@ -146,7 +153,8 @@ __global__ void __launch_bounds__(kCubic3Threads, sizeof(Acc) == 4 ? 6 : 3)
     __syncthreads();  // the phases of the group before are no longer read
     compute_phases(shape, problem.shift, group, group_samples, kCubic3Threads, all_phases);
     __syncthreads();
-    Out* out = static_cast<Out*>(problem.out) + (group * pairs + warp.first) * kRow;
+    Out* out = static_cast<Out*>(problem.out) + group * pairs * kRow;
+    out += kTapMajor ? warp.first + warp.lane : warp.first * kRow;
     int chunk = 0;
     const auto work_on = [&](int samples) {
 #pragma unroll
@@ -160,10 +168,16 @@ __global__ void __launch_bounds__(kCubic3Threads, sizeof(Acc) == 4 ? 6 : 3)
           contract_slices(phases, slice, weight, spectrum);
           rotate<false>(phases, spectrum);
           synthesise(spectrum, plane);
+          if constexpr (kTapMajor) {
+            Out* to = out + (sample * kSlices + slice) * kCubic3Plane * pairs;
+            if (warp.lane < warp.count) store_taps(plane, pairs, to);
+          } else {
 #pragma unroll
-          for (int i = 0; i < 9; ++i) row[slice * kCubic3Plane + i] = plane[i];
+            for (int i = 0; i < 9; ++i) row[slice * kCubic3Plane + i] = plane[i];
+          }
         }
       }
+      if constexpr (kTapMajor) return;
       __syncwarp();
       writer.store(stage, samples, out);
       __syncwarp();

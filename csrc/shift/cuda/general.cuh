@@ -155,8 +155,11 @@ __global__ void __launch_bounds__(kGeneralThreads, 2) forward_general(const Forw
       __syncthreads();
       tile.for_each([&](int element, int pair, int, int z) {
         const auto sum = convolve<false, kComplex>(tile.taps(2), tile.k2, z, after_axis1.at(element - z), 1);
-        const int64_t row = (sample * pair_count(shape) + tile.first_pair + pair) * shape.slices + slice;
-        store_as(problem.out_dtype, problem.out, row * tile.plane + element - pair * tile.plane, sum.real);
+        const int inside = element - pair * tile.plane;
+        const int64_t pairs = pair_count(shape), at = tile.first_pair + pair;
+        const int64_t row = problem.tap_major ? ((sample * shape.slices + slice) * tile.plane + inside) * pairs + at
+                                              : ((sample * pairs + at) * shape.slices + slice) * tile.plane + inside;
+        store_as(problem.out_dtype, problem.out, row, sum.real);
       });
     }
     __syncthreads();  // the taps are about to be replaced

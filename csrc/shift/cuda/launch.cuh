@@ -105,13 +105,13 @@ inline int64_t samples_per_split(const ShiftShape& shape, int64_t tiles, int64_t
   return ceil_divide(ceil_divide(shape.samples, std::clamp<int64_t>(wanted, 1, most)), chunk) * chunk;
 }
 
-template <typename Acc, typename Out, int kSlices>
+template <typename Acc, typename Out, int kSlices, bool kTapMajor = false>
 void launch_forward_cubic3(const ForwardProblem& problem, cudaStream_t stream) {
   const int64_t tiles = ceil_divide(pair_count(problem.shape), kCubic3Threads);
   const int64_t per_split = samples_per_split(problem.shape, tiles, kForwardChunk<Acc, kSlices>);
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(ceil_divide(problem.shape.samples, per_split)));
-  launch(forward_cubic3<Acc, Out, kSlices>, grid, kCubic3Threads, kForwardCubic3SharedBytes<Acc, kSlices>, stream,
-         problem, access_of(problem), per_split);
+  launch(forward_cubic3<Acc, Out, kSlices, kTapMajor>, grid, kCubic3Threads, kForwardCubic3SharedBytes<Acc, kSlices>,
+         stream, problem, access_of(problem), per_split);
 }
 
 template <typename Acc, typename Out, int kSize>
@@ -123,15 +123,19 @@ void launch_forward_rows(const ForwardProblem& problem, cudaStream_t stream) {
          problem, access_of(problem), per_split);
 }
 
+// Tap-major there are kernels for what convolutions in tiles are given: slices of half types.
 template <typename Acc>
 void launch_forward_as(const ForwardProblem& problem, cudaStream_t stream) {
-  const int size = special_size(problem.shape, problem.weight_dtype, problem.out_dtype);
+  const bool is_rare = problem.tap_major && (problem.shape.slices > 1 || size_of(problem.out_dtype) != 2);
+  const int size = is_rare ? 0 : special_size(problem.shape, problem.weight_dtype, problem.out_dtype);
   if (size == 0) return launch_forward_general<Acc>(problem, stream);
   with_usual_type<Acc>(problem.out_dtype, [&](auto out) {
     using Out = decltype(out);
     if (size == 5) return launch_forward_rows<Acc, Out, 5>(problem, stream);
     if constexpr (sizeof(Acc) == 4)
       if (size == 7) return launch_forward_rows<Acc, Out, 7>(problem, stream);
+    if constexpr (sizeof(Out) == 2)
+      if (problem.tap_major) return launch_forward_cubic3<Acc, Out, 1, true>(problem, stream);
     if (problem.shape.slices == 1) return launch_forward_cubic3<Acc, Out, 1>(problem, stream);
     return launch_forward_cubic3<Acc, Out, 3>(problem, stream);
   });

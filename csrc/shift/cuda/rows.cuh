@@ -25,6 +25,15 @@ __device__ __forceinline__ void store_rows_plane(const Rows<kSize>& rows, const 
   }
 }
 
+// The same where the pairs of an element follow each other, `pairs` in all.
+template <int kSize, typename Acc, typename Out>
+__device__ __forceinline__ void store_rows_taps(const Rows<kSize>& rows, const Acc* plane, int64_t pairs, Out* out) {
+  if (rows.lane >= rows.count) return;
+#pragma unroll 1
+  for (int tap = rows.warp; tap < rows.kPlane; tap += kSize)
+    out[tap * pairs + rows.lane] = convert<Out>(plane[rows.at(0, tap)]);
+}
+
 // grid: tiles of 32 pairs x splits of the samples, `samples_per_split` each.
 template <typename Acc, typename Out, int kSize>
 __global__ void __launch_bounds__(Rows<kSize>::kThreads, 2)
@@ -47,7 +56,9 @@ __global__ void __launch_bounds__(Rows<kSize>::kThreads, 2)
       __syncthreads();
     }
     const Acc* taps = all_taps + in_group * kRowsTapStride;
-    Out* out = static_cast<Out*>(problem.out) + (sample * pair_count(shape) + rows.first) * shape.slices * rows.kPlane;
+    const int64_t pairs = pair_count(shape), of_pair = shape.slices * rows.kPlane;
+    Out* out = static_cast<Out*>(problem.out) + sample * pairs * of_pair;
+    out += problem.tap_major ? rows.first : rows.first * of_pair;
     for (int slice = 0; slice < shape.slices; ++slice, turn ^= 1) {
       Acc* plane = planes + turn * kLanes * rows.kPlane;
       Acc values[kSize], result[kSize];
@@ -62,7 +73,10 @@ __global__ void __launch_bounds__(Rows<kSize>::kThreads, 2)
 #pragma unroll
       for (int z = 0; z < kSize; ++z) plane[rows.at(rows.warp, z)] = result[z];
       __syncthreads();
-      store_rows_plane(rows, plane, shape.slices, slice, vectors.out, out);
+      if (problem.tap_major)
+        store_rows_taps(rows, plane, pairs, out + slice * rows.kPlane * pairs);
+      else
+        store_rows_plane(rows, plane, shape.slices, slice, vectors.out, out);
     }
   }
 }

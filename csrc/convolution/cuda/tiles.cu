@@ -1,0 +1,11 @@
+#include "convolution/cuda/tiles.h"
+
+#include "convolution/cuda/tiles_launch.cuh"
+
+namespace crossd_ops::cuda {
+
+void convolve_tiles(const TilesProblem& problem, void* stream) {
+  launch_tiles(problem, static_cast<cudaStream_t>(stream));
+}
+
+}  // namespace crossd_ops::cuda

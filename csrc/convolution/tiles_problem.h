@@ -1,0 +1,44 @@
+// The convolution of each sample with kernels of its own, tile by tile on tensor cores: what is asked for, as plain
+// numbers, and the plan that follows from it. Free of torch.
+#pragma once
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#include "common/dtype.h"
+
+namespace crossd_ops {
+
+// Of height and width.
+using ImageAxes = std::array<int64_t, 2>;
+
+struct TilesProblem {
+  int64_t samples, groups, in_channels, out_channels;  // channels of a group: multiples of kTilesVector
+  ImageAxes image, kernel, result, stride, padding, dilation;
+  int64_t input_sample;   // strides in elements, multiples of kTilesVector
+  ImageAxes input_pixel;  // channels are next to each other
+  const void* input;      // [B, image, groups * C], strided, at whole vectors
+  const void* kernels;    // [B, kernel, groups * O, C], contiguous
+  const void* bias;       // [groups * O], strided; null: none
+  int64_t bias_stride;
+  void* out;    // [B, result, groups * O], contiguous
+  Dtype dtype;  // bfloat16 or float16, of all tensors
+};
+
+constexpr int64_t kTilesVector = 8;  // elements of 16 bytes
+// Of a block: pixels of the result, many or few, and output channels.
+constexpr int64_t kManyTileRows = 128, kFewTileRows = 64, kTileColumns = 64;
+
+inline int64_t tiles_along(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
+
+// Small tiles where large ones would leave many of their rows empty, or multiprocessors without a block. The numbers
+// are constants, so that results do not depend on the device.
+inline int64_t rows_of_tile(int64_t blocks_of_pixels, int64_t pixels, int64_t out_channels) {
+  constexpr int64_t kWantedBlocks = 512;
+  const int64_t many = tiles_along(pixels, kManyTileRows), few = tiles_along(pixels, kFewTileRows);
+  const bool fills = many * kManyTileRows * 10 <= few * kFewTileRows * 11;
+  return fills && blocks_of_pixels * many * tiles_along(out_channels, kTileColumns) >= kWantedBlocks ? kManyTileRows
+                                                                                                     : kFewTileRows;
+}
+
+}  // namespace crossd_ops

@@ -1,0 +1,207 @@
+// Runs the per-sample convolution in tiles, in the emulator, in memory of exactly the size that it may touch:
+// `tiles_check`. Results must be as close to sums in double as their dtype allows, and have the same bits in three
+// orders of threads (`--one-order`: in one, enough for ThreadSanitizer; `brief`: with fewer cases) and in tiles of both
+// sizes. One line for each case that fails, then a summary; exit status 1 where one does. `--first-failure`: ends with
+// it.
+#include <cmath>
+#include <cstdio>
+#include <exception>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "convolution/cuda/tiles_launch.cuh"
+#include "half_types.h"
+
+namespace check {
+
+using namespace crossd_ops;
+
+int runs = 3;
+
+struct Case {
+  TilesProblem problem;  // without tensors and strides
+  int64_t room;          // elements between pixels of the input, and between its rows, that belong to none
+  int64_t bias_stride;   // 0: no bias
+  bool has_nan = false;  // in one pixel
+
+  std::string name() const {
+    const auto text_of = [](const ImageAxes& axes) { return std::to_string(axes[0]) + "x" + std::to_string(axes[1]); };
+    const TilesProblem& p = problem;
+    return std::to_string(p.samples) + "x" + text_of(p.image) + "x" + std::to_string(p.in_channels) + " to " +
+           std::to_string(p.out_channels) + (p.dtype == Dtype::bfloat16 ? " bf16" : " f16") + " groups " +
+           std::to_string(p.groups) + " kernel " + text_of(p.kernel) + " stride " + text_of(p.stride) + " padding " +
+           text_of(p.padding) + " dilation " + text_of(p.dilation) + " room " + std::to_string(room) + " bias " +
+           std::to_string(bias_stride) + (has_nan ? " nan" : "");
+  }
+};
+
+std::vector<Case> all_cases(bool brief) {
+  std::mt19937 random(20);
+  const auto drawn = [&](int64_t smallest, int64_t largest) {
+    return smallest + int64_t(random() % (largest - smallest + 1));
+  };
+  const auto draw_axis = [&](TilesProblem& problem, int axis, int64_t size, int64_t kernel) {
+    int64_t left = 0;  // of the padded image, beyond the first window
+    do {
+      problem.image[axis] = size, problem.kernel[axis] = kernel, problem.stride[axis] = drawn(1, 3);
+      problem.padding[axis] = drawn(0, 3), problem.dilation[axis] = drawn(1, 2);
+      left = size + 2 * problem.padding[axis] - problem.dilation[axis] * (kernel - 1) - 1;
+    } while (left < 0);
+    problem.result[axis] = left / problem.stride[axis] + 1;
+  };
+  std::vector<Case> cases;
+  for (const Dtype dtype : {Dtype::bfloat16, Dtype::float16})
+    for (int64_t kernel = 1; kernel <= 7; ++kernel)
+      for (int64_t round = 0; round < (brief ? 1 : 3); ++round) {
+        TilesProblem problem{};
+        problem.samples = drawn(1, 2), problem.groups = drawn(1, 2), problem.dtype = dtype;
+        problem.in_channels = 8 * drawn(1, 5), problem.out_channels = 8 * drawn(1, 10);
+        draw_axis(problem, 0, drawn(8, 14), kernel);
+        draw_axis(problem, 1, drawn(8, 14), round == 2 ? drawn(1, 7) : kernel);
+        cases.push_back({problem, 8 * drawn(0, 2), drawn(0, 2)});
+      }
+  // Whole tiles, and a pixel, or channels, more and less; rows of one pixel.
+  for (const int64_t pixels : {63, 64, 65, 128, 129})
+    for (const int64_t out_channels : {56, 64, 72}) {
+      TilesProblem problem{1, 1, 32, out_channels};
+      problem.image = problem.result = {1, pixels}, problem.kernel = problem.stride = problem.dilation = {1, 1};
+      problem.dtype = Dtype::bfloat16;
+      cases.push_back({problem, 0, 1});
+    }
+  // A step that goes on behind the last tap sees nothing, which 0 times NaN is not.
+  TilesProblem few{1, 1, 8, 8};
+  few.image = few.result = {9, 9}, few.kernel = {3, 3}, few.stride = few.padding = few.dilation = {1, 1};
+  few.dtype = Dtype::bfloat16;
+  cases.push_back({few, 0, 0, true});
+  cases.push_back({few, 0, 0});
+  cases.back().problem.samples = 0;
+  return cases;
+}
+
+// Elements of a half type in memory of exactly their size.
+class Halves {
+ public:
+  Halves(int64_t count, Dtype dtype, std::mt19937& random)
+      : count_(count), dtype_(dtype), memory_(new char[count * 2]) {
+    std::normal_distribution<double> normal;
+    for (int64_t i = 0; i < count; ++i) write_element(&memory_[i * 2], dtype, normal(random));
+  }
+  double at(int64_t i) const { return read_element(&memory_[i * 2], dtype_); }
+  void* data() { return memory_.get(); }
+  void poison() { std::memset(memory_.get(), 0xff, count_ * 2); }
+  std::string raw() const { return std::string(memory_.get(), count_ * 2); }
+
+ private:
+  int64_t count_;
+  Dtype dtype_;
+  std::unique_ptr<char[]> memory_;
+};
+
+struct Tensors {
+  Tensors(const Case& one, std::mt19937& random)
+      : problem(strided(one)),
+        input(problem.samples * problem.input_sample - (problem.samples ? one.room : 0), problem.dtype, random),
+        kernels(problem.samples * taps() * channels() * problem.in_channels, problem.dtype, random),
+        bias(channels() * std::max<int64_t>(one.bias_stride, 1), problem.dtype, random),
+        out(problem.samples * pixels() * channels(), problem.dtype, random) {
+    if (one.has_nan) std::memset(static_cast<char*>(input.data()) + problem.input_sample, 0xff, 2);
+    problem.input = input.data(), problem.kernels = kernels.data(), problem.out = out.data();
+    problem.bias = one.bias_stride ? bias.data() : nullptr, problem.bias_stride = one.bias_stride;
+  }
+  static TilesProblem strided(const Case& one) {
+    TilesProblem problem = one.problem;
+    problem.input_pixel[1] = problem.groups * problem.in_channels + one.room;
+    problem.input_pixel[0] = problem.image[1] * problem.input_pixel[1] + one.room;
+    problem.input_sample = problem.image[0] * problem.input_pixel[0];
+    return problem;
+  }
+  int64_t taps() const { return problem.kernel[0] * problem.kernel[1]; }
+  int64_t pixels() const { return problem.result[0] * problem.result[1]; }
+  int64_t channels() const { return problem.groups * problem.out_channels; }
+
+  // What element `at` of the output is, and how far it may be from that.
+  std::pair<double, double> expected(int64_t at) const {
+    const TilesProblem& p = problem;
+    const int64_t channel = at % channels(), pixel = at / channels() % pixels(), sample = at / channels() / pixels();
+    const int64_t group = channel / p.out_channels, y = pixel / p.result[1], x = pixel % p.result[1];
+    double sum = p.bias ? bias.at(channel * p.bias_stride) : 0, magnitude = std::fabs(sum);
+    for (int64_t tap = 0; tap < taps(); ++tap) {
+      const int64_t row = y * p.stride[0] - p.padding[0] + tap / p.kernel[1] * p.dilation[0];
+      const int64_t column = x * p.stride[1] - p.padding[1] + tap % p.kernel[1] * p.dilation[1];
+      if (row < 0 || row >= p.image[0] || column < 0 || column >= p.image[1]) continue;
+      const int64_t of_input = sample * p.input_sample + row * p.input_pixel[0] + column * p.input_pixel[1];
+      const int64_t of_kernels = ((sample * taps() + tap) * channels() + channel) * p.in_channels;
+      for (int64_t c = 0; c < p.in_channels; ++c) {
+        const double product = input.at(of_input + group * p.in_channels + c) * kernels.at(of_kernels + c);
+        sum += product, magnitude += std::fabs(product);
+      }
+    }
+    const double terms = double(taps() * p.in_channels + 1);
+    return {sum, terms * 0x1p-24 * magnitude + 0.51 * unit_in_last_place(sum, p.dtype)};
+  }
+
+  TilesProblem problem;
+  Halves input, kernels, bias, out;
+};
+
+template <int kRows>
+void launch_rows(const TilesProblem& problem) {
+  if (problem.dtype == Dtype::bfloat16)
+    cuda::launch_tiles_of<cuda::BFloat16, kRows>(problem, nullptr);
+  else
+    cuda::launch_tiles_of<cuda::Float16, kRows>(problem, nullptr);
+}
+
+std::string fault_of(const Case& one) {
+  constexpr emu::Order orders[] = {emu::Order::random, emu::Order::forward, emu::Order::reverse};
+  std::mt19937 random(20);
+  Tensors tensors(one, random);
+  std::string first;
+  for (int run = 0; run < 2 * runs; ++run) {
+    emu::order = orders[run / 2];
+    tensors.out.poison();
+    if (run == 0 || tensors.problem.samples == 0)
+      cuda::launch_tiles(tensors.problem, nullptr);
+    else if (run % 2)
+      launch_rows<kManyTileRows>(tensors.problem);
+    else
+      launch_rows<kFewTileRows>(tensors.problem);
+    if (run == 0)
+      first = tensors.out.raw();
+    else if (tensors.out.raw() != first)
+      return "depends on threads or tiles";
+  }
+  const int64_t count = tensors.problem.samples * tensors.pixels() * tensors.channels();
+  for (int64_t at = 0; at < count; ++at) {
+    const auto [expected, allowed] = tensors.expected(at);
+    if (std::isnan(expected) && std::isnan(tensors.out.at(at))) continue;
+    if (!(std::fabs(tensors.out.at(at) - expected) <= allowed))
+      return "element " + std::to_string(at) + " is " + std::to_string(tensors.out.at(at)) + ", the sum is " +
+             std::to_string(expected);
+  }
+  return "";
+}
+
+}  // namespace check
+
+int main(int arguments, char** argument) {
+  const std::set<std::string> options(argument + 1, argument + arguments);
+  if (options.count("--one-order")) check::runs = 1;
+  int count = 0, failed = 0;
+  for (const check::Case& one : check::all_cases(options.count("brief"))) {
+    std::string fault;
+    try {
+      fault = check::fault_of(one);
+    } catch (const std::exception& error) {
+      fault = error.what();
+    }
+    ++count;
+    if (fault.empty()) continue;
+    ++failed, std::printf("FAIL %s: %s\n", one.name().c_str(), fault.c_str());
+    if (options.count("--first-failure")) return 1;
+  }
+  std::printf("%d of %d cases failed\n", failed, count);
+  return failed != 0;
+}

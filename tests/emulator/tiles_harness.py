@@ -1,0 +1,86 @@
+"""The convolution of each sample in tiles, for CPU tensors: the CUDA launcher, called by ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+import torch
+
+from .build import CSRC, EMULATOR, compile_program
+from .harness import DTYPES
+
+_Axes = ctypes.c_int64 * 2
+
+
+class TilesProblem(ctypes.Structure):  # mirror of csrc/convolution/tiles_problem.h
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("samples", "groups", "in_channels", "out_channels")),
+        *((name, _Axes) for name in ("image", "kernel", "result", "stride", "padding", "dilation")),
+        ("input_sample", ctypes.c_int64),
+        ("input_pixel", _Axes),
+        *((name, ctypes.c_void_p) for name in ("input", "kernels", "bias")),
+        ("bias_stride", ctypes.c_int64),
+        ("out", ctypes.c_void_p),
+        ("dtype", ctypes.c_int32),
+    ]
+
+
+class EmulatedTiles:
+    """Of channels-last images, with numbers that are the same for both axes; slow: for small ones."""
+
+    def __init__(self, csrc: Path = CSRC, variant: str = "plain") -> None:
+        self.path = compile_program(EMULATOR / "tiles_harness.cpp", variant, csrc=csrc, shared=True)
+        self._library = _load(self.path)
+
+    def convolve(
+        self,
+        input: torch.Tensor,
+        kernels: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> torch.Tensor:
+        """kernels: (B, O, C / groups, Kh, Kw), in memory (B, Kh, Kw, O, C / groups)."""
+        samples, out_channels, in_channels, *kernel = kernels.shape
+        sizes = [
+            (size + 2 * padding - dilation * (side - 1) - 1) // stride + 1
+            for size, side in zip(input.shape[2:], kernel, strict=True)
+        ]
+        out = torch.full((samples, *sizes, out_channels), float("nan"), dtype=input.dtype).permute(0, 3, 1, 2)
+        both = (_Axes(number, number) for number in (stride, padding, dilation))
+        problem = TilesProblem(
+            samples, groups, in_channels, out_channels // groups, _Axes(*input.shape[2:]), _Axes(*kernel),
+            _Axes(*sizes), *both, input.stride(0), _Axes(*input.stride()[2:]), input.data_ptr(), kernels.data_ptr(),
+            None if bias is None else bias.data_ptr(), 0 if bias is None else bias.stride(0), out.data_ptr(),
+            DTYPES[input.dtype],
+        )  # fmt: skip
+        self._run(problem, input=input, kernels=kernels, **({} if bias is None else {"bias": bias}), out=out)
+        return out
+
+    def rows_of_tile(self, samples: int, pixels: int, out_channels: int) -> int:
+        """What the plan has; of images of one group."""
+        rows: int = self._library.rows_of_tile(*map(ctypes.c_int64, (samples, pixels, out_channels)))
+        return rows
+
+    def _run(self, problem: TilesProblem, **tensors: torch.Tensor) -> None:
+        """``tensors``: those that the problem points to, for the meter."""
+        error: bytes | None = self._library.emulated_convolve_tiles(ctypes.byref(problem))
+        if error is not None:
+            raise RuntimeError(error.decode())
+
+
+@functools.cache
+def _load(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    library.emulated_convolve_tiles.restype = ctypes.c_char_p
+    library.rows_of_tile.restype = ctypes.c_int64
+    layout = [ctypes.c_size_t() for _ in range(2)]
+    library.emulated_layout(*map(ctypes.byref, layout))
+    expected, got = [size.value for size in layout], [ctypes.sizeof(TilesProblem), TilesProblem.dtype.offset]
+    if got != expected:
+        raise RuntimeError(f"the structs of the harness and tiles_problem.h differ: expected {expected}, got {got}")
+    return library
