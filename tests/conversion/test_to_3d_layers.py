@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -215,6 +217,18 @@ class Scripting(nn.Module):
         return indirectly(input)
 
 
+class Hiding(nn.Module):
+    def forward(self, input: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunctionSubclass():
+            return input.mean((2, 3))
+
+
+class Threaded(nn.Module):
+    def forward(self, input: Tensor) -> Tensor:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            return pool.submit(input.mean, (2, 3)).result()
+
+
 class OtherConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input) + 1
@@ -226,6 +240,8 @@ REFUSED = [
     (nn.Upsample(scale_factor=2, mode="bicubic"), TypeError, "1: expected nearest or bilinear upsampling, got bicubic"),
     (Shuffling(), TypeError, "1: expected code that works on volumes too, got Shuffling, which calls pixel_shuffle"),
     (Scripting(), TypeError, "1: expected functions of Python code, got Scripting, which calls pooled of TorchScript"),
+    (Hiding(), TypeError, "1: expected calls that can be seen, got Hiding, which calls DisableTorchFunctionSubclass"),
+    (Threaded(), TypeError, "1: expected calls that can be seen, got Threaded, which calls ThreadPoolExecutor"),
     (torch.jit.script(nn.Softplus()), TypeError, "1: expected a module of Python code, got RecursiveScriptModule"),
     (OtherConv2d(4, 4, 3), TypeError, "1: expected Conv2d or a subclass with its forward, got OtherConv2d"),
     (nn.LazyConv2d(4, 3), TypeError, "1: expected a weight, got a lazy LazyConv2d"),

@@ -12,6 +12,7 @@ from typing import Any
 COMPARED, SOUGHT, TAKEN = ("COMPARE_OP",), ("CONTAINS_OP",), ("BINARY_SUBSCR", "STORE_SUBSCR", "BINARY_OP")
 _PACKAGE = __name__.partition(".")[0]
 _SKIPPED = ("CACHE", "EXTENDED_ARG", "NOP", "PRECALL")
+_ENDS = ("STORE", "POP_TOP", "POP_JUMP", "RETURN", "FOR_ITER", "JUMP")  # of the expression before
 _CONSTANT = ("LOAD_CONST", "LOAD_SMALL_INT")
 
 
@@ -51,6 +52,20 @@ def sought_in(frame: FrameType) -> Any:
     steps, numbers = _steps(frame.f_code)
     number = numbers.get(frame.f_lasti, 0)
     return steps[number - 1][1] if steps[number][0] in SOUGHT and steps[number - 1][0] in _CONSTANT else None
+
+
+def given_to(frame: FrameType, names: Collection[str]) -> bool:
+    """Whether the frame is calling something by an expression that has one of these names."""
+    steps, numbers = _steps(frame.f_code)
+    number = numbers.get(frame.f_lasti, 0)
+    if not steps[number][0].startswith("CALL"):
+        return False
+    for operation, name in reversed(steps[:number]):
+        if operation.startswith(_ENDS):
+            return False
+        if operation.startswith("LOAD") and name in names:
+            return True
+    return False
 
 
 def constants_beside(frame: FrameType, operations: Collection[str]) -> list[Any]:

@@ -8,14 +8,18 @@ from torch import nn
 from .modules import called, scripted
 
 
-def refuse_scripted(name: str, module: nn.Module) -> None:
-    """Raises where TorchScript has compiled a module, or functions in its code: what these call is not seen.
+def refuse_unseen(name: str, module: nn.Module) -> None:
+    """Raises where what the code of a module calls would not be seen: in TorchScript, and where no mode is asked.
 
     Raises:
         TypeError: with the module and the functions.
     """
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError(f"{name}: expected a module of Python code, got {type(module).__name__} of TorchScript")
+    if hiding := sorted(called(module) & _HIDING):
+        raise TypeError(
+            f"{name}: expected calls that can be seen, got {type(module).__name__}, which calls {', '.join(hiding)}"
+        )
     if compiled := scripted(module):
         raise TypeError(
             f"{name}: expected functions of Python code, got {type(module).__name__}, which calls "
@@ -29,7 +33,7 @@ def refuse_images(name: str, module: nn.Module) -> None:
     Raises:
         TypeError: with the module and the functions.
     """
-    refuse_scripted(name, module)
+    refuse_unseen(name, module)
     if refused := sorted(called(module) & _OF_IMAGES):
         raise TypeError(
             f"{name}: expected code that works on volumes too, got {type(module).__name__}, which calls "
@@ -39,7 +43,7 @@ def refuse_images(name: str, module: nn.Module) -> None:
 
 def refuse_volumes(name: str, module: nn.Module) -> None:
     """The same for what has a meaning for volumes alone."""
-    refuse_scripted(name, module)
+    refuse_unseen(name, module)
     if refused := sorted(called(module) & _OF_VOLUMES):
         raise TypeError(
             f"{name}: expected code that works on 2D maps too, got {type(module).__name__}, which calls "
@@ -47,6 +51,8 @@ def refuse_volumes(name: str, module: nn.Module) -> None:
         )
 
 
+# Function modes are of a thread.
+_HIDING = {"DisableTorchFunction", "DisableTorchFunctionSubclass", "Thread", "ThreadPoolExecutor"}
 _OF_IMAGES = {
     "affine_grid", "conv2d", "conv_transpose2d", "fold", "grid_sample", "pixel_shuffle", "pixel_unshuffle", "unfold",
 }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..code.bytecode import COMPARED, SOUGHT, TAKEN, constants_beside, of_networks, unpacked
+from ..code.bytecode import COMPARED, SOUGHT, TAKEN, constants_beside, given_to, of_networks, unpacked
 from .axes import VOLUME, Refusal, axes_of, flat_axes, flat_index, places_of
 from .rank import Rank
 from .rules import GETTERS, Call, getter, rule
@@ -179,6 +179,8 @@ class VolumeSize(tuple[Any, ...]):
         elif last:
             sizes[-last:] = [self[place] for place in range(-last, 0)]
         elif self.axes == VOLUME and of_networks(frame):
+            if given_to(frame, ("zip", "enumerate")):
+                raise Refusal("all sizes of a map, counted or paired with others, of which a volume has one more")
             for place in constants_beside(frame, TAKEN):
                 if place in (2, 3, -3, -4):
                     raise Refusal(f"the size {place} of a list of all, which is another axis in images and in volumes")

@@ -130,6 +130,8 @@ MISLEADING: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "len, stored": (counted, "whether a map has 4 axes"),
     "list": (lambda x: x / list(x.shape)[2], "the size 2 of a list of all"),
     "tuple": (lambda x: x / tuple(x.size())[-3], "the size -3 of a list of all"),
+    "enumerate": (lambda x: x / next(size for axis, size in enumerate(x.shape) if axis == 2), "all sizes of a map"),
+    "zip": (lambda x: x / dict(zip("bchw", x.size(), strict=False))["h"], "all sizes of a map"),
     "list, stored": (stored_wrong, "the size 2 of a list of all"),
 }
 
