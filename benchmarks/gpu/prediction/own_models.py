@@ -1,7 +1,7 @@
 """Models of crossd_ops' operators: the launches that launches.py knows, of the problem that a call states.
 
-And those of the whole head, as csrc/head/cuda/head_launch.cuh makes them.
-So are those of the convolution in tiles, as csrc/convolution/cuda/tiles_launch.cuh makes them.
+And those of the whole head and of the convolution in tiles, as csrc/head/cuda/head_launch.cuh and
+csrc/convolution/cuda/tiles_launch.cuh make them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.gpu.prediction.models import AnyLaunch, model
 from benchmarks.gpu.prediction.trace import Array, Call
 
 _MANY_ROWS, _FEW_ROWS, _COLUMNS, _WANTED_BLOCKS = 128, 64, 64, 512  # csrc/convolution/tiles_problem.h
-_STEP_VECTORS, _THREADS, _VECTOR, _LANES = 4, 128, 8, 32
+_STEP_VECTORS, _TILES_THREADS, _VECTOR, _LANES = 4, 128, 8, 32
 
 
 def _shift_problem(call: Call, other: Array) -> launches.ShiftProblem | GeneralProblem:
@@ -94,15 +94,15 @@ def tiles_launches(problem: TilesProblem) -> list[launches.Launch]:
     loops = {
         "convolve_tiles.step": steps,
         "pass_taps.while": problem.taps,
-        "convolve_tiles.i": rows * _COLUMNS / _VECTOR / _THREADS,
+        "convolve_tiles.i": rows * _COLUMNS / _VECTOR / _TILES_THREADS,
     }
     # Copies and matrices of a step; a tile's results there and back.
-    of_step = (rows + _COLUMNS) * _STEP_VECTORS // 8 + 2 * (rows // 32 + 2) * 4 * _THREADS // _LANES
+    of_step = (rows + _COLUMNS) * _STEP_VECTORS // 8 + 2 * (rows // 32 + 2) * 4 * _TILES_THREADS // _LANES
     # Other tiles of pixels read the kernels again, other tiles of channels the input.
     again = (problem.down - 1) * problem.arrays["kernels"] + (problem.across - 1) * problem.arrays["input"]
     kernel = f"convolve_tiles<{launches.TYPES[problem.dtype][0]}, {rows}>"
     wavefronts = blocks * (steps * of_step + 2 * rows)
-    return [launches.Launch(kernel, blocks, _THREADS, loops, problem.arrays, again, wavefronts=wavefronts)]
+    return [launches.Launch(kernel, blocks, _TILES_THREADS, loops, problem.arrays, again, wavefronts=wavefronts)]
 
 
 @model("crossd_prediction.convolve_tiles")
