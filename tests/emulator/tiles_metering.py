@@ -15,7 +15,7 @@ from .tiles_harness import EmulatedTiles, TilesProblem
 
 @dataclass(frozen=True)
 class TilesCase:
-    """Kernels K x K, of images between borders that keep their size, with a bias."""
+    """Kernels K x K, of images between borders that keep their size, with a bias; "forward" alone."""
 
     samples: int
     in_channels: int
@@ -25,7 +25,8 @@ class TilesCase:
     stride: int = 1
     image: torch.dtype = torch.bfloat16
 
-    def measure(self, csrc: Path = CSRC) -> tuple[Launch, ...]:
+    def measure(self, direction: str = "forward", csrc: Path = CSRC) -> tuple[Launch, ...]:
+        assert direction == "forward", direction
         tiles = _metered_tiles(csrc)
         image = torch.randn(self.samples, self.in_channels, self.side, self.side).to(self.image)
         memory = (self.samples, self.kernel, self.kernel, self.out_channels, self.in_channels)

@@ -25,6 +25,7 @@ from emulator.build import compiler, why_not
 from emulator.columns_metering import ColumnsCase
 from emulator.cuda_head_metering import WholeHeadCase
 from emulator.metering import SECTOR_BYTES, HeadCase, Launch, ShiftCase
+from emulator.tiles_metering import TilesCase
 
 TABLE = Path(__file__).with_name("kernel_traffic.json")
 UPDATE = os.environ.get("CROSSD_UPDATE_KERNELS") == "1"
@@ -65,19 +66,33 @@ COLUMNS = {
     "7x7 of few channels": functools.partial(ColumnsCase, 2, 3, 16, 7),
     "7x7 of few channels, channels-last": functools.partial(ColumnsCase, 2, 3, 16, 7, channels_last=True),
 }
-CASES: dict[str, ShiftCase | HeadCase | WholeHeadCase | ColumnsCase] = {
+TILES = {  # forward, in half types
+    "3x3": functools.partial(TilesCase, 2, 32, 128, 16),
+    "3x3, 14x14": functools.partial(TilesCase, 2, 32, 64, 14),
+    "3x3, stride 2": functools.partial(TilesCase, 2, 32, 64, 16, stride=2),
+    "5x5 of few channels": functools.partial(TilesCase, 2, 8, 24, 9, 5),
+}
+CASES: dict[str, ShiftCase | HeadCase | WholeHeadCase | ColumnsCase | TilesCase] = {
     f"{group} {name}, {type_name}": make(**{argument: dtype})
     for group, cases, argument in (
         ("shift", SHIFTS, "other"),
         ("head", HEADS, "map"),
         ("whole-head", WHOLE_HEADS, "input"),
         ("columns", COLUMNS, "image"),
+        ("tiles", TILES, "image"),
     )
     for name, make in cases.items()
     for type_name, dtype in TYPES.items()
+    if group != "tiles" or type_name == "bfloat16"
 }
 
-DIRECTIONS = ("forward", "backward")
+PLACES = [
+    (name, direction)
+    for name, case in CASES.items()
+    for direction in (("forward",) if isinstance(case, TilesCase) else ("forward", "backward"))
+]
+
+each_place = pytest.mark.parametrize("name, direction", PLACES)
 
 LIMIT = 1.05  # of the bytes of an array
 WIDE_LIMIT = 1.1  # of the wavefronts of 16-byte accesses
@@ -110,6 +125,10 @@ REASONS = (  # the first that fits holds
     Reason("head 7x7", "", "map$", "less than a row of vectors for each warp, an element at a time: from L1", "L1"),
     Reason("", "columns_from_", "read image", "a pixel is in as many columns as a kernel has elements: from L1 and L2"),
     Reason("", "image_from_", "read columns", "a tap's piece of a row begins inside a sector: the rest from L1 and L2"),
+    Reason("", "^convolve_tiles", "read kernels", "by each tile of a sample's pixels: from L2", "L2"),
+    Reason("", "^convolve_tiles", "read input", "by each tap from L1, and by each tile of channels from L2"),
+    Reason("", "^convolve_tiles", "read bias", "an element at a time, by each tile: from L1 and L2"),
+    Reason("", "^convolve_tiles", "write out", "pixels of few channels begin inside sectors: L2 joins the parts"),
     Reason("14x14", "columns_from_", "write columns", "rows of whole vectors begin inside sectors: L2 joins the parts"),
 )
 
@@ -169,7 +188,7 @@ def table() -> dict[str, Kernels]:
     version = subprocess.run([compiler() or "", "-dumpversion"], capture_output=True, text=True, check=True).stdout
     here = f"g++ {version.split('.')[0].strip()} {platform.machine()}"
     if UPDATE:
-        cases = {f"{name}, {direction}": with_reasons(name, direction) for name in CASES for direction in DIRECTIONS}
+        cases = {f"{name}, {direction}": with_reasons(name, direction) for name, direction in PLACES}
         text = json.dumps({"compiler": here, "cases": cases}, indent=1, sort_keys=True)
         innermost = r"\{[^{}]*[\d\"]\s*\}"  # in a line each
         TABLE.write_text(re.sub(innermost, lambda found: " ".join(found[0].split()), text) + "\n")
@@ -180,8 +199,7 @@ def table() -> dict[str, Kernels]:
     return cases
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("name", CASES)
+@each_place
 def test_traffic_is_that_of_the_table(table: dict[str, Kernels], name: str, direction: str) -> None:
     got, expected = measured(name, direction), table[f"{name}, {direction}"]
     assert sorted(got) == sorted(expected), "kernels came or went: look at them, then write the table anew"
@@ -230,8 +248,7 @@ def test_arrays_are_moved_once_or_the_table_says_why(table: dict[str, Kernels]) 
     assert set(REASONS) == used, "reasons that nothing needs are to go"
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("name", CASES)
+@each_place
 def test_wide_accesses_of_shared_memory_have_no_conflicts(name: str, direction: str) -> None:
     for kernel, counts in measured(name, direction).items():
         for what, count in counts.items():
@@ -239,8 +256,7 @@ def test_wide_accesses_of_shared_memory_have_no_conflicts(name: str, direction: 
                 assert count["wide_wavefronts"] <= WIDE_LIMIT * count["wide_ideal"], f"{kernel}, {what}: {count}"
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("name", CASES)
+@each_place
 def test_every_element_is_read_or_written(name: str, direction: str) -> None:
     """Of the tensors, of which the floors therefore are the sizes; of workspaces a kernel may use a part, and what
     columns hold of the borders goes nowhere.
