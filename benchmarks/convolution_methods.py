@@ -46,12 +46,12 @@ SMALL: list[Layer] = [
 _SECONDS = 0.02  # of one measurement of given kernels
 
 
-def problem_of(layer: Layer, batch: int) -> Problem:
+def problem_of(layer: Layer, batch: int, dtype: torch.dtype = torch.float32, *, channels_last: bool = False) -> Problem:
     """The convolution of a layer with odd kernels, padded to keep the image."""
     in_channels, out_channels, size, stride, pixels = layer
     weight = out_channels, in_channels, size, size, size
     place = (stride,) * 2 + (size // 2,) * 2 + (1,) * 3 + (0, size // 2)
-    return Problem((batch, in_channels, pixels, pixels), weight, place, torch.float32, False)
+    return Problem((batch, in_channels, pixels, pixels), weight, place, dtype, channels_last)
 
 
 def grouped_convolution(input: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:

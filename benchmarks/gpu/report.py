@@ -148,5 +148,8 @@ def _networks(rows: list[dict[str, Any]]) -> str:
 
 
 def _convolutions(rows: list[dict[str, Any]]) -> str:
-    introduction = "Microseconds of the GPU; `*`: with the host's, for which it waited."
+    introduction = (
+        "Microseconds of the GPU, building the kernels included; `*`: with the host's, for which it waited. `chosen`: "
+        "by counting, see csrc/convolution/choice.h."
+    )
     return f"## Methods of the per-sample convolution\n\n{introduction}\n\n{convolutions_table(rows)}"

@@ -80,17 +80,18 @@ def networks_table(rows: list[dict[str, Any]]) -> str:
 
 def convolutions_table(rows: list[dict[str, Any]]) -> str:
     """A row for each layer, batch, type and pass."""
-    header = ["layer", "batch", "dtype", "cudnn.benchmark", "pass", "plain us", "grouped", "loop", "matrix", "fastest"]
+    names = list(dict.fromkeys(name.partition(" ")[0] for row in rows for name in row["seconds"]))
+    header = ["layer", "batch", "dtype", "cudnn.benchmark", "pass", *names, "fastest", "chosen"]
     body = []
     for row in rows:
         for direction in ("forward", "backward"):
-            seconds = {name: row["seconds"][f"{name} {direction}"] for name in ("plain", "grouped", "loop", "matrix")}
-            fastest = min((value, name) for name, value in seconds.items() if name != "plain")[1]
+            seconds = {name: row["seconds"].get(f"{name} {direction}") for name in names}
+            fastest = min((value, name) for name, value in seconds.items() if value and name != "plain")[1]
             benchmark = "yes" if row["cudnn_benchmark"] else "no"
             cells = [row["layer"], str(row["batch"]), row["dtype"], benchmark, direction]
             for name, value in seconds.items():
                 cells.append(micro(value) + ("*" if f"{name} {direction}" in row["host_bound"] else ""))
-            body.append([*cells, fastest])
+            body.append([*cells, fastest, row["chosen"][direction]])
     return format_table(header, body)
 
 

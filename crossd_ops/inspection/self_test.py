@@ -75,6 +75,7 @@ class _Case(NamedTuple):
     function: Callable[..., Tensor]
     shapes: dict[str, tuple[int, ...]]  # of the function's arguments, in order; an argument named shift is in elements
     dtypes: tuple[torch.dtype, ...] = tuple(_RESOLUTIONS)
+    in_layers: bool = False  # torch's own do the work where no kernel does: each rounds half types anew
 
 
 class _Head(nn.Module):
@@ -107,7 +108,7 @@ def _cases() -> list[_Case]:
     head = {name: tuple(value.shape) for name, value in parameters if value.requires_grad}
     shapes = {"input": (3, 6, 9, 8), **head}
     dtypes = torch.float32, torch.bfloat16, torch.float16  # in float64 the head is torch's own layers
-    cases.append(_Case("predict_shift", "6 channels", _predict_shift(tuple(head)), shapes, dtypes))
+    cases.append(_Case("predict_shift", "6 channels", _predict_shift(tuple(head)), shapes, dtypes, in_layers=True))
     for name, sizes in (("crossd_conv2d", (14, 13)), ("crossd_conv3d", (6, 5, 7))):
         weight, image = (8, 4, 3, 3, 3), (3, 4, *sizes)
         shapes = {"input": image, "weight": weight, "shift": (3, 3), "bias": (8,)}
@@ -203,6 +204,8 @@ def _compare(case: _Case, dtype: torch.dtype, devices: list[torch.device]) -> li
     checks = []
     for device in devices:
         backend = backends.backend(device)
+        if case.in_layers and backend == backends.REFERENCE and dtype is not torch.float32:
+            continue
         about = (str(device), backend, case.operator, case.name, str(dtype).removeprefix("torch."))
         bound = _RESOLUTIONS[dtype] * torch.finfo(dtype).eps
         try:

@@ -15,6 +15,7 @@ from benchmarks.gpu.measurements import convolutions, measure, networks, operato
 from benchmarks.gpu.measurements.cases import Case, all_cases, compiled_cases
 from benchmarks.gpu.measurements.measure import in_layout_of
 from benchmarks.gpu.parts import Settings
+from crossd_ops.inspection.profile import measurement
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,20 +103,17 @@ def test_each_candidate_gets_the_gradient_in_the_layout_of_its_own_result() -> N
         assert all(torch.equal(grad, seen["fused"][0]) for grad in grads)
 
 
-def test_each_method_gets_the_gradient_in_the_layout_of_its_own_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    backward, seen = convolutions.Problem.backward, []
-
-    def noted(problem: convolutions.Problem, method: str, grad: Tensor) -> object:
-        seen.append((method, grad.dtype, grad.stride() == problem.forward(method).stride()))
-        return backward(problem, method, grad)
-
-    monkeypatch.setattr(convolutions.Problem, "backward", noted)
+def test_every_method_that_a_layer_can_have_is_measured(compiled_library: None) -> None:
     rows = convolutions.convolutions(DRY_RUN)["rows"]
-    assert {(method, dtype) for method, dtype, _ in seen} == {
-        (method, dtype) for method in convolutions.METHODS for dtype in (torch.float32, torch.bfloat16)
-    }
-    assert all(same for _, _, same in seen)
     assert [row["cudnn_benchmark"] for row in rows] == [False] * 4 + [True] * 4
+    for row in rows:
+        assert {name for name in row["seconds"] if name.endswith("forward")} == {
+            f"{name} forward" for name in ("plain", "grouped", "loop", "matrix", "small")
+        }
+        assert "small backward" not in row["seconds"] and set(row["chosen"]) == {"forward", "backward"}
+    for layer, dtype, batch in convolutions.problems(dry_run=True):  # nothing stays set
+        for one in measurement.counted(convolutions.problem_of(layer, dtype, batch), [], on_gpu=False):
+            assert one.choice.why != "measured"
 
 
 def test_gradients_keep_their_values_in_another_layout() -> None:

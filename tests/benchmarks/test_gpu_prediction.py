@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import plots
 from benchmarks.gpu.prediction import beside, rows
-from benchmarks.gpu.prediction.assumptions import LAUNCH_SECONDS
+from benchmarks.gpu.prediction.assumptions import LAUNCH_SECONDS, WARP_PRODUCTS_RATE
 from benchmarks.gpu.prediction.bounds import Prediction, predict
 from benchmarks.gpu.prediction.gpus import GPU, GPUS, gpu_named
 from benchmarks.gpu.prediction.launches import Launch, ShiftProblem, backward_launches, forward_launches
@@ -39,7 +39,7 @@ def test_each_bound_by_hand() -> None:
     assert found["load-store"] == pytest.approx((4 * 50 + 100 * 10 + 10_000 / 128) / 10 / 1e9)
     assert found["issue"] == pytest.approx(WARPS * (100 + 100 * 11) / 4 / 10 / 1e9)
     assert found["arithmetic"] == pytest.approx(WARPS * (100 + 100 * 8) * 32 / 64 / 10 / 1e9)  # special: 200 cycles
-    assert found["tensor"] == pytest.approx(WARPS * 100 * 4096 / 1e12)
+    assert found["tensor"] == pytest.approx(WARPS * 100 * 4096 / (WARP_PRODUCTS_RATE.value * 1e12))
 
 
 def test_the_longest_bound_holds_and_the_launch_comes_on_top() -> None:
@@ -162,7 +162,7 @@ def test_steps_and_methods_are_compared_too(small_rows: None, monkeypatch: pytes
     text = beside.beside_measured(measured, GPUS["H200"])
     lines = [line for line in text.splitlines() if line.startswith(("| resnet18", "| 3->4"))]
     times = [line.split("|")[5].strip() for line in lines]
-    assert times == ["2.00"] * 2 + ["1.00"] * 8
+    assert times == ["2.00"] * 2 + ["1.00"] * 6
 
 
 def test_no_prediction_for_a_gpu_whose_figures_are_not_here() -> None:

@@ -102,11 +102,12 @@ def test_convolutions_tell_the_choice_of_cudnn_and_who_waited() -> None:
         f"{name} {way}": 2e-6 for name in ("plain", "grouped", "loop", "matrix") for way in ("forward", "backward")
     }
     row = {"layer": "3->4", "batch": 2, "dtype": "float32", "cudnn_benchmark": True, "host_bound": ["loop forward"]}
-    row["seconds"] = {**seconds, "matrix backward": 1e-6}
+    row["seconds"] = {**seconds, "matrix backward": 1e-6, "tiles forward": 1.5e-6}
+    row["chosen"] = {"forward": "tiles", "backward": "grouped"}
     text = section("Methods of the per-sample convolution", convolutions={"rows": [row]})
     cells = rows_of(text, "| 3->4")
-    assert cells[0] == ["3->4", "2", "float32", "yes", "forward", "2.0", "2.0", "2.0*", "2.0", "grouped"]
-    assert cells[1] == ["3->4", "2", "float32", "yes", "backward", "2.0", "2.0", "2.0", "1.0", "matrix"]
+    assert cells[0] == ["3->4", "2", "float32", "yes", "forward", "2.0", "2.0", "2.0*", "2.0", "1.5", "tiles", "tiles"]
+    assert cells[1] == ["3->4", "2", "float32", "yes", "backward", "2.0", "2.0", "2.0", "1.0", "", "matrix", "grouped"]
 
 
 def test_tools_that_did_not_finish_are_named() -> None:

@@ -140,5 +140,6 @@ def _bases(rows: list[dict[str, Any]]) -> str:
 
 
 def _convolutions(result: Result) -> str:
-    introduction = "## Methods of the per-sample convolution, predicted\n\nMicroseconds in kernels."
-    return f"{introduction}\n\n{convolutions_table(result['rows'])}"
+    introduction = "Microseconds in kernels, building those of each sample included."
+    title = "## Methods of the per-sample convolution, predicted"
+    return f"{title}\n\n{introduction}\n\n{convolutions_table(result['rows'])}"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from benchmarks.gpu.measurements import cases, ceilings, convolutions, networks, operators
 from benchmarks.gpu.prediction import own_models, torch_models  # noqa: F401  they are registered
@@ -22,6 +23,8 @@ from benchmarks.gpu.prediction.gpus import GPU
 from benchmarks.gpu.prediction.models import AnyLaunch, launches_of
 from benchmarks.gpu.prediction.trace import PARTS, Call, gpu_stand_in, record
 from benchmarks.networks.step import NetworkCase, TrainingStep
+from crossd_ops.inspection.profile import measurement
+from crossd_ops.tuning import choice
 
 _CPU = torch.device("cpu")
 COMPILED = "compiled expansion"
@@ -152,16 +155,29 @@ def network_rows(gpu: GPU, *, dry_run: bool = False) -> Result:
 @functools.cache
 def _traced_convolutions(dry_run: bool) -> list[tuple[Result, dict[str, Launches]]]:
     rows = []
-    with gpu_stand_in():
-        for layer, dtype, batch in convolutions.problems(dry_run):
-            problem = convolutions.make_problem(layer, batch, dtype, _CPU)
-            found = {}
-            for method in convolutions.METHODS:
-                result, forward = record(functools.partial(problem.forward, method))
-                _, backward = record(functools.partial(problem.backward, method, torch.empty_like(result)))
-                found[f"{method} forward"], found[f"{method} backward"] = map(launches_in, (forward, backward))
-            rows.append((convolutions.row_of(layer, dtype, batch), found))
+    for layer, dtype, batch in convolutions.problems(dry_run):
+        directions = measurement.counted(convolutions.problem_of(layer, dtype, batch), [], on_gpu=True)
+        found = {}
+        with gpu_stand_in():
+            calls = convolutions.calls_of(layer, dtype, batch, _CPU)
+            for one in directions:
+                way, both = one.direction, calls[one.direction]
+                found[f"plain {way}"] = launches_in(record(both.plain)[1])
+                for method in one.choice.possible:
+                    found[f"{method} {way}"] = _launches_by(one, method, both.ours)
+        chosen = {one.direction: one.choice.method for one in directions}
+        rows.append(({**convolutions.row_of(layer, dtype, batch), "chosen": chosen}, found))
     return rows
+
+
+def _launches_by(direction: measurement.Row, method: str, call: Callable[[], object]) -> Launches:
+    try:
+        with _disable_current_modes():  # it is no work of a GPU's
+            choice.set_method(direction.choice.key, method)
+        return launches_in(record(call)[1])
+    finally:
+        with _disable_current_modes():
+            choice.set_method(direction.choice.key, None)
 
 
 def convolution_rows(gpu: GPU, *, dry_run: bool = False) -> Result:

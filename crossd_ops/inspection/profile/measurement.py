@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,42 +55,58 @@ def _in_format(make: Callable[..., Tensor], problem: Problem) -> Tensor:
     return make(samples, *sizes, channels).movedim(-1, 1)
 
 
-def measure(rows: Sequence[Row], device: torch.device, turns: int, progress: Callable[[], object]) -> None:
-    """Times every method that the problem of these two directions can have, in turns, and the plain convolution."""
-    problem = rows[0].problem
+class Calls(NamedTuple):
+    """One direction of a problem, on random numbers: the plain convolution, and the library's by whatever is chosen."""
+
+    plain: Callable[[], object]
+    ours: Callable[[], object]
+
+
+def calls_of(problem: Problem, device: torch.device, *, need_input: bool = True) -> dict[str, Calls]:
+    """By direction; `need_input`: with the gradient of the input, which images do not have."""
 
     def random(*sizes: int) -> Tensor:
         return torch.randn(sizes, dtype=problem.dtype, device=device)
 
     input, weight, shift = _in_format(random, problem), random(*problem.weight), random(problem.input[0], 3)
     stride, padding, dilation, groups = problem.numbers()
-    zeros = [0] * problem.axes
     kernel = random(*problem.weight[:2], *problem.kernel)
-    plain = stride, padding, dilation, False, zeros, groups
+    if problem.channels_last:  # as a network's .to(memory_format=...) has it
+        kernel = kernel.to(memory_format=torch.channels_last if problem.axes == 2 else torch.channels_last_3d)
+    plain = stride, padding, dilation, False, [0] * problem.axes, groups
     grad = torch.randn_like(torch.ops.aten.convolution(input, kernel, None, *plain))
-    of_plain = {
-        "forward": lambda: torch.ops.aten.convolution(input, kernel, None, *plain),
-        "backward": lambda: torch.ops.aten.convolution_backward(grad, input, kernel, None, *plain, [True, True, False]),
-    }
-    of_ours = {
-        "forward": lambda: _operators.convolution(input, weight, shift, None, problem.place),
-        "backward": lambda: _operators.convolution_backward(
-            grad, input, weight, shift, problem.place, True, True, True
+    of_plain, of_ours = torch.ops.aten.convolution_backward, _operators.convolution_backward
+    return {
+        "forward": Calls(
+            lambda: torch.ops.aten.convolution(input, kernel, None, *plain),
+            lambda: _operators.convolution(input, weight, shift, None, problem.place),
+        ),
+        "backward": Calls(
+            lambda: of_plain(grad, input, kernel, None, *plain, [need_input, True, False]),
+            lambda: of_ours(grad, input, weight, shift, problem.place, need_input, True, True),
         ),
     }
+
+
+def measure(rows: Sequence[Row], device: torch.device, turns: int, progress: Callable[[], object]) -> None:
+    """Times every method that the problem of these two directions can have, in turns, and the plain convolution."""
+    calls = calls_of(rows[0].problem, device)
     for row in rows:
         before = row.choice.method if row.choice.why == "measured" else None
-        calls = {PLAIN: of_plain[row.direction]}
-        calls |= {name: _forced(name, row.choice.key, of_ours[row.direction]) for name in row.choice.possible}
         try:
-            row.seconds = clock.seconds_of(calls, device, turns, progress)
+            row.seconds = clock.seconds_of(candidates(row, calls[row.direction]), device, turns, progress)
         finally:
             choice.set_method(row.choice.key, before)
 
 
-def _forced(method: str, key: Sequence[int], call: Callable[[], object]) -> Callable[[], object]:
-    def forced() -> None:
-        choice.set_method(key, method)
-        call()
+def candidates(row: Row, calls: Calls) -> dict[str, Callable[[], object]]:
+    """The plain convolution, and each method that is possible, which a call sets for the problem, and leaves there."""
 
-    return forced
+    def forced(method: str) -> Callable[[], object]:
+        def call() -> None:
+            choice.set_method(row.choice.key, method)
+            calls.ours()
+
+        return call
+
+    return {PLAIN: calls.plain} | {method: forced(method) for method in row.choice.possible}

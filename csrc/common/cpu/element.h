@@ -101,7 +101,7 @@ typedef int64_t HalfQuads __attribute__((vector_size(CROSSD_VECTOR_BYTES / 2)));
 
 inline Floats to_floats(HalfWords v, Bfloat16) { return (Floats)(__builtin_convertvector(v, Words) << 16); }
 inline HalfWords from_floats(Floats v, Bfloat16) {  // as float_to_bfloat16
-  const Words bits = (Words)v, rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Words bits = (Words)v, rounded = (bits + ((bits >> 16) & 1u) + 0x7fffu) >> 16;
   return __builtin_convertvector(v == v ? rounded : Words{} + 0x7fc0u, HalfWords);
 }
 #if CROSSD_VECTOR_BYTES == 64
