@@ -164,7 +164,8 @@ def test_the_layers_of_a_head_inherit_too() -> None:
         layer.register_forward_hook(lambda module, arguments, output: calls.append(output.dim()))
     model.rotation_params[0].eval()
     model.rotation_params[3].weight.requires_grad_(False)
-    volumes: Any = to_3d(model, "crossd")
+    volumes: Any = to_3d(model, "crossd", example=torch.randn(1, 1, 5, 5))
+    calls.clear()  # of the proof, which runs the hooks of its copies
     for twin, axes in ((volumes, 3), (to_2d(volumes), 2)):
         head = twin.rotation_params
         assert [layer.f for layer in head] == ["Conv2d", "BatchNorm2d", "ReLU", "Conv2d"]

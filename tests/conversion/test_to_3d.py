@@ -112,7 +112,8 @@ def test_fixed_shifts_are_carried_and_calibrated(batches: list[Tensor]) -> None:
 
 def test_calibration_from_batches_of_any_kind_or_what_calibrate_returned(batches: list[Tensor]) -> None:
     model = network(LAYERS[0])
-    expected = to_3d(model, "slice-i3d", batches=batches, progress=False)[0].weight
+    options = {"progress": False, "example": batches[0][:1]}
+    expected = to_3d(model, "slice-i3d", batches=batches, **options)[0].weight
     kinds = (
         [(b, 0) for b in batches],
         [{"image": b} for b in batches],
@@ -120,7 +121,7 @@ def test_calibration_from_batches_of_any_kind_or_what_calibrate_returned(batches
         calibrate(model, batches),
     )
     for given in kinds:
-        assert torch.equal(to_3d(model, "slice-i3d", batches=given, progress=False)[0].weight, expected)
+        assert torch.equal(to_3d(model, "slice-i3d", batches=given, **options)[0].weight, expected)
     for recipe in ("shifted", "slice-i3d", "slice-acs"):
         with pytest.raises(ValueError, match=r"batches: expected batches to calibrate on.* for 0"):
             to_3d(model, recipe)

@@ -77,7 +77,8 @@ def test_the_model_is_left_alone_and_what_is_shared_stays_shared() -> None:
     calls: list[str] = []
     model.first.register_forward_hook(lambda *_: calls.append("hook"))
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    deep = to_3d(model, "i3d")  # without the proof, which runs the hooks of its copies
+    deep = to_3d(model, "i3d", example=torch.ones(1, 4, 8, 8, dtype=torch.float64))
+    calls.clear()  # of the proof, which runs the hooks of its copies
     assert torch.equal(torch.get_rng_state(), state)
     assert deep.first is deep.again and type(model.first) is nn.Conv2d and type(model.norm) is nn.BatchNorm2d
     assert "forward" not in vars(model)

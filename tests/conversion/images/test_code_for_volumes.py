@@ -115,7 +115,7 @@ def test_there_and_back() -> None:
     assert type(flat[1]).__name__ == "Calls" and type(flat[1]) is not Calls and isinstance(flat[1], Calls)
     for twin in (copy.deepcopy(flat), to_2d(model, "i3d")):
         torch.testing.assert_close(twin(image), flat(image))
-    back = to_3d(flat, "i3d")
+    back = to_3d(flat, "i3d", example=image[:1])
     assert type(back[1]) is Calls and [*vars(back[1])] == [*vars(model[1])]
     volume = torch.randn(2, 2, 3, 6, 8)
     torch.testing.assert_close(back(volume), model(volume))

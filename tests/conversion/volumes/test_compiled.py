@@ -33,7 +33,8 @@ class Sizes(nn.Module):
 
 @pytest.mark.parametrize("part", [Sizes(), Functions(helper), Functions(lambda x: F.pad(x, (1, 1, 1, 1)))])
 def test_code_that_compiled_graphs_do_not_show_runs_as_it_is(part: nn.Module) -> None:
-    volumes, volume = to_3d(nn.Sequential(nn.Conv2d(1, 4, 1), part), "i3d"), torch.randn(2, 1, 3, 4, 5)
+    model, volume = nn.Sequential(nn.Conv2d(1, 4, 1), part), torch.randn(2, 1, 3, 4, 5)
+    volumes = to_3d(model, "i3d", example=volume[:, :, 0])
     expected = volumes(volume)
     torch._dynamo.reset()
     with pytest.raises(Exception, match="1: expected code that a compiled graph shows, got"):
@@ -45,8 +46,11 @@ def test_code_that_compiled_graphs_do_not_show_runs_as_it_is(part: nn.Module) ->
 @pytest.mark.parametrize("skipped", [Sizes(), Functions(lambda x: F.pad(x, (1, 1, 1, 1)))])
 def test_networks_compile_after_one_that_is_not_compiled(skipped: nn.Module) -> None:
     torch._dynamo.reset()
-    torch.compile(to_3d(nn.Sequential(nn.Conv2d(1, 4, 1), skipped), "i3d"), backend="eager")(torch.ones(2, 1, 3, 4, 5))
-    volumes = to_3d(nn.Sequential(nn.Conv2d(1, 4, 1), Functions(lambda x: F.max_pool2d(x, 2).mean((2, 3)))), "i3d")
+    image = torch.randn(1, 1, 4, 5)
+    first = to_3d(nn.Sequential(nn.Conv2d(1, 4, 1), skipped), "i3d", example=image)
+    torch.compile(first, backend="eager")(torch.ones(2, 1, 3, 4, 5))
+    pooled = Functions(lambda x: F.max_pool2d(x, 2).mean((2, 3)))
+    volumes = to_3d(nn.Sequential(nn.Conv2d(1, 4, 1), pooled), "i3d", example=image)
     compiled = torch.compile(volumes, backend="eager", fullgraph=True)
     for sizes in ((6, 7, 8), (5, 5, 5), (4, 2, 4)):  # dynamic from the second on
         volume = torch.randn(2, 1, *sizes)

@@ -64,7 +64,8 @@ def test_backward_hooks() -> None:
     seen: list[Tensor] = []
     model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU())
     model[1].register_full_backward_hook(lambda module, inputs, outputs: seen.append(outputs[0].sum((2, 3))))
-    volumes = to_3d(model, "center")
+    volumes = to_3d(model, "center", example=torch.randn(1, 1, 6, 8))
+    seen.clear()
     volumes(torch.randn(2, 1, 3, 6, 8)).sum().backward()
     torch.testing.assert_close(seen[0], torch.full((2, 4), 3.0 * 6 * 8))
 

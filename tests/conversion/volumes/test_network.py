@@ -55,7 +55,7 @@ def test_the_class_is_made_of_the_one_that_was() -> None:
     model, volumes, volume = networks()
     assert isinstance(volumes, Network) and type(volumes) is not Network and type(model) is Network
     assert type(volumes).__name__ == "Network" and repr(volumes).startswith("Network(\n  (first): Conv3d(")
-    assert type(to_3d(model, "center")) is type(volumes)
+    assert type(to_3d(model, "center", example=torch.randn(1, 1, 6, 8))) is type(volumes)
     assert volumes.features(volume).shape == (2, 4, 2, 3, 4)
     torch.testing.assert_close(volumes.gate(volume.expand(-1, 4, -1, -1, -1)).shape, (2, 4, 4, 6, 8))
     assert active_mode() is None
@@ -276,7 +276,7 @@ class Called(nn.Module):
 
 def test_code_of_a_call() -> None:
     model, image = Called(), torch.randn(2, 1, 5, 6)
-    torch.testing.assert_close(to_3d(model, "i3d")(constant(image, 3)), model(image))
+    torch.testing.assert_close(to_3d(model, "i3d", example=image)(constant(image, 3)), model(image))
 
 
 @pytest.mark.parametrize("as_buffer", [True, False])
