@@ -25,10 +25,10 @@ def test_a_layer_stays_within_its_launches(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_pointwise_layer_has_more_than_a_plain_one_only_for_its_head(mode: str) -> None:
-    """Zeros for the gradients of the head's parameters, which it does not use."""
+    """Zeros for the gradients of the head's parameters, which it does not use, in one memory."""
     plain, crossd = of_layer("plain", 1, mode), of_layer("crossd", 1, mode)
     assert crossd[0] == plain[0]
-    assert crossd[1] == plain[1] | {"aten.zeros_like": 6}
+    assert crossd[1] == plain[1] | {"aten.zeros": 1}
 
 
 def test_operators_that_python_dispatches() -> None:

@@ -16,7 +16,8 @@ def _named(*names: str) -> tuple[str, ...]:
 
 # Memory without values, and tensors that are only described anew.
 LAUNCHES_NOTHING |= {
-    *_named("empty", "empty_like", "new_empty", "new_empty_strided", "as_strided_", "_unsafe_view", "promote_types")
+    *_named("empty", "empty_like", "new_empty", "new_empty_strided", "as_strided_", "_unsafe_view", "promote_types"),
+    *_named("unsafe_split_with_sizes"),
 }
 # One kernel that reads each argument once and writes each result once; in place, the result is an argument too.
 ELEMENTWISE = _named(

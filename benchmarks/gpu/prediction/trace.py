@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import crossd_ops
 from benchmarks.gpu.prediction.compositions import COMPOSITIONS
-from crossd_ops.layers import straight
+from crossd_ops.layers import skipped_head, straight
 from crossd_ops.library import loaded
 from crossd_ops.operators import head, plain_head
 
@@ -181,6 +181,7 @@ def gpu_stand_in() -> Iterator[None]:
         mock.patch.object(nn.Module, "to", lambda module, *_, **__: module),
         # Types of tensors that the operators take as they are.
         mock.patch.object(plain_head, "_TENSORS", (FakeTensor,)),
+        mock.patch.object(skipped_head, "_PLAIN", (FakeTensor,)),
         mock.patch.object(straight, "Tensor", FakeTensor),
         mock.patch.object(straight, "nn", SimpleNamespace(Parameter=FakeTensor)),
     ):
