@@ -8,23 +8,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from convolution_sizes import EVERY_SIZE
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from crossd_ops import crossd_conv2d, crossd_conv3d, reference, use_backend
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-# Sizes that lead to each way to convolve (csrc/convolution/problem.h): channels and pixels.
-SIZES = {
-    "small": (4, (6, 7)),
-    "matrix": (4, (48, 47)),
-    "few pixels": (20, (7, 6)),
-    "loop": (4, (182, 181)),
-    "grouped": (16, (48, 47)),
-    "small volume": (4, (6, 7, 5)),
-    "volume": (16, (13, 14, 12)),
-}
-EVERY_SIZE = pytest.mark.parametrize("channels, pixels", SIZES.values(), ids=SIZES)
 
 
 def arguments_of(

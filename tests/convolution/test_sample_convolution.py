@@ -8,23 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from convolution_sizes import EVERY_SIZE
 from torch import Tensor
 
 from crossd_ops import sample_conv2d, sample_conv3d
 from crossd_ops.operators.sample_convolution import derivatives
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-# Sizes that lead to each way to convolve (csrc/convolution/problem.h): channels and pixels.
-SIZES: dict[str, tuple[int, tuple[int, ...]]] = {
-    "small": (4, (6, 7)),
-    "matrix": (4, (48, 47)),
-    "few pixels": (20, (7, 6)),
-    "loop": (4, (182, 181)),
-    "grouped": (16, (48, 47)),
-    "small volume": (4, (6, 7, 5)),
-    "volume": (16, (13, 14, 12)),
-}
-EVERY_SIZE = pytest.mark.parametrize("channels, pixels", SIZES.values(), ids=SIZES)
 
 
 def tensors(

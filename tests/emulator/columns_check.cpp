@@ -6,13 +6,11 @@
 // then a summary; exit status 1 where one does. `--first-failure`: ends with it.
 #include <array>
 #include <cmath>
-#include <cstdio>
-#include <exception>
 #include <random>
-#include <set>
 #include <string>
 #include <vector>
 
+#include "program.h"
 #include "strided.h"
 #if defined(CHECK_CPU)
 #include "convolution/cpu/columns.h"
@@ -129,8 +127,8 @@ struct Tensors {
       : problem(one.problem),
         image({problem.samples, problem.channels, problem.image[0], problem.image[1], problem.image[2]}, 1, one.layout,
               problem.dtype),
-        columns({problem.samples, problem.channels, elements_of(problem.kernel), problem.row}, 1,
-                Layout::contiguous, problem.dtype),
+        columns({problem.samples, problem.channels, elements_of(problem.kernel), problem.row}, 1, Layout::contiguous,
+                problem.dtype),
         pixels(problem.samples * problem.channels * elements_of(problem.image)) {
     problem.image_sample = image.stride(0), problem.image_channel = image.stride(1);
     problem.image_pixel = {image.stride(2), image.stride(3), image.stride(4)};
@@ -244,26 +242,13 @@ std::string fault_of_products() { return ""; }
 
 }  // namespace check
 
-int main(int arguments, char** argument) {
-  const std::set<std::string> options(argument + 1, argument + arguments);
-  if (options.count("--one-order")) check::runs = 1;
-  int count = 0, failed = 0;
-  const auto note = [&](const std::string& name, const std::string& fault) {
-    ++count;
-    if (!fault.empty()) ++failed, std::printf("FAIL %s: %s\n", name.c_str(), fault.c_str());
-    return fault.empty() || !options.count("--first-failure");
-  };
+int main(int count, char** arguments) {
+  check::Program program(count, arguments);
+  if (program.has("--one-order")) check::runs = 1;
   for (const check::Case& one : check::all_cases()) {
-    if (options.count("brief") && !one.in_brief()) continue;
-    std::string fault;
-    try {
-      fault = check::fault_of(one);
-    } catch (const std::exception& error) {
-      fault = error.what();
-    }
-    if (!note(one.name(), fault)) return 1;
+    if (program.has("brief") && !one.in_brief()) continue;
+    if (!program.goes_on_after(one.name(), [&] { return check::fault_of(one); })) return 1;
   }
-  note("products", check::fault_of_products());
-  std::printf("%d of %d cases failed\n", failed, count);
-  return failed != 0;
+  program.goes_on_after("products", check::fault_of_products);
+  return program.finish();
 }

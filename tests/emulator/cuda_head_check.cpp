@@ -1,14 +1,12 @@
 // Runs the CUDA kernels of the whole head in the emulator against its definition in float64: `cuda_head_check`. Options
 // as rotation_head_check's.
 #include <cmath>
-#include <cstdio>
-#include <exception>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "cuda_head_reference.h"
 #include "head/cuda/head_launch.cuh"
+#include "program.h"
 
 namespace check {
 
@@ -169,23 +167,11 @@ std::string fault_of(const Case& one, bool three_orders) {
 }  // namespace check
 
 int main(int count, char** arguments) {
-  const std::set<std::string> options(arguments + 1, arguments + count);
-  const bool three_orders = !options.count("--one-order"), brief = options.count("brief");
-  int failed = 0, total = 0;
+  check::Program program(count, arguments);
+  const bool three_orders = !program.has("--one-order"), brief = program.has("brief");
   for (const check::Case& one : check::all_cases()) {
     if (brief && !one.in_brief()) continue;
-    std::string fault;
-    try {
-      fault = check::fault_of(one, three_orders);
-    } catch (const std::exception& error) {
-      fault = error.what();
-    }
-    ++total;
-    if (fault.empty()) continue;
-    ++failed;
-    std::printf("FAIL: %s: %s\n", one.name().c_str(), fault.c_str());
-    if (options.count("--first-failure")) return 1;
+    if (!program.goes_on_after(one.name(), [&] { return check::fault_of(one, three_orders); })) return 1;
   }
-  std::printf("%d of %d cases failed\n", failed, total);
-  return failed != 0;
+  return program.finish();
 }

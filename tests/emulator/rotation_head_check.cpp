@@ -4,11 +4,10 @@
 // `brief`: fewer cases; `--first-failure`: ends with the first case that fails.
 #include <cmath>
 #include <cstdio>
-#include <exception>
-#include <set>
 #include <string>
 #include <vector>
 
+#include "program.h"
 #include "strided.h"
 #if defined(CHECK_CPU)
 #include "common/cpu/capability.h"
@@ -209,26 +208,14 @@ std::string fault_of(const Case& one, bool three_orders) {
 }  // namespace check
 
 int main(int count, char** arguments) {
-  const std::set<std::string> options(arguments + 1, arguments + count);
-  const bool three_orders = !options.count("--one-order"), brief = options.count("brief");
-  int failed = 0, total = 0;
+  check::Program program(count, arguments);
+  const bool three_orders = !program.has("--one-order"), brief = program.has("brief");
   for (const check::Case& one : check::all_cases()) {
     if (brief && !one.in_brief()) continue;
-    std::string fault;
-    try {
-      fault = check::fault_of(one, three_orders);
-    } catch (const std::exception& error) {
-      fault = error.what();
-    }
-    ++total;
-    if (fault.empty()) continue;
-    ++failed;
-    std::printf("FAIL: %s: %s\n", one.name().c_str(), fault.c_str());
-    if (options.count("--first-failure")) return 1;
+    if (!program.goes_on_after(one.name(), [&] { return check::fault_of(one, three_orders); })) return 1;
   }
 #if defined(CHECK_CPU)
   std::printf("capability %s\n", crossd_ops::cpu::cpu_capability());
 #endif
-  std::printf("%d of %d cases failed\n", failed, total);
-  return failed != 0;
+  return program.finish();
 }

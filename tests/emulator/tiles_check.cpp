@@ -4,15 +4,13 @@
 // sizes. One line for each case that fails, then a summary; exit status 1 where one does. `--first-failure`: ends with
 // it.
 #include <cmath>
-#include <cstdio>
-#include <exception>
 #include <random>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "convolution/cuda/tiles_launch.cuh"
 #include "half_types.h"
+#include "program.h"
 
 namespace check {
 
@@ -186,22 +184,10 @@ std::string fault_of(const Case& one) {
 
 }  // namespace check
 
-int main(int arguments, char** argument) {
-  const std::set<std::string> options(argument + 1, argument + arguments);
-  if (options.count("--one-order")) check::runs = 1;
-  int count = 0, failed = 0;
-  for (const check::Case& one : check::all_cases(options.count("brief"))) {
-    std::string fault;
-    try {
-      fault = check::fault_of(one);
-    } catch (const std::exception& error) {
-      fault = error.what();
-    }
-    ++count;
-    if (fault.empty()) continue;
-    ++failed, std::printf("FAIL %s: %s\n", one.name().c_str(), fault.c_str());
-    if (options.count("--first-failure")) return 1;
-  }
-  std::printf("%d of %d cases failed\n", failed, count);
-  return failed != 0;
+int main(int count, char** arguments) {
+  check::Program program(count, arguments);
+  if (program.has("--one-order")) check::runs = 1;
+  for (const check::Case& one : check::all_cases(program.has("brief")))
+    if (!program.goes_on_after(one.name(), [&] { return check::fault_of(one); })) return 1;
+  return program.finish();
 }

@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from ..code.bytecode import of_networks, sought_in
 from .axes import Refusal
 
 
-class Rank(int):
+class Compared(int):
+    """A number whose comparisons `_compare` answers, by the name of the method."""
+
+    _compare: Callable[[str, Any], Any]
+
+    def __eq__(self, other: object) -> Any:
+        return self._compare("__eq__", other)
+
+    def __ne__(self, other: object) -> Any:
+        return self._compare("__ne__", other)
+
+    def __lt__(self, other: Any) -> Any:
+        return self._compare("__lt__", other)
+
+    def __le__(self, other: Any) -> Any:
+        return self._compare("__le__", other)
+
+    def __gt__(self, other: Any) -> Any:
+        return self._compare("__gt__", other)
+
+    def __ge__(self, other: Any) -> Any:
+        return self._compare("__ge__", other)
+
+    def __hash__(self) -> int:
+        return int.__hash__(self)
+
+
+class Rank(Compared):
     """The number of axes of a map, which may be another in what the code was written for.
 
     Attributes:
@@ -49,24 +77,3 @@ class Rank(int):
             self.sought(numbers)
             return getattr(int, name)(self.real, other)
         return self.compared(name, other)
-
-    def __eq__(self, other: object) -> Any:
-        return self._compare("__eq__", other)
-
-    def __ne__(self, other: object) -> Any:
-        return self._compare("__ne__", other)
-
-    def __lt__(self, other: Any) -> Any:
-        return self._compare("__lt__", other)
-
-    def __le__(self, other: Any) -> Any:
-        return self._compare("__le__", other)
-
-    def __gt__(self, other: Any) -> Any:
-        return self._compare("__gt__", other)
-
-    def __ge__(self, other: Any) -> Any:
-        return self._compare("__ge__", other)
-
-    def __hash__(self) -> int:
-        return int.__hash__(self)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ..code.bytecode import COMPARED, SOUGHT, TAKEN, constants_beside, given_to, of_networks, unpacked
 from .axes import VOLUME, Refusal, axes_of, flat_axes, flat_index, places_of
-from .rank import Rank
+from .rank import Compared, Rank
 from .rules import GETTERS, Call, getter, rule
 
 
-class Extent(int):
+class Extent(Compared):
     """Height or width of a volume: what is counted with it is counted with the depth too.
 
     H // 2 is half a height, and stands for half a depth as well; H W is the number of all voxels. A height by itself is
@@ -73,27 +73,6 @@ class Extent(int):
                     f"{self.number}, computed from the height, compared, which gives another answer for the depth"
                 )
         return result
-
-    def __eq__(self, other: object) -> Any:
-        return self._compare("__eq__", other)
-
-    def __ne__(self, other: object) -> Any:
-        return self._compare("__ne__", other)
-
-    def __lt__(self, other: Any) -> Any:
-        return self._compare("__lt__", other)
-
-    def __le__(self, other: Any) -> Any:
-        return self._compare("__le__", other)
-
-    def __gt__(self, other: Any) -> Any:
-        return self._compare("__gt__", other)
-
-    def __ge__(self, other: Any) -> Any:
-        return self._compare("__ge__", other)
-
-    def __hash__(self) -> int:
-        return int.__hash__(self)
 
     def __add__(self, other: Any) -> Any:
         return self._counted(operator.add, other)

@@ -1,0 +1,44 @@
+// A program that checks kernels case by case: its options, what it tells of each case, and its exit status.
+//
+// --one-order: of threads, instead of three; brief: fewer cases; --first-failure: nothing after it.
+#pragma once
+#include <cstdio>
+#include <exception>
+#include <set>
+#include <string>
+
+namespace check {
+
+class Program {
+ public:
+  Program(int count, char** arguments) : options_(arguments + 1, arguments + count) {}
+
+  bool has(const char* option) const { return options_.count(option) != 0; }
+
+  // What `fault_of` returns or throws is told, if it is anything; false where no other case is to be tried.
+  template <typename FaultOf>
+  bool goes_on_after(const std::string& name, const FaultOf& fault_of) {
+    std::string fault;
+    try {
+      fault = fault_of();
+    } catch (const std::exception& error) {
+      fault = error.what();
+    }
+    ++cases_;
+    if (fault.empty()) return true;
+    ++failed_;
+    std::printf("FAIL: %s: %s\n", name.c_str(), fault.c_str());
+    return !has("--first-failure");
+  }
+
+  int finish() const {
+    std::printf("%d of %d cases failed\n", failed_, cases_);
+    return failed_ != 0;
+  }
+
+ private:
+  std::set<std::string> options_;
+  int cases_ = 0, failed_ = 0;
+};
+
+}  // namespace check
