@@ -73,14 +73,15 @@ inline bool can_be_small(const ConvolutionProblem& problem, bool backward) { ret
 inline bool can_have_tiles(const ConvolutionProblem& problem, bool backward) {
   constexpr int64_t kMostElements = 1 << 28, kMostStep = 1 << 12;
   const auto& [stride, padding, dilation, groups] = problem.geometry;
+  const int64_t vector = tiles_vector(problem.dtype);
   const double of_kernels = static_cast<double>(problem.rows() * problem.shape.in_channels * problem.kernel_elements());
   bool fits = problem.input_elements / static_cast<double>(problem.samples()) <= kMostElements &&
               of_kernels <= kMostElements && problem.tiles() <= kMostElements;
   for (const auto* numbers : {&stride, &padding, &dilation})
     for (const int64_t number : *numbers) fits = fits && number <= kMostStep;
   return fits && problem.on_gpu && !backward && problem.kernel.size() == 2 && size_of(problem.dtype) == 2 &&
-         problem.format == MemoryFormat::channels_last && problem.shape.in_channels % kTilesVector == 0 &&
-         problem.rows() / groups % kTilesVector == 0;
+         problem.format == MemoryFormat::channels_last && problem.shape.in_channels % vector == 0 &&
+         problem.rows() / groups % vector == 0;
 }
 
 inline bool is_possible(const ConvolutionProblem& problem, Method method, bool backward) {

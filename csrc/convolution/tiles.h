@@ -20,10 +20,11 @@ namespace crossd_ops {
 // kernels can count: the tensor itself, or a copy.
 inline Tensor in_whole_vectors(const Tensor& image) {
   constexpr int64_t kMostElements = 1 << 28;
+  const int64_t vector = tiles_vector(checked_dtype(image, "image"));
   int64_t extent = image.size(1);
   bool whole = image.stride(1) == 1 && reinterpret_cast<uintptr_t>(image.const_data_ptr()) % 16 == 0;
   for (const int axis : {0, 2, 3}) {
-    whole = whole && (image.size(axis) == 1 || image.stride(axis) % kTilesVector == 0);
+    whole = whole && (image.size(axis) == 1 || image.stride(axis) % vector == 0);
     if (axis > 0) extent += (image.size(axis) - 1) * image.stride(axis);
   }
   if (whole && extent <= kMostElements) return image;

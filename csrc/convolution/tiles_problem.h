@@ -13,19 +13,19 @@ namespace crossd_ops {
 using ImageAxes = std::array<int64_t, 2>;
 
 struct TilesProblem {
-  int64_t samples, groups, in_channels, out_channels;  // channels of a group: multiples of kTilesVector
+  int64_t samples, groups, in_channels, out_channels;  // channels of a group: whole vectors, see tiles_vector
   ImageAxes image, kernel, result, stride, padding, dilation;
-  int64_t input_sample;   // strides in elements, multiples of kTilesVector
+  int64_t input_sample;   // strides in elements, of whole vectors
   ImageAxes input_pixel;  // channels are next to each other
   const void* input;      // [B, image, groups * C], strided, at whole vectors
   const void* kernels;    // [B, kernel, groups * O, C], contiguous
   const void* bias;       // [groups * O], strided; null: none
   int64_t bias_stride;
   void* out;    // [B, result, groups * O], contiguous
-  Dtype dtype;  // bfloat16 or float16, of all tensors
+  Dtype dtype;  // of all tensors: bfloat16, float16, or float32, which is rounded to TF32
 };
 
-constexpr int64_t kTilesVector = 8;  // elements of 16 bytes
+constexpr int64_t tiles_vector(Dtype dtype) { return 16 / size_of(dtype); }  // elements
 // Of a block: pixels of the result, many or few, and output channels.
 constexpr int64_t kManyTileRows = 128, kFewTileRows = 64, kTileColumns = 64;
 

@@ -107,7 +107,7 @@ void launch_all_columns() {
 }
 
 void launch_all_tiles() {
-  for (const Dtype dtype : {Dtype::bfloat16, Dtype::float16})
+  for (const Dtype dtype : {Dtype::bfloat16, Dtype::float16, Dtype::float32})
     for (const int64_t samples : {1, 512}) {  // in small tiles, and in large ones
       TilesProblem problem{samples, 1, 8, 8};
       problem.image = problem.result = {8, 16}, problem.kernel = problem.stride = problem.dilation = {1, 1};

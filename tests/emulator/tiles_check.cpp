@@ -28,10 +28,13 @@ struct Case {
     const auto text_of = [](const ImageAxes& axes) { return std::to_string(axes[0]) + "x" + std::to_string(axes[1]); };
     const TilesProblem& p = problem;
     return std::to_string(p.samples) + "x" + text_of(p.image) + "x" + std::to_string(p.in_channels) + " to " +
-           std::to_string(p.out_channels) + (p.dtype == Dtype::bfloat16 ? " bf16" : " f16") + " groups " +
-           std::to_string(p.groups) + " kernel " + text_of(p.kernel) + " stride " + text_of(p.stride) + " padding " +
-           text_of(p.padding) + " dilation " + text_of(p.dilation) + " room " + std::to_string(room) + " bias " +
-           std::to_string(bias_stride) + (has_nan ? " nan" : "");
+           std::to_string(p.out_channels) +
+           (p.dtype == Dtype::bfloat16  ? " bf16"
+            : p.dtype == Dtype::float16 ? " f16"
+                                        : " tf32") +
+           " groups " + std::to_string(p.groups) + " kernel " + text_of(p.kernel) + " stride " + text_of(p.stride) +
+           " padding " + text_of(p.padding) + " dilation " + text_of(p.dilation) + " room " + std::to_string(room) +
+           " bias " + std::to_string(bias_stride) + (has_nan ? " nan" : "");
   }
 };
 
@@ -50,24 +53,26 @@ std::vector<Case> all_cases(bool brief) {
     problem.result[axis] = left / problem.stride[axis] + 1;
   };
   std::vector<Case> cases;
-  for (const Dtype dtype : {Dtype::bfloat16, Dtype::float16})
+  for (const Dtype dtype : {Dtype::bfloat16, Dtype::float16, Dtype::float32})
     for (int64_t kernel = 1; kernel <= 7; ++kernel)
       for (int64_t round = 0; round < (brief ? 1 : 3); ++round) {
         TilesProblem problem{};
         problem.samples = drawn(1, 2), problem.groups = drawn(1, 2), problem.dtype = dtype;
-        problem.in_channels = 8 * drawn(1, 5), problem.out_channels = 8 * drawn(1, 10);
+        const int64_t vector = tiles_vector(dtype);
+        problem.in_channels = vector * drawn(1, 5), problem.out_channels = vector * drawn(1, 10);
         draw_axis(problem, 0, drawn(8, 14), kernel);
         draw_axis(problem, 1, drawn(8, 14), round == 2 ? drawn(1, 7) : kernel);
-        cases.push_back({problem, 8 * drawn(0, 2), drawn(0, 2)});
+        cases.push_back({problem, vector * drawn(0, 2), drawn(0, 2)});
       }
   // Whole tiles, and a pixel, or channels, more and less; rows of one pixel.
-  for (const int64_t pixels : {63, 64, 65, 128, 129})
-    for (const int64_t out_channels : {56, 64, 72}) {
-      TilesProblem problem{1, 1, 32, out_channels};
-      problem.image = problem.result = {1, pixels}, problem.kernel = problem.stride = problem.dilation = {1, 1};
-      problem.dtype = Dtype::bfloat16;
-      cases.push_back({problem, 0, 1});
-    }
+  for (const Dtype dtype : {Dtype::bfloat16, Dtype::float32})
+    for (const int64_t pixels : {63, 64, 65, 128, 129})
+      for (const int64_t out_channels : {56, 64, 72}) {
+        TilesProblem problem{1, 1, 32, out_channels};
+        problem.image = problem.result = {1, pixels}, problem.kernel = problem.stride = problem.dilation = {1, 1};
+        problem.dtype = dtype;
+        cases.push_back({problem, 0, 1});
+      }
   // A step that goes on behind the last tap sees nothing, which 0 times NaN is not.
   TilesProblem few{1, 1, 8, 8};
   few.image = few.result = {9, 9}, few.kernel = {3, 3}, few.stride = few.padding = few.dilation = {1, 1};
@@ -78,21 +83,29 @@ std::vector<Case> all_cases(bool brief) {
   return cases;
 }
 
-// Elements of a half type in memory of exactly their size.
-class Halves {
+// What tensor cores take of a number: of a float32 the 11 bits of TF32.
+double operand(double value, Dtype dtype) {
+  if (dtype != Dtype::float32 || value == 0 || !std::isfinite(value)) return value;
+  const double unit = std::ldexp(1.0, std::ilogb(value) - 10);
+  return std::round(value / unit) * unit;
+}
+
+// Elements in memory of exactly their size.
+class Elements {
  public:
-  Halves(int64_t count, Dtype dtype, std::mt19937& random)
-      : count_(count), dtype_(dtype), memory_(new char[count * 2]) {
+  Elements(int64_t count, Dtype dtype, std::mt19937& random)
+      : size_(element_size(dtype)), count_(count), dtype_(dtype), memory_(new char[count * size_]) {
     std::normal_distribution<double> normal;
-    for (int64_t i = 0; i < count; ++i) write_element(&memory_[i * 2], dtype, normal(random));
+    for (int64_t i = 0; i < count; ++i) write_element(&memory_[i * size_], dtype, normal(random));
   }
-  double at(int64_t i) const { return read_element(&memory_[i * 2], dtype_); }
+  double at(int64_t i) const { return read_element(&memory_[i * size_], dtype_); }
+  double operand_at(int64_t i) const { return operand(at(i), dtype_); }
   void* data() { return memory_.get(); }
-  void poison() { std::memset(memory_.get(), 0xff, count_ * 2); }
-  std::string raw() const { return std::string(memory_.get(), count_ * 2); }
+  void poison() { std::memset(memory_.get(), 0xff, count_ * size_); }
+  std::string raw() const { return std::string(memory_.get(), count_ * size_); }
 
  private:
-  int64_t count_;
+  int64_t size_, count_;
   Dtype dtype_;
   std::unique_ptr<char[]> memory_;
 };
@@ -104,7 +117,8 @@ struct Tensors {
         kernels(problem.samples * taps() * channels() * problem.in_channels, problem.dtype, random),
         bias(channels() * std::max<int64_t>(one.bias_stride, 1), problem.dtype, random),
         out(problem.samples * pixels() * channels(), problem.dtype, random) {
-    if (one.has_nan) std::memset(static_cast<char*>(input.data()) + problem.input_sample, 0xff, 2);
+    const size_t size = element_size(problem.dtype);
+    if (one.has_nan) std::memset(static_cast<char*>(input.data()) + problem.input_sample / 2 * size, 0xff, size);
     problem.input = input.data(), problem.kernels = kernels.data(), problem.out = out.data();
     problem.bias = one.bias_stride ? bias.data() : nullptr, problem.bias_stride = one.bias_stride;
   }
@@ -132,7 +146,8 @@ struct Tensors {
       const int64_t of_input = sample * p.input_sample + row * p.input_pixel[0] + column * p.input_pixel[1];
       const int64_t of_kernels = ((sample * taps() + tap) * channels() + channel) * p.in_channels;
       for (int64_t c = 0; c < p.in_channels; ++c) {
-        const double product = input.at(of_input + group * p.in_channels + c) * kernels.at(of_kernels + c);
+        const double product =
+            input.operand_at(of_input + group * p.in_channels + c) * kernels.operand_at(of_kernels + c);
         sum += product, magnitude += std::fabs(product);
       }
     }
@@ -141,15 +156,17 @@ struct Tensors {
   }
 
   TilesProblem problem;
-  Halves input, kernels, bias, out;
+  Elements input, kernels, bias, out;
 };
 
 template <int kRows>
 void launch_rows(const TilesProblem& problem) {
   if (problem.dtype == Dtype::bfloat16)
     cuda::launch_tiles_of<cuda::BFloat16, kRows>(problem, nullptr);
-  else
+  else if (problem.dtype == Dtype::float16)
     cuda::launch_tiles_of<cuda::Float16, kRows>(problem, nullptr);
+  else
+    cuda::launch_tiles_of<float, kRows>(problem, nullptr);
 }
 
 std::string fault_of(const Case& one) {

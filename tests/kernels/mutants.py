@@ -196,6 +196,7 @@ CUDA_TILES = [
     Mutant(TILES, "channel_ >= shape_.in_channels", "channel_ > shape_.in_channels"),
     Mutant(TILES, "place.group * shape.in_channels", "0"),
     Mutant("convolution/tiles_problem.h", "size + tile - 1", "size"),
+    Mutant("common/cuda/tensor_core.cuh", "bits = round_to_tf32(bits)", "bits &= 0xffffe000u"),
 ]  # fmt: skip
 COLUMNS = "convolution/cpu/columns_cpp.h"
 CPU_COLUMNS = [

@@ -50,6 +50,7 @@ PROPERTIES = re.compile(
 # loads do not count: they are the tables of sine and cosine. A lane stores 8 bytes of a half type, those that it reads
 # as 16 bytes of float from shared memory.
 LOAD, STORE, COPY = r"\bLDG\.E\.128(?!\.CONSTANT)", r"\bSTG\.E\.128", r"\bLDGSTS\.E\.[A-Z0-9.]*128"
+JUMP = r"\bBRA(?:\.U !?UP\d,)? `\((\.L_\w+)\)"
 HALF_STORE = r"\bSTG\.E\.64"
 WIDE_ACCESS = {  # of the kernels whose name has the key, a regular expression
     r"forward_\w+<(float, float|double)": (LOAD, STORE),
@@ -225,10 +226,10 @@ def test_vectorised_kernels_move_16_bytes_at_a_time(instructions: dict[str, dict
 def test_tiles_are_multiplied_by_tensor_cores(instructions: dict[str, dict[str, str]], architecture: str) -> None:
     """A step's copies and products are in one loop, and nothing there goes by generic addresses."""
     kernels = {name: code for name, code in instructions[architecture].items() if "_tiles<" in name}
-    assert len(kernels) == 4
+    assert len(kernels) == 6
     for name, code in kernels.items():
         (loop,) = (loop for loop in innermost_loops(code) if "HMMA" in loop)
-        assert re.search(r"\bHMMA\.16816\.F32", loop) and re.search(r"\bLDSM\.16\.M88\.4", loop), name
+        assert re.search(r"\bHMMA\.(16816\.F32|1688\.F32\.TF32)", loop) and re.search(r"\bLDSM\.16\.M88\.4", loop), name
         assert re.search(COPY, loop), name
         assert not re.search(r"\b(LD|ST)(\.|\s)", code), name
 
@@ -236,7 +237,7 @@ def test_tiles_are_multiplied_by_tensor_cores(instructions: dict[str, dict[str, 
 def innermost_loops(code: str) -> list[str]:
     """From a label to the jump back to it that is nearest."""
     labels = {match[1]: match.start() for match in re.finditer(r"^(\.L_\w+):", code, re.MULTILINE)}
-    jumps = [(match.start(), labels.get(match[1], len(code))) for match in re.finditer(r"BRA `\((\.L_\w+)\)", code)]
+    jumps = [(match.start(), labels.get(match[1], len(code))) for match in re.finditer(JUMP, code)]
     return [code[to:at] for at, to in jumps if to < at]
 
 

@@ -18,7 +18,9 @@ from benchmarks.gpu.prediction.models import AnyLaunch, LibraryLaunch
 
 TABLE = Path(__file__).resolve().parents[3] / "tests" / "kernels" / "kernel_instructions.json"
 BASES = ("counted", "roofline", "grouped convolution")  # what a prediction rests on, the last a guess
-_TENSOR_FLOPS = 2 * 16 * 8 * 16  # of one instruction of a warp, m16n8k16
+_TENSOR_FLOPS = (
+    2 * 16 * 8 * 16
+)  # of one instruction of a warp, m16n8k16; of TF32's m16n8k8 half as many, at half the rate
 
 
 @dataclass(frozen=True)

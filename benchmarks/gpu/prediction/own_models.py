@@ -19,7 +19,7 @@ from benchmarks.gpu.prediction.models import AnyLaunch, model
 from benchmarks.gpu.prediction.trace import Array, Call
 
 _MANY_ROWS, _FEW_ROWS, _COLUMNS, _WANTED_BLOCKS = 128, 64, 64, 512  # csrc/convolution/tiles_problem.h
-_STEP_VECTORS, _TILES_THREADS, _VECTOR, _LANES = 4, 128, 8, 32
+_STEP_VECTORS, _TILES_THREADS, _VECTOR_BYTES, _LANES = 4, 128, 16, 32
 
 
 def _shift_problem(call: Call, other: Array) -> launches.ShiftProblem | GeneralProblem:
@@ -90,18 +90,20 @@ class TilesProblem:
 
 def tiles_launches(problem: TilesProblem) -> list[launches.Launch]:
     rows, blocks = problem.rows, problem.blocks
-    steps = math.ceil(problem.taps * problem.in_channels / _VECTOR / _STEP_VECTORS)
+    type_name, size = launches.TYPES[problem.dtype]
+    vector = _VECTOR_BYTES // size
+    steps = math.ceil(problem.taps * problem.in_channels / vector / _STEP_VECTORS)
     loops = {
         "convolve_tiles.step": steps,
         "pass_taps.while": problem.taps,
-        "convolve_tiles.i": rows * _COLUMNS / _VECTOR / _TILES_THREADS,
+        "convolve_tiles.i": rows * _COLUMNS / vector / _TILES_THREADS,
     }
     # Copies and matrices of a step; a tile's results there and back.
     of_step = (rows + _COLUMNS) * _STEP_VECTORS // 8 + 2 * (rows // 32 + 2) * 4 * _TILES_THREADS // _LANES
     # Other tiles of pixels read the kernels again, other tiles of channels the input.
     again = (problem.down - 1) * problem.arrays["kernels"] + (problem.across - 1) * problem.arrays["input"]
-    kernel = f"convolve_tiles<{launches.TYPES[problem.dtype][0]}, {rows}>"
-    wavefronts = blocks * (steps * of_step + 2 * rows)
+    kernel = f"convolve_tiles<{type_name}, {rows}>"
+    wavefronts = blocks * (steps * of_step + rows * size)
     return [launches.Launch(kernel, blocks, _TILES_THREADS, loops, problem.arrays, again, wavefronts=wavefronts)]
 
 

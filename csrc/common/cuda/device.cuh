@@ -217,4 +217,13 @@ __device__ __forceinline__ void wait_copies() {
 
 #endif
 
+// Two neighbouring elements, to where both begin.
+template <typename T>
+__device__ __forceinline__ void store_pair(T* elements, float first, float second) {
+  if constexpr (sizeof(T) == 4)
+    *reinterpret_cast<float2*>(elements) = float2{first, second};
+  else
+    *reinterpret_cast<uint32_t*>(elements) = pack_pair(first, second, T{});
+}
+
 }  // namespace crossd_ops::cuda

@@ -4,9 +4,10 @@
 //                  kernels[b, t, o, c]
 //
 // of pixels p, 0 outside of the image; channels of the same group. A block makes a tile of pixels and output channels
-// of a sample. The reduction goes along taps and channels together, in vectors of 8 channels: a step takes four,
-// whatever tap they belong to, so that few channels fill a step as well as many. Bytes: output once, the kernels once
-// for each tile of pixels, the input once for each tap and tile of channels, all but the first time from caches.
+// of a sample. The reduction goes along taps and channels together, in vectors of 16 bytes: a step takes four, whatever
+// tap they belong to, so that few channels fill a step as well as many. float32 is rounded to TF32. Bytes: output once,
+// the kernels once for each tile of pixels, the input once for each tap and tile of channels, all but the first time
+// from caches.
 #pragma once
 #include "common/cuda/device.cuh"
 #include "common/cuda/element.cuh"
@@ -25,9 +26,11 @@ struct TilesShape {
 };
 
 constexpr int kTilesThreads = 128, kTilesStages = 3;
-constexpr int kStepVectors = 4;                            // of the reduction, 32 elements
+constexpr int kStepVectors = 4;                            // of the reduction: 32 elements of half types
 constexpr int kRowsAtOnce = kTilesThreads / kStepVectors;  // that the threads copy a vector of
-constexpr int kColumns = static_cast<int>(kTileColumns), kWarpColumns = kColumns / 2, kVector = kTilesVector;
+constexpr int kColumns = static_cast<int>(kTileColumns), kWarpColumns = kColumns / 2;
+template <typename T>
+constexpr int kVector = kVectorBytes / static_cast<int>(sizeof(T));
 
 // Two warps along a tile's rows, two along its columns.
 template <int kRows>
@@ -65,7 +68,7 @@ class StepFetch {
       : shape_(shape),
         input_(input + place.sample * shape.input_sample + place.group * shape.in_channels),
         place_(step_place(first_row(), first_vector())),
-        channel_(first_vector() * kVector),
+        channel_(first_vector() * kVector<T>),
         channels_left_(shape.out_channels - place.first_channel - first_row()) {
     const int64_t taps = shape.kernel[0] * shape.kernel[1];
     const int first_channel = place.group * shape.out_channels + place.first_channel + first_row();
@@ -100,7 +103,7 @@ class StepFetch {
       copy_vector_async<false>(stage + kRows * kStepVectors + place_ + i * kTilesThreads,
                                kernels_ + (of_kernels + row * shape_.in_channels), is_tap && row < channels_left_);
     }
-    channel_ += kStepVectors * kVector;
+    channel_ += kStepVectors * kVector<T>;
     pass_taps();
   }
 
@@ -131,7 +134,8 @@ class StepFetch {
   unsigned offset_[kInputRows];
 };
 
-// A warp's part of a tile, in registers: as many products of 16 x 8.
+// A warp's part of a tile, in registers: as many products of 16 x 8. A row of a product's operands is two
+// vectors, whatever their type.
 template <typename T, int kRows>
 class WarpTile {
  public:
@@ -148,10 +152,10 @@ class WarpTile {
       uint32_t pixels[kDown][4], channels[kAcross / 2][4];
 #pragma unroll
       for (int m = 0; m < kDown; ++m)
-        load_matrices<false>(stage + (pixels_place_ ^ half) + m * 16 * kStepVectors, pixels[m]);
+        load_operands<T>(stage + (pixels_place_ ^ half) + m * 16 * kStepVectors, pixels[m]);
 #pragma unroll
       for (int n = 0; n < kAcross / 2; ++n)
-        load_matrices<false>(stage + (channels_place_ ^ half) + n * 16 * kStepVectors, channels[n]);
+        load_operands<T>(stage + (channels_place_ ^ half) + n * 16 * kStepVectors, channels[n]);
 #pragma unroll
       for (int m = 0; m < kDown; ++m) {
 #pragma unroll
@@ -177,17 +181,17 @@ class WarpTile {
         for (int half = 0; half < 2; ++half) {
           const int row = first_row_ + m * 16 + half * 8 + lane_ / 4;
           const float* sums = sums_[m][n] + 2 * half;
-          uint32_t* words = reinterpret_cast<uint32_t*>(tile + tile_place(row, column / kVector));
-          words[lane_ % 4] = pack_pair(sums[0] + of_channels[0], sums[1] + of_channels[1], T{});
+          T* elements = reinterpret_cast<T*>(tile + tile_place(row, column / kVector<T>));
+          store_pair(elements + column % kVector<T>, sums[0] + of_channels[0], sums[1] + of_channels[1]);
         }
       }
     }
   }
 
-  // Of a vector of a row; those of eight rows are in different banks.
+  // Of a vector of a row; what a warp stores at once, 16 or 32 bytes of a row, is in different banks.
   __device__ __forceinline__ static int tile_place(int row, int vector) {
-    constexpr int kRowVectors = kColumns / kVector;
-    return row * kRowVectors + (vector ^ (row % kRowVectors));
+    constexpr int kRowVectors = kColumns / kVector<T>, kVectors = static_cast<int>(sizeof(T)) / 2;
+    return row * kRowVectors + (vector ^ (row * kVectors % kRowVectors));
   }
 
  private:
@@ -205,7 +209,8 @@ __global__ void __launch_bounds__(kTilesThreads)
     convolve_tiles(TilesShape shape, const T* input, const T* kernels, const T* bias, int64_t bias_stride, T* out) {
   uint4* stages = dynamic_shared<uint4>();
   const TilesPlace place = tiles_place<kRows>(shape);
-  const int steps = (shape.kernel[0] * shape.kernel[1] * shape.in_channels / kVector + kStepVectors - 1) / kStepVectors;
+  const int steps =
+      (shape.kernel[0] * shape.kernel[1] * shape.in_channels / kVector<T> + kStepVectors - 1) / kStepVectors;
   StepFetch<T, kRows> fetch(shape, place, input, kernels);
   WarpTile<T, kRows> tile;
   // Copies of two steps are under way while one is worked on.
@@ -229,10 +234,11 @@ __global__ void __launch_bounds__(kTilesThreads)
   __syncthreads();
   out += (place.sample * shape.pixels + place.first_pixel) * channels + first_channel;
 #pragma unroll 4
-  for (int i = threadIdx.x; i < kRows * kColumns / kVector; i += kTilesThreads) {
-    const int row = i / (kColumns / kVector), vector = i % (kColumns / kVector);
-    if (place.first_pixel + row < shape.pixels && vector * kVector < count)
-      store_vector(out + static_cast<int64_t>(row) * channels + vector * kVector, stages[tile.tile_place(row, vector)]);
+  for (int i = threadIdx.x; i < kRows * kColumns / kVector<T>; i += kTilesThreads) {
+    const int row = i / (kColumns / kVector<T>), vector = i % (kColumns / kVector<T>);
+    if (place.first_pixel + row < shape.pixels && vector * kVector<T> < count)
+      store_vector(out + static_cast<int64_t>(row) * channels + vector * kVector<T>,
+                   stages[tile.tile_place(row, vector)]);
   }
 }
 

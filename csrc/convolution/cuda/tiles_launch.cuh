@@ -37,11 +37,12 @@ inline TilesShape tiles_shape(const TilesProblem& problem) {
 inline void check_tiles(const TilesProblem& problem) {
   const int64_t whole[] = {problem.in_channels, problem.out_channels, problem.input_sample, problem.input_pixel[0],
                            problem.input_pixel[1]};
-  bool fits = size_of(problem.dtype) == 2;
-  for (const int64_t size : whole) fits = fits && size % kTilesVector == 0;
+  bool fits = problem.dtype != Dtype::float64;
+  for (const int64_t size : whole) fits = fits && size % tiles_vector(problem.dtype) == 0;
   for (const void* tensor : {problem.input, problem.kernels, static_cast<const void*>(problem.out)})
     fits = fits && reinterpret_cast<uintptr_t>(tensor) % kVectorBytes == 0;
-  if (!fits) throw std::runtime_error("crossd_ops: expected tiles of a half type, in whole vectors of channels");
+  if (!fits)
+    throw std::runtime_error("crossd_ops: expected tiles of a half type or float32, in whole vectors of channels");
 }
 
 template <typename T, int kRows>
@@ -70,8 +71,10 @@ inline void launch_tiles(const TilesProblem& problem, cudaStream_t stream) {
     return;  // a grid without blocks is an error
   if (problem.dtype == Dtype::bfloat16)
     launch_tiles_as<BFloat16>(problem, stream);
-  else
+  else if (problem.dtype == Dtype::float16)
     launch_tiles_as<Float16>(problem, stream);
+  else
+    launch_tiles_as<float>(problem, stream);
 }
 
 }  // namespace crossd_ops::cuda
