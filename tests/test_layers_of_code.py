@@ -48,6 +48,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "report",
         "gpu.parts",
         "gpu.programs",
+        "gpu.report_tables",
         "gpu.measurements",
         "gpu",
         "",

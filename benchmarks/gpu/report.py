@@ -10,6 +10,7 @@ from benchmarks.gpu.prediction.beside import beside_measured
 from benchmarks.gpu.prediction.gpus import gpu_named
 from benchmarks.gpu.report_tables import (
     convolutions_table,
+    losing_choices,
     networks_table,
     operators_table,
     passes,
@@ -149,7 +150,11 @@ def _networks(rows: list[dict[str, Any]]) -> str:
 
 def _convolutions(rows: list[dict[str, Any]]) -> str:
     introduction = (
-        "Microseconds of the GPU, building the kernels included; `*`: with the host's, for which it waited. `chosen`: "
-        "by counting, see csrc/convolution/choice.h."
+        "Microseconds of the GPU, building the kernels included; `*`: with the host's, for which it waited. `plain` is "
+        "nn.Conv2d, `grouped` the library's grouped convolution, `chosen`: by counting, see csrc/convolution/choice.h."
     )
-    return f"## Methods of the per-sample convolution\n\n{introduction}\n\n{convolutions_table(rows)}"
+    losing = "\n".join(losing_choices(rows)) or "None."
+    return (
+        f"## Methods of the per-sample convolution\n\n{introduction}\n\n{convolutions_table(rows)}\n\n"
+        f"## Where the choice loses\n\nMethods that are faster than the chosen one, or did not run.\n\n{losing}"
+    )

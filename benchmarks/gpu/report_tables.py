@@ -6,6 +6,8 @@ from typing import Any
 
 from benchmarks.tables import format_table
 
+_LESS = 0.995  # of a time: what is told with two digits as less
+
 
 def kernel_seconds(candidate: dict[str, Any]) -> float | None:
     """Time in kernels, where the profiler told it; otherwise that between events, which holds the gaps between them."""
@@ -81,24 +83,55 @@ def networks_table(rows: list[dict[str, Any]]) -> str:
 def convolutions_table(rows: list[dict[str, Any]]) -> str:
     """A row for each layer, batch, type and pass."""
     names = list(dict.fromkeys(name.partition(" ")[0] for row in rows for name in row["seconds"]))
-    header = ["layer", "batch", "dtype", "cudnn.benchmark", "pass", *names, "fastest", "chosen"]
+    header = ["layer", "networks", "batch", "dtype", "cudnn.benchmark", "pass", *names, "fastest", "chosen"]
     body = []
     for row in rows:
         for direction in ("forward", "backward"):
             seconds = {name: row["seconds"].get(f"{name} {direction}") for name in names}
-            fastest = min((value, name) for name, value in seconds.items() if value and name != "plain")[1]
+            others = ((value, name) for name, value in seconds.items() if value and name != "plain")
+            fastest = min(others, default=(0.0, ""))[1]
             benchmark = "yes" if row["cudnn_benchmark"] else "no"
-            cells = [row["layer"], str(row["batch"]), row["dtype"], benchmark, direction]
+            cells = [row["layer"], " ".join(row["networks"]), str(row["batch"]), row["dtype"], benchmark, direction]
             for name, value in seconds.items():
                 cells.append(micro(value) + ("*" if f"{name} {direction}" in row["host_bound"] else ""))
             body.append([*cells, fastest, row["chosen"][direction]])
     return format_table(header, body)
 
 
+def losing_choices(rows: list[dict[str, Any]]) -> list[str]:
+    """Lines that name each method that is faster than the one that is chosen, and each that did not run.
+
+    A time that holds the host's is compared with none.
+    """
+    lines = []
+    for row in rows:
+        about = f"- {convolution_title(row)}"
+        for direction, chosen in row["chosen"].items():
+            told = {
+                name.partition(" ")[0]: seconds
+                for name, seconds in row["seconds"].items()
+                if name.endswith(f" {direction}") and name not in row["host_bound"]
+            }
+            for name, seconds in told.items():
+                ratio = seconds / told.get(chosen, seconds)
+                if name != "plain" and ratio < _LESS:
+                    lines.append(f"{about}, {direction}: {name} takes {ratio:.2f} of the time of {chosen}, the choice")
+        lines += [f"{about}, {name}: {error}" for name, error in row.get("errors", {}).items()]
+    return lines
+
+
 def title(row: dict[str, Any]) -> str:
     """What a row of operators is of."""
-    benchmark = " cudnn.benchmark" if row.get("cudnn_benchmark") else ""
-    return f"{row['operator']} {row['shape']} {row['dtype']}{benchmark}"
+    return f"{row['operator']} {row['shape']} {row['dtype']}{_benchmark(row)}"
+
+
+def convolution_title(row: dict[str, Any]) -> str:
+    """What a row of methods is of."""
+    return f"{row['layer']} B={row['batch']} {row['dtype']}{_benchmark(row)}"
+
+
+def _benchmark(row: dict[str, Any]) -> str:
+    return " cudnn.benchmark" if row.get("cudnn_benchmark") else ""
 
 
 def passes(row: dict[str, Any]) -> str:

@@ -111,9 +111,38 @@ def test_every_method_that_a_layer_can_have_is_measured(compiled_library: None) 
             f"{name} forward" for name in ("plain", "grouped", "loop", "matrix", "small")
         }
         assert "small backward" not in row["seconds"] and set(row["chosen"]) == {"forward", "backward"}
-    for layer, dtype, batch in convolutions.problems(dry_run=True):  # nothing stays set
-        for one in measurement.counted(convolutions.problem_of(layer, dtype, batch), [], on_gpu=False):
+    for problem in convolutions.problems(dry_run=True):  # nothing stays set
+        for one in measurement.counted(problem, [], on_gpu=False):
             assert one.choice.why != "measured"
+
+
+def test_the_layers_are_those_of_the_networks() -> None:
+    """Each once, in every batch and type, those of a batch of 32 first; half types channels-last."""
+    problems = convolutions.problems(dry_run=False)
+    kinds = [(problem.input[0], problem.dtype) for problem in problems]
+    assert kinds == sorted(kinds, key=lambda kind: (32, 4, 128).index(kind[0]))
+    assert all(problem.channels_last == (problem.dtype is torch.bfloat16) for problem in problems)
+    layers: dict[str, list[str]] = {"resnet18": [], "resnet50": [], "unet": []}
+    for problem, names in problems.items():
+        for network in names if problem.input[0] == 128 and problem.dtype is torch.float32 else ():
+            layers[network].append(str(problem))
+    assert {network: len(found) for network, found in layers.items()} == {"resnet18": 8, "resnet50": 8, "unet": 14}
+    assert len(problems) == 3 * 2 * len({layer for found in layers.values() for layer in found})
+    assert layers["resnet50"][:3] == ["3->64 7x7 @224x224 s2", "64->64 3x3 @56x56", "128->128 3x3 @28x28"]
+    assert layers["unet"][-1] == "96->32 3x3 @224x224"
+
+
+def test_a_method_that_fails_takes_no_other_along(compiled_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates = measurement.candidates
+
+    def fails() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr(measurement, "candidates", lambda *about: {**candidates(*about), "loop": fails})
+    row = convolutions.convolutions(DRY_RUN)["rows"][0]
+    message = "OutOfMemoryError: CUDA out of memory."
+    assert row["errors"] == {f"loop {direction}": message for direction in ("forward", "backward")}
+    assert "matrix backward" in row["seconds"] and "loop forward" not in row["seconds"]
 
 
 def test_gradients_keep_their_values_in_another_layout() -> None:
@@ -125,7 +154,7 @@ def test_gradients_keep_their_values_in_another_layout() -> None:
 
 def test_rows_without_time_are_named() -> None:
     late = Settings("cpu", True, 0.0, None, lambda result: None)
-    assert convolutions.convolutions(late)["left_out"][-1].endswith("torch.bfloat16 2 cudnn.benchmark")
+    assert convolutions.convolutions(late)["left_out"][-1].endswith("B=2 float32 cudnn.benchmark")
     left_out = operators.operators(late)["left_out"]
     assert left_out[0] == "slice (4, 3, 3) torch.float32"
     assert "conv2d (3, 4, 3, 2, 9) torch.bfloat16 cudnn.benchmark" in left_out

@@ -88,7 +88,7 @@ def test_every_table_and_plot_is_labelled(gpu: str, capsys: pytest.CaptureFixtur
     assert command.main(["predict", "--gpu", gpu, "--dry-run", "--parts", parts, "--plot", str(plot)]) == 0
     text = capsys.readouterr().out
     headings = [line for line in text.splitlines() if line.startswith("#")]
-    assert len(headings) == 9 and all("predicted" in heading for heading in headings)
+    assert len(headings) == 10 and all("predicted" in heading for heading in headings)
     assert text.count("\n| fourier_shift_slice") == 4 * (1 + 3) + 2 * (1 + 2)  # rows, and their candidates
     assert plot.stat().st_size > 1000
 

@@ -97,17 +97,35 @@ def test_networks_are_compared_by_steps_and_by_kernels(tmp_path: Path) -> None:
     assert rows_of(report.read_text(), "| resnet18")[4][1:5] == ["fused", "30.00", "", ""]
 
 
+def method_row(seconds: dict[str, float], **more: Any) -> dict[str, Any]:
+    row = {"layer": "3->4", "networks": ["resnet18", "unet"], "batch": 2, "dtype": "float32", "cudnn_benchmark": True}
+    row |= {"seconds": seconds, "host_bound": [], "errors": {}, "chosen": {"forward": "tiles", "backward": "grouped"}}
+    return {**row, **more}
+
+
 def test_convolutions_tell_the_choice_of_cudnn_and_who_waited() -> None:
     seconds = {
         f"{name} {way}": 2e-6 for name in ("plain", "grouped", "loop", "matrix") for way in ("forward", "backward")
     }
-    row = {"layer": "3->4", "batch": 2, "dtype": "float32", "cudnn_benchmark": True, "host_bound": ["loop forward"]}
-    row["seconds"] = {**seconds, "matrix backward": 1e-6, "tiles forward": 1.5e-6}
-    row["chosen"] = {"forward": "tiles", "backward": "grouped"}
+    row = method_row({**seconds, "matrix backward": 1e-6, "tiles forward": 1.5e-6}, host_bound=["loop forward"])
     text = section("Methods of the per-sample convolution", convolutions={"rows": [row]})
     cells = rows_of(text, "| 3->4")
-    assert cells[0] == ["3->4", "2", "float32", "yes", "forward", "2.0", "2.0", "2.0*", "2.0", "1.5", "tiles", "tiles"]
-    assert cells[1] == ["3->4", "2", "float32", "yes", "backward", "2.0", "2.0", "2.0", "1.0", "", "matrix", "grouped"]
+    of_row = ["3->4", "resnet18 unet", "2", "float32", "yes"]
+    assert cells[0] == [*of_row, "forward", "2.0", "2.0", "2.0*", "2.0", "1.5", "tiles", "tiles"]
+    assert cells[1] == [*of_row, "backward", "2.0", "2.0", "2.0", "1.0", "", "matrix", "grouped"]
+
+
+def test_where_the_choice_loses_is_told() -> None:
+    seconds = {"plain forward": 1e-6, "grouped forward": 2e-6, "matrix forward": 3.99e-6, "tiles forward": 4e-6}
+    waited = method_row({"grouped backward": 4e-6, "loop backward": 1e-6}, host_bound=["loop backward"])
+    without = method_row({"plain forward": 1e-6}, errors={"tiles forward": "OutOfMemoryError: no"})
+    rows = [method_row(seconds), waited, without, method_row({**seconds, "grouped forward": 4e-6})]
+    text = section("Where the choice loses", convolutions={"rows": rows})
+    assert [line for line in text.splitlines() if line.startswith("- ")] == [
+        "- 3->4 B=2 float32 cudnn.benchmark, forward: grouped takes 0.50 of the time of tiles, the choice",
+        "- 3->4 B=2 float32 cudnn.benchmark, tiles forward: OutOfMemoryError: no",
+    ]
+    assert section("Where the choice loses", convolutions={"rows": rows[3:]}).endswith("None.\n")
 
 
 def test_tools_that_did_not_finish_are_named() -> None:

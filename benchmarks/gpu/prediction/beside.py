@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.gpu.prediction.gpus import GPU
 from benchmarks.gpu.prediction.rows import PREDICTED, Result
-from benchmarks.gpu.report_tables import micro, milli, passes, percentages, title
+from benchmarks.gpu.report_tables import convolution_title, micro, milli, passes, percentages, title
 from benchmarks.tables import format_table
 from crossd_ops.library import loaded
 
@@ -67,14 +67,12 @@ def _convolutions(measured: Result, predicted: Result) -> list[list[str]]:
     body = []
     for row in measured.get("rows", []):
         one = expected.get(tuple(row[name] for name in names), {"seconds": {}})
-        benchmark = " cudnn.benchmark" if row["cudnn_benchmark"] else ""
         for method in (name for name in row["seconds"] if name in one["seconds"]):
             times = (
                 {"kernel_seconds": row["seconds"][method]},
                 {"kernel_seconds": one["seconds"][method], "bounds": {}},
             )
-            name = f"{row['layer']} B={row['batch']} {row['dtype']}{benchmark}"
-            body.append([name, method, *_cells(*times, micro)])
+            body.append([convolution_title(row), method, *_cells(*times, micro)])
     return body
 
 

@@ -11,6 +11,7 @@ from benchmarks.gpu.prediction.rows import Result, basis_note, shares
 from benchmarks.gpu.prediction.trace import PARTS
 from benchmarks.gpu.report_tables import (
     convolutions_table,
+    losing_choices,
     mega,
     micro,
     milli,
@@ -140,6 +141,13 @@ def _bases(rows: list[dict[str, Any]]) -> str:
 
 
 def _convolutions(result: Result) -> str:
-    introduction = "Microseconds in kernels, building those of each sample included."
-    title = "## Methods of the per-sample convolution, predicted"
-    return f"{title}\n\n{introduction}\n\n{convolutions_table(result['rows'])}"
+    introduction = (
+        "Microseconds in kernels, building those of each sample included. `plain` is nn.Conv2d, `grouped` the "
+        "library's grouped convolution."
+    )
+    rows = [row for row in result["rows"] if not row["cudnn_benchmark"]]  # the same figures
+    losing = "\n".join(losing_choices(rows)) or "None."
+    return (
+        f"## Methods of the per-sample convolution, predicted\n\n{introduction}\n\n{convolutions_table(rows)}\n\n"
+        f"## Where the choice loses, predicted\n\nMethods that are faster than the chosen one.\n\n{losing}"
+    )

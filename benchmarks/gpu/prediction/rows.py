@@ -155,18 +155,18 @@ def network_rows(gpu: GPU, *, dry_run: bool = False) -> Result:
 @functools.cache
 def _traced_convolutions(dry_run: bool) -> list[tuple[Result, dict[str, Launches]]]:
     rows = []
-    for layer, dtype, batch in convolutions.problems(dry_run):
-        directions = measurement.counted(convolutions.problem_of(layer, dtype, batch), [], on_gpu=True)
+    for problem, names in convolutions.problems(dry_run).items():
+        directions = measurement.counted(problem, [], on_gpu=True)
         found = {}
         with gpu_stand_in():
-            calls = convolutions.calls_of(layer, dtype, batch, _CPU)
+            calls = convolutions.calls_of(problem, _CPU)
             for one in directions:
                 way, both = one.direction, calls[one.direction]
                 found[f"plain {way}"] = launches_in(record(both.plain)[1])
                 for method in one.choice.possible:
                     found[f"{method} {way}"] = _launches_by(one, method, both.ours)
         chosen = {one.direction: one.choice.method for one in directions}
-        rows.append(({**convolutions.row_of(layer, dtype, batch), "chosen": chosen}, found))
+        rows.append(({**convolutions.row_of(problem, names), "chosen": chosen}, found))
     return rows
 
 
