@@ -168,8 +168,9 @@ DESCRIPTIONS: dict[str, str] = {
     "explain_convolution": """How convolution, or convolution_backward, would convolve, and why; nothing is computed.
 
     Args:
-        input, weight, shift, place: as given to convolution; only sizes, types and memory format are looked at.
-        backward: of convolution_backward.
+        input, weight, shift, place: as given to convolution; only sizes, types and memory format are looked at. Without
+            a shift as given to sample_convolution.
+        backward: of convolution_backward, or sample_convolution_backward.
         on_gpu: as if the tensors lay on a GPU.
 
     Returns:

@@ -37,10 +37,11 @@ class Choice(NamedTuple):
 
 
 def explain(
-    input: Tensor, weight: Tensor, shift: Tensor, place: Sequence[int], *, backward: bool, on_gpu: bool = False
+    input: Tensor, weight: Tensor, shift: Tensor | None, place: Sequence[int], *, backward: bool, on_gpu: bool = False
 ) -> Choice:
     """The choice for a call of the operator `convolution`, or of its derivative, of which nothing is computed.
 
+    Without a shift for a call of `sample_convolution`, whose weight holds the kernels of each sample.
     `on_gpu`: as if the tensors lay on a GPU. Raises ValueError where the operator would.
     """
     found = json.loads(_operators.explain_convolution(input, weight, shift, place, backward, on_gpu))

@@ -19,16 +19,19 @@ _is_wanted: Callable[[], bool] = torch._C._get_cudnn_benchmark
 _seen: set[tuple[Any, ...]] = set()
 
 
-def tried_before(operator: Callable[..., Any], *, backward: bool) -> Callable[..., Any]:
+def tried_before(
+    operator: Callable[..., Any], *, backward: bool, kernels_are_given: bool = False
+) -> Callable[..., Any]:
     """`operator`, which tries the methods at the first call of a problem; itself where torch has no CUDA."""
     if torch.version.cuda is None:
         return operator
     first = 1 if backward else 0  # after the gradient
+    end = first + (2 if kernels_are_given else 3)  # a shift makes them otherwise
+    place = 3 if kernels_are_given else 4
 
     def call(*arguments: Any) -> Any:
         if _is_wanted() and arguments[first].is_cuda and not torch.cuda.is_current_stream_capturing():
-            place = arguments[4]
-            try_methods(lambda: operator(*arguments), arguments[first : first + 3], place, backward=backward)
+            try_methods(lambda: operator(*arguments), arguments[first:end], arguments[place], backward=backward)
         return operator(*arguments)
 
     return call
@@ -39,10 +42,12 @@ def try_methods(
 ) -> dict[str, float]:
     """Sets the quickest method for the problem of `call`; seconds of each, none where it was tried before.
 
+    tensors: input, weight and shift; without a shift the weight holds the kernels of each sample.
     Where a method is set for the problem it stays. A method for which memory does not suffice is left out.
     """
-    input, weight, shift = tensors
-    problem = backward, input.device, input.dtype, input.shape, input.stride(), weight.shape, place
+    input, weight, *rest = tensors
+    shift = rest[0] if rest else None
+    problem = backward, shift is None, input.device, input.dtype, input.shape, input.stride(), weight.shape, place
     if problem in _seen or torch.are_deterministic_algorithms_enabled():
         return {}
     _seen.add(problem)

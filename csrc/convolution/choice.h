@@ -161,6 +161,17 @@ inline ProblemKey key_of(const ConvolutionProblem& problem, bool backward) {
   return key;
 }
 
+inline std::string impossible_method(const ConvolutionProblem& problem, Method method, bool backward) {
+  std::string possible;
+  for (size_t i = 0; i < kMethodNames.size(); ++i)
+    if (is_possible(problem, static_cast<Method>(i), backward))
+      possible += (possible.empty() ? "" : ", ") + std::string(kMethodNames[i]);
+  return "method: expected one of " + possible + " for " + (backward ? "the gradients of a" : "a") +
+         " convolution with results " + shape_text(problem.result.data(), problem.result.size()) + " and kernels " +
+         shape_text(problem.kernel.data(), problem.kernel.size()) + ", got " +
+         kMethodNames[static_cast<size_t>(method)] + ", set by the file that CROSSD_TUNING names, or by this process";
+}
+
 inline Choice choose(const ConvolutionProblem& problem, bool backward) {
   if (const auto forced = problem.on_gpu ? std::nullopt : forced_method())
     return {*forced == Method::small && !can_be_small(problem, backward) ? Method::matrix : *forced,
@@ -168,9 +179,7 @@ inline Choice choose(const ConvolutionProblem& problem, bool backward) {
   if (!MethodTable::is_empty()) {
     if (const auto measured = MethodTable::find(key_of(problem, backward))) {
       const Method method = static_cast<Method>(*measured);
-      require(is_possible(problem, method, backward), [&] {
-        return std::string("method: expected one that this convolution can have, got ") + kMethodNames[*measured];
-      });
+      require(is_possible(problem, method, backward), [&] { return impossible_method(problem, method, backward); });
       return {method, "measured"};
     }
   }

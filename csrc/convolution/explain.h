@@ -10,14 +10,15 @@
 
 namespace crossd_ops {
 
-// As JSON, of the convolution that `convolution` would do with these arguments, and of its derivative: the key of the
-// problem, what is chosen and why, and of each method whether it is possible, the bytes that it moves, its
-// multiply-adds, and on a GPU the seconds that they would take by convolution/gpu_costs.h. "plain" is a convolution
-// with one kernel for all samples. Nothing is computed, and of the tensors nothing but their sizes is looked at.
-// on_gpu: as if they lay on one.
-inline std::string explain_convolution(const Tensor& input, const Tensor& weight, const Tensor& shift,
+// As JSON, of the convolution that `convolution` would do with these arguments, or `sample_convolution` where there is
+// no shift and the kernels of each sample are given, and of its derivative: the key of the problem, what is chosen and
+// why, and of each method whether it is possible, the bytes that it moves, its multiply-adds, and on a GPU the seconds
+// that they would take by convolution/gpu_costs.h. "plain" is a convolution with one kernel for all samples. Nothing is
+// computed, and of the tensors nothing but their sizes is looked at. on_gpu: as if they lay on one.
+inline std::string explain_convolution(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& shift,
                                        const std::vector<int64_t>& place, bool backward, bool on_gpu) {
-  ConvolutionProblem problem = checked_convolution(input, weight, shift, place);
+  ConvolutionProblem problem =
+      shift ? checked_convolution(input, weight, *shift, place) : checked_sample_convolution(input, weight, place);
   problem.on_gpu = problem.on_gpu || on_gpu;
   require(!problem.is_empty(), [&] { return "input: expected samples and channels, got " + shape_text(input); });
   const Choice choice = choose(problem, backward);

@@ -159,8 +159,8 @@ def test_of_the_second_derivatives_only_what_is_needed() -> None:
 @pytest.mark.usefixtures("compiled_library")
 def test_gradients_that_nobody_needs_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[bool, ...]] = []
-    original = derivatives._backward
-    monkeypatch.setattr(derivatives, "_backward", lambda *a: asked.append(a[-2:]) or original(*a))
+    original = derivatives._eager_backward
+    monkeypatch.setattr(derivatives, "_eager_backward", lambda *a: asked.append(a[-2:]) or original(*a))
     every = tensors()
     wanted = torch.autograd.grad(convolve(*every).sum(), every)
     for needs in itertools.product([True, False], repeat=3):
@@ -189,8 +189,8 @@ def test_only_input_and_weight_are_kept() -> None:
 @pytest.mark.usefixtures("compiled_library")
 def test_an_error_from_elsewhere_is_raised_after_one_try(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    original = derivatives._forward
-    monkeypatch.setattr(derivatives, "_forward", lambda *a: calls.append(1) or original(*a))
+    original = derivatives._eager_forward
+    monkeypatch.setattr(derivatives, "_eager_forward", lambda *a: calls.append(1) or original(*a))
 
     def refuse(_: Tensor) -> Tensor:
         raise ValueError("a hook of the user's")

@@ -129,6 +129,23 @@ def test_a_method_of_another_problem_changes_nothing() -> None:
     assert choice.explain(*tensors, PLACE, backward=False) == before
 
 
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_given_kernels_are_the_same_problem(axes: int, backward: bool) -> None:
+    """As a layer's convolution with kernels of these sizes; of volumes too."""
+    channels, groups = 8, 2
+    input, weight = torch.ones(3, channels, *[6] * axes), torch.ones(channels, channels // groups, 3, 3, 3)
+    given = torch.ones(3, channels, channels // groups, *[3] * axes)
+    place = (1, 1, 1, groups)
+    layer = choice.explain(input, weight, torch.ones(3, 3), place, backward=backward)
+    found = choice.explain(input, given, None, place, backward=backward)
+    assert found == layer
+    force(layer, "loop")
+    assert choice.explain(input, given, None, place, backward=backward)[1:3] == ("loop", "measured")
+    with pytest.raises(ValueError, match=r"weight: expected \(B, O, C, "):
+        choice.explain(input, given[0], None, place, backward=backward)
+
+
 def test_none_is_what_the_library_chooses() -> None:
     tensors = problem(3, 8, 12)
     before = choice.explain(*tensors, PLACE, backward=False)
@@ -144,7 +161,9 @@ def test_refusals() -> None:
         choice.set_method(key, "best")
     force(choice.explain(input, weight, shift, PLACE, backward=True), "small")
     output = crossd_ops.crossd_conv2d(input.requires_grad_(), weight, shift, padding=1)
-    with pytest.raises(ValueError, match="method: expected one that this convolution can have, got small"):
+    message = r"method: expected one of grouped, loop, matrix for the gradients of a convolution with results "
+    message += r"\(3, 8, 12, 12\) and kernels \(3, 3\), got small, set by the file that CROSSD_TUNING names"
+    with pytest.raises(ValueError, match=message):
         output.sum().backward()
     with pytest.raises(ValueError, match="input: expected samples and channels"):
         choice.explain(input[:0], weight, shift[:0], PLACE, backward=False)

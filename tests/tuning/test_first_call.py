@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import crossd_ops
 from crossd_ops.operators import convolution
+from crossd_ops.operators.sample_convolution import derivatives
 from crossd_ops.tuning import choice, clock, first_call
 
 pytestmark = pytest.mark.usefixtures("compiled_library")
@@ -17,6 +19,11 @@ PLACE = (1, 1, 1, 1)
 
 def tensors() -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(3, 8, 12, 12), torch.randn(8, 8, 3, 3, 3), torch.randn(3, 3)
+
+
+def given_kernels() -> tuple[Tensor, Tensor]:
+    """Of a problem that is the same."""
+    return torch.randn(3, 8, 12, 12), torch.randn(3, 8, 8, 3, 3)
 
 
 def explained(*, backward: bool = False) -> choice.Choice:
@@ -59,6 +66,23 @@ def test_the_quickest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(try_methods()) == {*timed} == {"grouped", "loop", "matrix", "small"}
     assert (explained().method, explained().why) == ("loop", "measured")
     assert try_methods() == {} and len(timed) == 4  # once
+
+
+def test_given_kernels_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = with_clock(monkeypatch, {"grouped": 3.0, "loop": 2.0, "matrix": 1.0, "small": 4.0})
+    input, weight = given_kernels()
+    call = lambda: derivatives._eager_forward(input, weight, None, PLACE)  # noqa: E731
+    assert set(first_call.try_methods(call, (input, weight), PLACE, backward=False)) == {*timed} != set()
+    assert (explained().method, explained().why) == ("matrix", "measured")
+
+
+def test_given_kernels_of_the_sizes_of_a_weight_are_another_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """(B, O, C, Kh, Kw) is also (O, C, K, K, K)."""
+    monkeypatch.setattr(clock, "seconds_of", lambda calls, *_: dict.fromkeys(calls, 1.0))
+    input, weight, shift = torch.randn(8, 3, 12, 12), torch.randn(8, 3, 3, 3, 3), torch.randn(8, 3)
+    for arguments in ((input, weight), (input, weight, shift)):
+        assert first_call.try_methods(lambda: None, arguments, PLACE, backward=False)
+        choice.set_method(choice.explain(*(*arguments, None)[:3], PLACE, backward=False).key, None)
 
 
 def test_one_without_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,21 +130,36 @@ class _OnGpu(Tensor):
 
 
 @pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize(("wanted", "capturing", "tried"), [(True, False, 1), (False, False, 0), (True, True, 0)])
 def test_when_a_call_tries(
-    monkeypatch: pytest.MonkeyPatch, wanted: bool, capturing: bool, tried: int, backward: bool
+    monkeypatch: pytest.MonkeyPatch, wanted: bool, capturing: bool, tried: int, given: bool, backward: bool
 ) -> None:
-    asked: list[tuple[Tensor, ...]] = []
+    asked: list[tuple[tuple[Tensor, ...], object]] = []
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(first_call, "_is_wanted", lambda: wanted)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
-    monkeypatch.setattr(first_call, "try_methods", lambda call, tensors, place, backward: asked.append(tensors))
-    operator = first_call.tried_before(lambda *arguments: len(arguments), backward=backward)
-    input, weight, shift = tensors()
-    image = input.as_subclass(_OnGpu)
-    arguments = (torch.ones(1), image, weight, shift, PLACE, True) if backward else (image, weight, shift, None, PLACE)
+    monkeypatch.setattr(
+        first_call, "try_methods", lambda call, tensors, place, backward: asked.append((tensors, place))
+    )
+    operator = first_call.tried_before(lambda *found: len(found), backward=backward, kernels_are_given=given)
+    input, *rest = given_kernels() if given else tensors()
+    sought = (input.as_subclass(_OnGpu), *rest)
+    arguments = (torch.ones(1), *sought, PLACE, True) if backward else (*sought, None, PLACE)
     assert operator(*arguments) == len(arguments)
-    assert [tuple(map(id, found)) for found in asked] == [(id(image), id(weight), id(shift))] * tried
+    assert [(*map(id, found), place) for found, place in asked] == [(*map(id, sought), PLACE)] * tried
+
+
+def test_calls_with_given_kernels_try_in_both_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    for name in ("_eager_forward", "_eager_backward"):
+        operator = getattr(derivatives, name)
+        noted = lambda *arguments, name=name, operator=operator: (seen.append(name), operator(*arguments))[1]  # noqa: E731
+        monkeypatch.setattr(derivatives, name, noted)
+    input, weight = given_kernels()
+    crossd_ops.sample_conv2d(input, weight, padding=1)
+    crossd_ops.sample_conv2d(input, weight.requires_grad_(), padding=1).sum().backward()
+    assert seen == ["_eager_forward", "_eager_forward", "_eager_backward"]
 
 
 def test_without_cuda_the_operator_is_itself(monkeypatch: pytest.MonkeyPatch) -> None:

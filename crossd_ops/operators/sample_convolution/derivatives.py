@@ -11,7 +11,6 @@ and the derivatives of B and C are A, B and C again. With hx and hw, what comes 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...library import loaded
+from ...tuning.first_call import tried_before
 from .. import backends
 from ..context import apply_of
 from ..plan import result_sizes
@@ -30,12 +30,26 @@ _operators: Any = torch.ops.crossd_ops
 # The overloads, not the packets, which would resolve the overload anew at every call; none where no library was loaded.
 _forward: Any = None if loaded.load_error else _operators.sample_convolution.default
 _backward: Any = None if loaded.load_error else _operators.sample_convolution_backward.default
+_eager_forward: Any = tried_before(_forward, backward=False, kernels_are_given=True)
+_eager_backward: Any = tried_before(_backward, backward=True, kernels_are_given=True)
+
+
+def _run_forward(*arguments: Any) -> Tensor:
+    output: Tensor = backends.run(_forward if torch.compiler.is_compiling() else _eager_forward, *arguments)
+    return output
+
+
+def _run_backward(*arguments: Any) -> tuple[Tensor, Tensor]:
+    found: tuple[Tensor, Tensor] = backends.run(
+        _backward if torch.compiler.is_compiling() else _eager_backward, *arguments
+    )
+    return found
 
 
 def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, place: Place) -> Tensor:
     """A(x, w) + bias; of checked arguments of one type. Not for torch.func and forward mode."""
     wants_grad = input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    apply: Any = functools.partial(backends.run, _forward)
+    apply: Any = _run_forward
     if torch.is_grad_enabled() and wants_grad:
         apply = _Convolution.apply if torch.compiler.is_compiling() else _apply
     output: Tensor = apply(input, weight, bias, place)
@@ -49,7 +63,7 @@ def gradients(
     if not (need_input or need_weight):
         return None, None
     wants_grad = grad.requires_grad or input.requires_grad or weight.requires_grad
-    apply: Any = functools.partial(backends.run, _backward)
+    apply: Any = _run_backward
     if torch.compiler.is_compiling():
         apply = _ConvolutionBackward.apply
     elif torch.is_grad_enabled() and wants_grad:
@@ -63,8 +77,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, place: Place) -> Tensor:
         ctx.save_for_backward(input, weight)
         ctx.place = place
-        output: Tensor = backends.run(_forward, input, weight, bias, place)
-        return output
+        return _run_forward(input, weight, bias, place)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -83,8 +96,7 @@ class _ConvolutionBackward(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(grad, input, weight)
         ctx.place = place
-        found: tuple[Tensor, Tensor] = backends.run(_backward, grad, input, weight, place, need_input, need_weight)
-        return found
+        return _run_backward(grad, input, weight, place, need_input, need_weight)
 
     @staticmethod
     def backward(ctx: Any, h_input: Tensor | None, h_weight: Tensor | None) -> tuple[Tensor | None, ...]:
