@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from benchmarks.gpu.prediction.beside import Key, key_of
+from benchmarks.gpu.beside import Key, key_of
 from benchmarks.gpu.prediction.gpus import GPU, gpu_named
 from benchmarks.gpu.prediction.rows import PREDICTED, Result
 from benchmarks.gpu.report_tables import kernel_seconds, passes, title

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.beside import beside_measured
 from benchmarks.gpu.plots import write_plots
-from benchmarks.gpu.prediction.beside import beside_measured
 from benchmarks.gpu.prediction.gpus import gpu_named
 from benchmarks.gpu.report_tables import (
     convolutions_table,

@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import plots
-from benchmarks.gpu.prediction import beside, rows
+from benchmarks.gpu import beside, plots
+from benchmarks.gpu.prediction import rows
 from benchmarks.gpu.prediction.assumptions import LAUNCH_SECONDS, WARP_PRODUCTS_RATE
 from benchmarks.gpu.prediction.bounds import Prediction, predict
 from benchmarks.gpu.prediction.gpus import GPU, GPUS, gpu_named

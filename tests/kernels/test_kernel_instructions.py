@@ -24,7 +24,7 @@ from emulator.cubins import compile_cubin, nvcc_release
 from emulator.metering import HeadCase, Launch, ShiftCase
 from test_static_kernels import ARCHITECTURES, SOURCES, UPDATE, demangled, disassembler
 
-from benchmarks.gpu.prediction import bounds, launches, own_models
+from benchmarks.gpu.prediction import bounds, launches, own_models, tiles_models
 from benchmarks.gpu.prediction.bounds import TABLE
 from benchmarks.gpu.prediction.machine_code import ONE_WARP, Loop, loops_of, steps_of
 
@@ -150,8 +150,8 @@ def test_every_loop_is_one_that_the_prediction_knows(architecture: str) -> None:
                 tap_major = dataclasses.replace(problem, tap_major=True)
                 for launch in (*launches.forward_launches(tap_major), *launches.backward_launches(problem)):
                     known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)
-    tiles = own_models.TilesProblem(2, 1, 32, 64, 256, 9, "bfloat16", {"input": 1, "kernels": 1})
-    known["convolve_tiles"] = set(own_models.tiles_launches(tiles)[0].loops)
+    tiles = tiles_models.TilesProblem(2, 1, 32, 64, 256, 9, "bfloat16", {"input": 1, "kernels": 1})
+    known["convolve_tiles"] = set(tiles_models.tiles_launches(tiles)[0].loops)
     head = launches.HeadProblem(2, 200 * 200, "float32", False)
     for launch in (*launches.head_forward_launches(head), *launches.head_backward_launches(head)):
         known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)

@@ -13,7 +13,7 @@ from emulator.tiles_harness import EmulatedTiles
 from emulator.tiles_metering import TilesCase
 from torch import Tensor
 
-from benchmarks.gpu.prediction import bounds, launches, own_models
+from benchmarks.gpu.prediction import bounds, launches, tiles_models
 
 CHECK = EMULATOR / "tiles_check.cpp"
 
@@ -76,13 +76,13 @@ def test_arrays_are_moved_as_often_as_tiles_need_them() -> None:
 
 def tiles_problem(
     samples: int, in_channels: int, out_channels: int, side: int, dtype: str = "bfloat16"
-) -> own_models.TilesProblem:
+) -> tiles_models.TilesProblem:
     """Of kernels 3 x 3 between borders, and a bias."""
     pixels, taps = side * side, 9
     elements = {"input": samples * in_channels * pixels, "kernels": samples * in_channels * out_channels * taps}
     elements |= {"bias": out_channels, "out": samples * out_channels * pixels}
     arrays = {name: launches.TYPES[dtype][1] * count for name, count in elements.items()}
-    return own_models.TilesProblem(samples, 1, in_channels, out_channels, pixels, taps, dtype, arrays)
+    return tiles_models.TilesProblem(samples, 1, in_channels, out_channels, pixels, taps, dtype, arrays)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -93,7 +93,7 @@ def test_launches_of_tiles_are_those_of_the_launcher(dtype: str) -> None:
         pytest.skip(reason)
     sizes = 2, 8, 128, 8  # whole tiles
     case = TilesCase(*sizes, image=getattr(torch, dtype))
-    (expected,), (got,) = own_models.tiles_launches(tiles_problem(*sizes, dtype)), case.measure()
+    (expected,), (got,) = tiles_models.tiles_launches(tiles_problem(*sizes, dtype)), case.measure()
     assert (got.kernel, got.blocks, got.threads) == (expected.kernel, expected.blocks, expected.threads)
     assert {one.array: one.distinct_bytes for one in got.arrays} == expected.arrays
     assert got.shared(write=False)[0] + got.shared(write=True)[0] == expected.wavefronts

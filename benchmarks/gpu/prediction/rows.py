@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from benchmarks.gpu.measurements import cases, ceilings, convolutions, networks, operators
-from benchmarks.gpu.prediction import own_models, torch_models  # noqa: F401  they are registered
+from benchmarks.gpu.prediction import own_models, tiles_models, torch_models  # noqa: F401  they are registered
 from benchmarks.gpu.prediction.bounds import BASES, Prediction, predict
 from benchmarks.gpu.prediction.compiled import fuse_elementwise
 from benchmarks.gpu.prediction.gpus import GPU
