@@ -57,7 +57,8 @@ def problem_of(layer: Layer, batch: int, dtype: torch.dtype = torch.float32, *, 
 def grouped_convolution(input: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     """torch's own convolution of all samples with kernels (B, O, C, ...)."""
     stacked = input.reshape(1, -1, *input.shape[2:])
-    output = F.conv2d(stacked, weight.flatten(0, 1), None, stride, padding, 1, len(input))
+    convolve = F.conv2d if input.dim() == 4 else F.conv3d
+    output = convolve(stacked, weight.flatten(0, 1), None, stride, padding, 1, len(input))
     return output.reshape(len(input), -1, *output.shape[2:])
 
 

@@ -73,6 +73,10 @@ def all_calls(operators: Any, device: torch.device, *, few: bool) -> Iterator[tu
                     f"convolution {_short(dtype)} {channels} channels_last={channels_last} {stride}",
                     _convolution_call(operators, device, dtype, channels, channels_last, stride),
                 )
+            yield (
+                f"sample_convolution {_short(dtype)} {channels} channels_last={channels_last}",
+                _sample_convolution_call(operators, device, dtype, channels, channels_last),
+            )
         if dtype is torch.float64:
             continue
         for channels, pixels, layout in itertools.product(_HEAD_CHANNELS, _HEAD_PIXELS, _LAYOUTS[:3]):
@@ -144,6 +148,22 @@ def _convolution_call(
         result = operators.convolution(image, weight, shift, None, place)
         grad = _random(*result.shape, dtype=dtype).to(device, memory_format=layout)
         return operators.convolution_backward(grad, image, weight, shift, place, True, True, True)
+
+    return call
+
+
+def _sample_convolution_call(
+    operators: Any, device: torch.device, dtype: torch.dtype, channels: int, channels_last: bool
+) -> Callable[[], object]:
+    """Of two samples with kernels of their own."""
+
+    def call() -> object:
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        image = _random(2, channels, 9, 21, dtype=dtype).to(device, memory_format=layout)
+        weight, place = _random(2, _OUTPUTS, channels, 3, 3, dtype=dtype).to(device), (1, 1, 1, 1)
+        result = operators.sample_convolution(image, weight, None, place)
+        grad = _random(*result.shape, dtype=dtype).to(device, memory_format=layout)
+        return operators.sample_convolution_backward(grad, image, weight, place, True, True)
 
     return call
 

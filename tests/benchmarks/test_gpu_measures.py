@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.measurements import convolutions, measure, networks, operators
-from benchmarks.gpu.measurements.cases import Case, all_cases, compiled_cases
+from benchmarks.gpu.measurements.case import Case
+from benchmarks.gpu.measurements.cases import all_cases, compiled_cases
 from benchmarks.gpu.measurements.measure import in_layout_of
 from benchmarks.gpu.parts import Settings
 from crossd_ops.inspection.profile import measurement
@@ -65,12 +66,24 @@ def test_half_types_are_channels_last_and_plain_weights_too() -> None:
 
 
 def test_convolutions_are_measured_with_and_without_a_choice_by_cudnn() -> None:
-    for operator in ("crossd_conv2d", "crossd_conv3d"):
+    for operator in ("crossd_conv2d", "crossd_conv3d", "sample_conv2d", "sample_conv3d"):
         cases = cases_of(operator)
         choices = [
             {(case.shape, case.dtype) for case in cases if case.cudnn_benchmark is chosen} for chosen in (False, True)
         ]
         assert choices[0] == choices[1] != set()
+
+
+def test_given_kernels_are_compared_with_a_grouped_convolution() -> None:
+    for case in (*cases_of("sample_conv2d"), *cases_of("sample_conv3d")):
+        assert list(case.candidates) == ["fused", "grouped", "plain"] and list(case.other_work) == ["plain"]
+        assert len(case.inputs) == (1 if case.shape.startswith("3->4 ") else 2)
+        assert case.inputs[-1].shape[0] == 2  # a kernel for each sample
+        assert case.multiply_adds["forward_backward"] == (1 + len(case.inputs)) * case.multiply_adds["forward"]
+        forward, _ = operators._measure_case(case, DRY_RUN)
+        assert forward["deviation"] < (1e-5 if case.dtype == "float32" else 1e-2)
+    (volume, *_) = cases_of("sample_conv3d")
+    assert volume.multiply_adds["forward"] == 2 * 3 * 3 * 27 * 5**3
 
 
 class Backward(torch.autograd.Function):

@@ -18,7 +18,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.prediction.assumptions import GROUPED_RATE
-from crossd_ops import crossd_conv2d, crossd_conv3d
+from crossd_ops import crossd_conv2d, crossd_conv3d, sample_conv2d, sample_conv3d
 from crossd_ops.library import loaded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,41 +42,52 @@ PROBLEMS: dict[str, tuple[int, int, int, tuple[int, ...], int, int, bool, bool, 
     "tiles, groups": (2, 32, 16, (21, 28), 2, 2, True, False, True),
     "one sample": (1, 16, 20, (12, 13), 1, 1, True, True, True),
 }
+GIVEN = "; given kernels"
+CALLS = [name + suffix for suffix in ("", GIVEN) for name in PROBLEMS]
+OPERATORS = ("crossd_ops::convolution", "crossd_ops::sample_convolution")
 
 
 def tensors(name: str) -> tuple[list[torch.Tensor], dict[str, int]]:
-    samples, inputs, outputs, sizes, groups, stride, channels_last, with_bias, all_needs = PROBLEMS[name]
+    samples, inputs, outputs, sizes, groups, stride, channels_last, with_bias, all_needs = PROBLEMS[
+        name.removesuffix(GIVEN)
+    ]
     dtype = torch.bfloat16 if name.startswith("tiles") else torch.float32
     image = torch.ones(samples, inputs, *sizes, dtype=dtype)
     if channels_last:
         image = image.contiguous(memory_format=torch.channels_last)
-    weight, shift = torch.ones(outputs, inputs // groups, 3, 3, 3, dtype=dtype), torch.ones(samples, 3)
-    found = [image.requires_grad_(all_needs), weight.requires_grad_(), shift.requires_grad_(all_needs)]
+    if name.endswith(GIVEN):
+        found = [image, torch.ones(samples, outputs, inputs // groups, *[3] * len(sizes), dtype=dtype)]
+    else:
+        weight, shift = torch.ones(outputs, inputs // groups, 3, 3, 3, dtype=dtype), torch.ones(samples, 3)
+        found = [image, weight, shift.requires_grad_(all_needs)]
+    found[0].requires_grad_(all_needs)
+    found[1].requires_grad_()
     if with_bias:
         found.append(torch.ones(outputs, dtype=dtype))
     return found, {"stride": stride, "padding": 1, "groups": groups}
 
 
-def convolve(image: torch.Tensor, *others: torch.Tensor, **numbers: int) -> torch.Tensor:
-    return (crossd_conv2d if image.dim() == 4 else crossd_conv3d)(image, *others, **numbers)
+def convolve(name: str, image: torch.Tensor, *others: torch.Tensor, **numbers: int) -> torch.Tensor:
+    of_images, of_volumes = (sample_conv2d, sample_conv3d) if name.endswith(GIVEN) else (crossd_conv2d, crossd_conv3d)
+    return (of_images if image.dim() == 4 else of_volumes)(image, *others, **numbers)
 
 
 def dispatched(name: str) -> list[list[Any]]:
     """Forward and backward: operators and the sizes of their first tensor, in order of their names."""
     arguments, numbers = tensors(name)
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
-        output = convolve(*arguments, **numbers)
+        output = convolve(name, *arguments, **numbers)
         output.backward(torch.ones_like(output))
     found = []
     for event in profiler.events():
         operator = NAMES.get(event.name.removeprefix("aten::"))
         above = event.cpu_parent
-        while above is not None and not above.name.startswith("crossd_ops::convolution"):
+        while above is not None and not above.name.startswith(OPERATORS):
             # What does the work of tiles where there are no tensor cores is not theirs.
             if above.name.removeprefix("aten::") in NAMES or above.name == "crossd_ops::convolve_tiles":
                 break
             above = above.cpu_parent
-        if operator and above is not None and above.name.startswith("crossd_ops::convolution"):
+        if operator and above is not None and above.name.startswith(OPERATORS):
             found.append([operator, event.input_shapes[0]])
     return sorted(found, key=str)
 
@@ -93,13 +104,13 @@ def of_library() -> dict[str, list[list[Any]]]:
     return found
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", CALLS)
 def test_the_composition_calls_what_the_library_calls(name: str, of_library: dict[str, list[list[Any]]]) -> None:
     from benchmarks.gpu.prediction.trace import gpu_stand_in, record
 
     with gpu_stand_in():
         arguments, numbers = tensors(name)
-        output, forward = record(lambda: convolve(*arguments, **numbers))
+        output, forward = record(lambda: convolve(name, *arguments, **numbers))
         wanted = [one for one in arguments if one.requires_grad]
         _, backward = record(lambda: torch.autograd.grad(output, wanted, torch.ones_like(output)))
     calls = [call for call in (*forward, *backward) if call.operator.removeprefix("aten.") in NAMES.values()]
@@ -109,7 +120,7 @@ def test_the_composition_calls_what_the_library_calls(name: str, of_library: dic
         if call.part == "convolution"
     ]
     assert sorted(found, key=str) == of_library[name]
-    method = name.partition(",")[0]
+    method = name.removesuffix(GIVEN).partition(",")[0]
     names = [operator for operator, _ in found]
     assert method == "tiles" or ("bmm" in names) == (method == "matrix")  # tiles have no gradients of their own
     tiles = [call for call in forward if call.operator == "crossd_prediction.convolve_tiles"]
@@ -125,4 +136,4 @@ def test_the_figures_of_the_choice_are_those_of_the_library() -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: dispatched(name) for name in PROBLEMS}))
+    print(json.dumps({name: dispatched(name) for name in CALLS}))

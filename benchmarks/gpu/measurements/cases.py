@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import crossd_ops
 from benchmarks.convolution_methods import LAYERS
 from benchmarks.gpu.measurements.alternatives import by_expansion, compiled, matrix_slice
+from benchmarks.gpu.measurements.case import Case, image_of, name_of
+from benchmarks.gpu.measurements.given_kernels import sample_conv2d, sample_conv3d
 from benchmarks.gpu.measurements.measure import network_layout
 from benchmarks.operator_cases import RESNET18_LAYERS, OperatorCase, make_tensors
 from crossd_ops import reference
@@ -28,25 +30,6 @@ _COMPILED_LAYERS = ((64, 64, 3), (512, 512, 3), (64, 3, 7))
 _COMPILED_MAP = (_BATCH, 56, 56)
 _DRY_RUN_LAYERS, _DRY_RUN_MAP = ((4, 3, 3),), (2, 5, 6)
 _DRY_RUN_CONVOLUTIONS = ((_STEM_CHANNELS, 4, 3, 2, 9), (4, 6, 3, 1, 5))
-
-
-@dataclass(frozen=True)
-class Case:
-    """An operator on one shape and type. The bytes and multiply-adds are the least that any implementation needs.
-
-    `inputs` are those whose gradients a network needs. `other_work`: candidates that do less, for scale, and their
-    inputs.
-    """
-
-    operator: str
-    shape: str
-    dtype: str
-    inputs: tuple[Tensor, ...]
-    candidates: Mapping[str, Callable[[], Tensor]]
-    floor_bytes: dict[str, int] = field(default_factory=dict)  # by pass
-    multiply_adds: dict[str, int] = field(default_factory=dict)
-    other_work: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
-    cudnn_benchmark: bool = False  # whether cuDNN chooses its convolutions by measurement
 
 
 def all_cases(device: torch.device, *, dry_run: bool) -> Iterator[partial[Case]]:
@@ -65,9 +48,12 @@ def all_cases(device: torch.device, *, dry_run: bool) -> Iterator[partial[Case]]
     yield partial(_volume, device, dry_run)
     yield partial(_conv3d, device, dry_run)
     yield partial(_rotation, device)
-    for dtype in dtypes:
-        yield from (partial(_conv2d, layer, dtype, device, dry_run, cudnn_benchmark=True) for layer in convolutions)
-    yield partial(_conv3d, device, dry_run, cudnn_benchmark=True)
+    yield from (partial(sample_conv2d, layer, dtype, device, dry_run) for dtype in dtypes for layer in convolutions)
+    yield partial(sample_conv3d, device, dry_run)
+    for convolve2d, convolve3d in ((_conv2d, _conv3d), (sample_conv2d, sample_conv3d)):
+        for dtype, layer in itertools.product(dtypes, convolutions):
+            yield partial(convolve2d, layer, dtype, device, dry_run, cudnn_benchmark=True)
+        yield partial(convolve3d, device, dry_run, cudnn_benchmark=True)
 
 
 def compiled_cases(device: torch.device, *, dry_run: bool) -> Iterator[partial[Case]]:
@@ -102,7 +88,7 @@ def _slice(
     return Case(
         "fourier_shift_slice",
         case.label,
-        _name(dtype),
+        name_of(dtype),
         (weight, shift),
         {name: partial(function, weight, shift, dtype=dtype) for name, function in functions.items()},
         {"forward": forward, "forward_backward": forward + case.out_bytes + 2 * elements + 12 * batch},
@@ -114,7 +100,7 @@ def _head_map(
     size: tuple[int, int, int], dtype: torch.dtype, device: torch.device, compiler: str | None = None
 ) -> Case:
     batch, height, width = size
-    scores = _image(batch, 4, (height, width), dtype, device).requires_grad_()
+    scores = image_of(batch, 4, (height, width), dtype, device).requires_grad_()
     expansion = partial(composite, rotation="linear")
     other = {"compiled expansion": compiled(expansion, compiler)} if compiler else {"expansion": expansion}
     functions = {"fused": rotation_head, **other}
@@ -122,7 +108,7 @@ def _head_map(
     return Case(
         "rotation_head",
         f"{batch}x4x{height}x{width}",
-        _name(dtype),
+        name_of(dtype),
         (scores,),
         {name: partial(function, scores) for name, function in functions.items()},
         {"forward": total, "forward_backward": 3 * total},
@@ -132,7 +118,7 @@ def _head_map(
 def _head(layer: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device, dry_run: bool) -> Case:
     channels, _, _, _, pixels = layer
     layers = nn.Sequential(nn.Conv2d(channels, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 1)).to(device)
-    image = _image(2 if dry_run else _BATCH, channels, (pixels, pixels), dtype, device)
+    image = image_of(2 if dry_run else _BATCH, channels, (pixels, pixels), dtype, device)
     image.requires_grad_(channels != _STEM_CHANNELS)
     autocast = partial(torch.autocast, device.type, dtype, enabled=dtype is not torch.float32)
 
@@ -148,7 +134,7 @@ def _head(layer: tuple[int, int, int, int, int], dtype: torch.dtype, device: tor
     return Case(
         "predict_shift",
         f"{len(image)}x{channels}x{pixels}x{pixels}",
-        _name(dtype),
+        name_of(dtype),
         (*([image] if image.requires_grad else []), *layers.parameters()),
         {"fused": fused, "expansion": expansion},
         {"forward": total, "forward_backward": (3 if image.requires_grad else 2) * total},
@@ -166,7 +152,7 @@ def _conv2d(
     batch = 2 if dry_run else _BATCH
     tensors = make_tensors(OperatorCase(out_channels, in_channels, size, batch, dtype), device, seed=0)
     weight = tensors.weight.detach().to(dtype).requires_grad_()
-    image = _image(batch, in_channels, (pixels, pixels), dtype, device)
+    image = image_of(batch, in_channels, (pixels, pixels), dtype, device)
     image.requires_grad_(in_channels != _STEM_CHANNELS)
     wanted = (image,) if image.requires_grad else ()
     plain_weight = weight.detach()[:, :, size // 2].clone(memory_format=network_layout(dtype)).requires_grad_()
@@ -182,7 +168,7 @@ def _conv2d(
     return Case(
         "crossd_conv2d",
         f"{in_channels}->{out_channels} {size}x{size} @{pixels}",
-        _name(dtype),
+        name_of(dtype),
         (*wanted, weight, tensors.shift),
         candidates,
         multiply_adds={"forward": work, "forward_backward": (2 + len(wanted)) * work},
@@ -234,16 +220,6 @@ def _rotation(device: torch.device) -> Case:
     return Case("rotation_shift", f"{_BATCH}x3", "float32", (axis, angle), candidates)
 
 
-def _image(batch: int, channels: int, pixels: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return (
-        torch.randn(batch, channels, *pixels, device=device).to(dtype).contiguous(memory_format=network_layout(dtype))
-    )
-
-
 def _compiler(dry_run: bool) -> str:
     """A dry run spends no time on a compiler's code."""
     return "aot_eager" if dry_run else "inductor"
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.measurements.cases import Case, all_cases, compiled_cases
+from benchmarks.gpu.measurements.case import Case
+from benchmarks.gpu.measurements.cases import all_cases, compiled_cases
 from benchmarks.gpu.measurements.measure import describe_error, in_layout_of, measure
 from benchmarks.gpu.parts import Settings
 from benchmarks.timing import cudnn_benchmark
 
+_EXPECTED = ("expansion", "compiled expansion", "grouped")  # whose result the fused one is compared with
 _RESERVE = 0.1  # of the part's time, which the last case needs to come to its end
 
 
@@ -99,7 +101,7 @@ def _try_candidates(case: Case) -> tuple[dict[str, Tensor], dict[str, dict[str, 
         return {}, errors, None
     values = torch.randn_like(next(iter(results.values())))
     grads = {name: in_layout_of(result, values) for name, result in results.items()}
-    expected = results.get("expansion", results.get("compiled expansion"))
+    expected = next((results[name] for name in _EXPECTED if name in results), None)
     if expected is None or "fused" not in results:
         return grads, errors, None
     return grads, errors, _deviation(results["fused"], expected)

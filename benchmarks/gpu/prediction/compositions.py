@@ -41,20 +41,18 @@ def _empty(input: Tensor, sizes: Sequence[int], channels_last: bool) -> Tensor:
 
 
 class _Problem:
-    """csrc/convolution/problem.h"""
+    """csrc/convolution/problem.h; without a shift the weight holds the kernels of each sample."""
 
-    def __init__(self, input: Tensor, weight: Tensor, shift: Tensor, place: Sequence[int]) -> None:
+    def __init__(self, input: Tensor, weight: Tensor, shift: Tensor | None, place: Sequence[int]) -> None:
         self.input, self.weight, self.place = input, weight, place
-        compute = torch.float64 if weight.dtype is torch.float64 else torch.float32
-        self.shift = shift.to(compute)
         self.axes, self.samples, self.format = input.dim() - 2, len(input), memory_format_of(input)
-        self.stride, self.padding, self.dilation, self.groups, self.dim, self.index = parts_of(
-            place, weight.shape[2:], self.axes
-        )
-        kernel = list(weight.shape[2:])
-        if self.index is not None:
-            del kernel[self.dim]
-        self.kernel = kernel
+        kernel = list(weight.shape[2:] if shift is not None else weight.shape[3:])
+        self.stride, self.padding, self.dilation, self.groups, self.dim, self.index = parts_of(place, kernel, self.axes)
+        if shift is not None:
+            shift = shift.to(torch.float64 if weight.dtype is torch.float64 else torch.float32)
+            if self.index is not None:
+                del kernel[self.dim]
+        self.shift, self.kernel, self.in_channels = shift, kernel, input.shape[1] // self.groups
         self.result = [
             (size + 2 * pad - rate * (side - 1) - 1) // step + 1
             for size, side, step, pad, rate in zip(
@@ -71,10 +69,10 @@ class _Problem:
         """The library's own choice."""
         with _disable_current_modes():  # it looks at sizes and strides alone
             given = [
-                torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device="meta")
+                None if one is None else torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device="meta")
                 for one in (self.input, self.weight, self.shift)
             ]
-            return choice.explain(*given, self.place, backward=backward, on_gpu=True).method  # type: ignore[misc]
+            return choice.explain(*given, self.place, backward=backward, on_gpu=True).method  # type: ignore[arg-type]
 
     @property
     def of_sample(self) -> int:
@@ -104,7 +102,7 @@ class _Problem:
         """Of some samples: one matrix for each group of each."""
         if self.columns_are_the_image:
             return _as_matrices(input, self.groups)
-        wide = self.weight.shape[1] * math.prod(self.kernel)
+        wide = self.in_channels * math.prod(self.kernel)
         sizes = [len(input) * self.groups, wide, math.prod(self.result)]
         found: Tensor = _own.image_to_columns(input, sizes, False)
         return found
@@ -131,8 +129,25 @@ def _stack_samples(tensor: Tensor) -> Tensor:
 
 def _convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Sequence[int]) -> None:
     problem = _Problem(input, weight, shift, place)
-    method, samples, groups = problem.method(backward=False), problem.samples, problem.groups
-    kernels = problem.kernels(tap_major=method == "tiles")
+    method = problem.method(backward=False)
+    _convolve(problem, method, problem.kernels(tap_major=method == "tiles"), bias)
+
+
+def _sample_convolution(input: Tensor, weight: Tensor, bias: Tensor | None, place: Sequence[int]) -> None:
+    problem = _Problem(input, weight, None, place)
+    method, kernels = problem.method(backward=False), weight.contiguous()
+    if method == "tiles":
+        kernels = _in_tap_major_order(kernels)
+    _convolve(problem, method, kernels, bias)
+
+
+def _in_tap_major_order(kernels: Tensor) -> Tensor:
+    samples, rows, channels, *kernel = kernels.shape
+    return kernels.new_empty(samples, *kernel, rows, channels).permute(0, 3, 4, 1, 2).copy_(kernels)
+
+
+def _convolve(problem: _Problem, method: str, kernels: Tensor, bias: Tensor | None) -> None:
+    input, samples, groups = problem.input, problem.samples, problem.groups
     if method == "matrix":
         output = _multiply(problem, kernels, bias)
     elif method == "tiles":
@@ -180,20 +195,31 @@ def _convolution_backward(
 ) -> None:
     problem = _Problem(input, weight, shift, place)
     needs = need_input, need_weight or need_shift
-    kernels, samples = problem.kernels(), problem.samples
-    if problem.method(backward=True) == "matrix":
-        grad_kernels = _matrix_gradients(problem, grad, kernels, needs)
-    else:
-        found = problem.gradients(
-            _stack_samples(grad), _stack_samples(input), kernels.flatten(0, 1), samples * problem.groups, needs
-        )
-        if need_input:
-            problem.in_format(found[0].contiguous().view(input.shape))
-        grad_kernels = found[1].view(kernels.shape) if needs[1] else kernels
+    grad_kernels = _gradients(problem, grad, problem.kernels(), needs)
     if needs[1]:
         _operators.fourier_shift_backward(
             grad_kernels, weight, problem.shift, problem.dim, problem.index, need_weight, need_shift
         )
+
+
+def _sample_convolution_backward(
+    grad: Tensor, input: Tensor, weight: Tensor, place: Sequence[int], need_input: bool, need_weight: bool
+) -> None:
+    if need_input or need_weight:
+        problem = _Problem(input, weight, None, place)
+        _gradients(problem, grad, weight.contiguous(), (need_input, need_weight)).contiguous()
+
+
+def _gradients(problem: _Problem, grad: Tensor, kernels: Tensor, needs: tuple[bool, bool]) -> Tensor:
+    """Of input and kernels; returns that of the kernels."""
+    if problem.method(backward=True) == "matrix":
+        return _matrix_gradients(problem, grad, kernels, needs)
+    groups = problem.samples * problem.groups
+    stacked = _stack_samples(grad), _stack_samples(problem.input), kernels.flatten(0, 1)
+    found = problem.gradients(*stacked, groups, needs)
+    if needs[0]:
+        problem.in_format(found[0].contiguous().view(problem.input.shape))
+    return found[1].view(kernels.shape) if needs[1] else kernels
 
 
 def _matrix_gradients(problem: _Problem, grad: Tensor, kernels: Tensor, needs: tuple[bool, bool]) -> Tensor:
@@ -223,4 +249,6 @@ def _as_matrices(tensor: Tensor, groups: int) -> Tensor:
 COMPOSITIONS: dict[str, Callable[..., None]] = {
     "crossd_ops.convolution": _convolution,
     "crossd_ops.convolution_backward": _convolution_backward,
+    "crossd_ops.sample_convolution": _sample_convolution,
+    "crossd_ops.sample_convolution_backward": _sample_convolution_backward,
 }

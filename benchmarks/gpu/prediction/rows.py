@@ -16,6 +16,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from benchmarks.gpu.measurements import cases, ceilings, convolutions, networks, operators
+from benchmarks.gpu.measurements.case import Case
 from benchmarks.gpu.prediction import own_models, tiles_models, torch_models  # noqa: F401  they are registered
 from benchmarks.gpu.prediction.bounds import BASES, Prediction, predict
 from benchmarks.gpu.prediction.compiled import fuse_elementwise
@@ -94,7 +95,7 @@ def _traced_cases(compiled: bool, dry_run: bool) -> list[tuple[Result, dict[str,
     return rows
 
 
-def _traced_candidates(case: cases.Case) -> dict[str, tuple[list[Call], list[Call]]]:
+def _traced_candidates(case: Case) -> dict[str, tuple[list[Call], list[Call]]]:
     """Forward and backward of each."""
     found = {}
     for name, call in case.candidates.items():
