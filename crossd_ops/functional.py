@@ -128,8 +128,9 @@ def crossd_conv2d(
     """Convolves each sample with its own slice of the shifted weight: y_b = conv2d(x_b, w_b) (arXiv 2411.02441).
 
     Between the passes autograd keeps input, weight and shift alone: the kernels are built anew in the backward pass.
-    On a GPU float32 is mostly multiplied as matrices, rounded to TF32 where `torch.backends.cuda.matmul.allow_tf32` (by
-    default off) says so; what goes to the library's convolution follows `torch.backends.cudnn.allow_tf32` (on).
+    On a GPU float32 is rounded to TF32 where torch's own convolutions may do so, `torch.backends.cudnn.allow_tf32` (by
+    default on); but as matrices, which contiguous images and backward passes mostly become, it is multiplied as
+    `torch.backends.cuda.matmul.allow_tf32` (off) says.
 
     Args:
         input: (B, C * groups, H, W), of the weight's type, under autocast of any; any strides; B may be 0.

@@ -29,6 +29,7 @@ STABLE_TORCH_LIBRARY(crossd_ops, m) {
       "explain_convolution(Tensor input, Tensor weight, Tensor? shift, int[] place, bool backward, bool on_gpu) -> "
       "str");
   m.def("set_convolution_method(int[] key, str? method) -> ()");
+  m.def("allow_tf32(bool allowed) -> ()");
   m.def("sample_convolution(Tensor input, Tensor weight, Tensor? bias, int[] place) -> Tensor");
   m.def(
       "sample_convolution_backward(Tensor grad, Tensor input, Tensor weight, int[] place, bool need_input, "
@@ -50,6 +51,7 @@ STABLE_TORCH_LIBRARY(crossd_ops, m) {
 STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CompositeExplicitAutograd, m) {
   m.impl("explain_convolution", CROSSD_BOX(explain_convolution));
   m.impl("set_convolution_method", CROSSD_BOX(set_convolution_method));
+  m.impl("allow_tf32", CROSSD_BOX(allow_tf32));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(crossd_ops, CPU, m) {

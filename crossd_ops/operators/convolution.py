@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..library import loaded
+from ..tuning import tf32
 from ..tuning.first_call import tried_before
 from . import backends, export
 from .checks import accumulate_dtype
@@ -240,6 +241,7 @@ def _convolution_shape(
     input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Sequence[int]
 ) -> Tensor:
     loaded.check_same_device(input, weight, shift, bias)
+    tf32.follow_torch(input)
     kernel = list(weight.shape[2:])
     stride, padding, dilation, _, dim, index = parts_of(place, kernel, input.dim() - 2)
     if index is not None:
@@ -251,6 +253,7 @@ def _convolution_shape(
 def _convolution_backward_shape(
     grad: Tensor, input: Tensor, weight: Tensor, shift: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
+    tf32.follow_torch(input)
     of_input, of_weight, of_shift = (
         like.new_empty(like.shape if need else (0,))
         for like, need in zip((input, weight, shift), rest[-3:], strict=True)

@@ -180,6 +180,16 @@ DESCRIPTIONS: dict[str, str] = {
     Raises:
         ValueError: what was expected and what came.
     """,
+    "allow_tf32": """Whether convolutions of float32 may round to TF32 on a GPU, from now on, in this process.
+
+    The functions of crossd_ops say it before each call, as torch.backends.cudnn.conv.fp32_precision has it.
+
+    Args:
+        allowed: at the beginning they may.
+
+    Returns:
+        Nothing.
+    """,
     "set_convolution_method": """Has a problem convolved by a method from now on, in this process.
 
     Args:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import tf32
+
 _operators: Any = torch.ops.crossd_ops
 METHODS = ("grouped", "loop", "matrix", "small", "tiles")
 
@@ -44,6 +46,7 @@ def explain(
     Without a shift for a call of `sample_convolution`, whose weight holds the kernels of each sample.
     `on_gpu`: as if the tensors lay on a GPU. Raises ValueError where the operator would.
     """
+    tf32.follow_torch(input)
     found = json.loads(_operators.explain_convolution(input, weight, shift, place, backward, on_gpu))
     costs = {name: Cost(**cost) for name, cost in found["costs"].items()}
     return Choice(tuple(found["key"]), found["chosen"], found["why"], costs)

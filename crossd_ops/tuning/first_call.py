@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import choice, clock
+from . import choice, clock, tf32
 
 _TURNS = 3
 _is_wanted: Callable[[], bool] = torch._C._get_cudnn_benchmark
@@ -30,8 +30,10 @@ def tried_before(
     place = 3 if kernels_are_given else 4
 
     def call(*arguments: Any) -> Any:
-        if _is_wanted() and arguments[first].is_cuda and not torch.cuda.is_current_stream_capturing():
-            try_methods(lambda: operator(*arguments), arguments[first:end], arguments[place], backward=backward)
+        if arguments[first].is_cuda:
+            tf32.follow_torch(arguments[first])
+            if _is_wanted() and not torch.cuda.is_current_stream_capturing():
+                try_methods(lambda: operator(*arguments), arguments[first:end], arguments[place], backward=backward)
         return operator(*arguments)
 
     return call
@@ -47,7 +49,8 @@ def try_methods(
     """
     input, weight, *rest = tensors
     shift = rest[0] if rest else None
-    problem = backward, shift is None, input.device, input.dtype, input.shape, input.stride(), weight.shape, place
+    kind = backward, shift is None, input.device, input.dtype, tf32.is_allowed()
+    problem = *kind, input.shape, input.stride(), weight.shape, place
     if problem in _seen or torch.are_deterministic_algorithms_enabled():
         return {}
     _seen.add(problem)

@@ -69,7 +69,8 @@ inline bool have_room(const ConvolutionProblem& problem) {
 
 inline bool can_be_small(const ConvolutionProblem& problem, bool backward) { return !problem.on_gpu && !backward; }
 
-// Channels-last images of half types, in whole vectors of channels; with sizes that the kernels can count in 32 bits.
+// Channels-last images of half types, or of float32 that may be rounded (forward), in whole vectors of channels; with
+// sizes that the kernels can count in 32 bits.
 inline bool can_have_tiles(const ConvolutionProblem& problem, bool backward) {
   constexpr int64_t kMostElements = 1 << 28, kMostStep = 1 << 12;
   const auto& [stride, padding, dilation, groups] = problem.geometry;
@@ -79,9 +80,9 @@ inline bool can_have_tiles(const ConvolutionProblem& problem, bool backward) {
               of_kernels <= kMostElements && problem.tiles() <= kMostElements;
   for (const auto* numbers : {&stride, &padding, &dilation})
     for (const int64_t number : *numbers) fits = fits && number <= kMostStep;
-  return fits && problem.on_gpu && !backward && problem.kernel.size() == 2 && size_of(problem.dtype) == 2 &&
-         problem.format == MemoryFormat::channels_last && problem.shape.in_channels % vector == 0 &&
-         problem.rows() / groups % vector == 0;
+  return fits && problem.on_gpu && !backward && problem.kernel.size() == 2 &&
+         (size_of(problem.dtype) == 2 || problem.tf32) && problem.format == MemoryFormat::channels_last &&
+         problem.shape.in_channels % vector == 0 && problem.rows() / groups % vector == 0;
 }
 
 inline bool is_possible(const ConvolutionProblem& problem, Method method, bool backward) {
@@ -107,7 +108,8 @@ inline GpuProblem counts_of(const ConvolutionProblem& problem) {
           static_cast<double>(problem.tiles()) * of_tile * static_cast<double>(problem.shape.in_channels),
           problem.format == MemoryFormat::channels_last,
           problem.geometry.groups > 1,
-          problem.dtype};
+          problem.dtype,
+          problem.tf32};
 }
 
 inline Choice choose_on_gpu(const ConvolutionProblem& problem, bool backward) {
@@ -146,12 +148,13 @@ inline Choice choose_on_cpu(const ConvolutionProblem& problem, bool backward) {
   return {Method::grouped, "many channels and pixels"};
 }
 
-// Of the convolution alone, whoever made the kernels.
+// Of the convolution alone, whoever made the kernels. float32 that may be rounded is a type of its own.
 inline ProblemKey key_of(const ConvolutionProblem& problem, bool backward) {
+  constexpr int64_t kTf32 = 4;  // behind those of Dtype
   const Geometry& geometry = problem.geometry;
   ProblemKey key = {problem.on_gpu,
                     backward,
-                    static_cast<int64_t>(problem.dtype),
+                    problem.on_gpu && problem.tf32 ? kTf32 : static_cast<int64_t>(problem.dtype),
                     problem.format == MemoryFormat::channels_last,
                     problem.shape.in_channels * geometry.groups,
                     geometry.groups};

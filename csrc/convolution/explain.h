@@ -42,7 +42,7 @@ inline std::string explain_convolution(const Tensor& input, const Tensor& weight
       text << "null}";
   };
   const double plain = plain_elements(counts, static_cast<double>(problem.samples()));
-  cost("plain", true, plain, gpu_seconds(plain, counts.multiply_adds, problem.dtype));
+  cost("plain", true, plain, gpu_seconds(plain, counts.multiply_adds, problem.dtype, problem.tf32));
   for (size_t i = 0; i < kMethodNames.size(); ++i) {
     const Method method = static_cast<Method>(i);
     const bool columns = method == Method::matrix, grouped = method == Method::grouped, tiles = method == Method::tiles;

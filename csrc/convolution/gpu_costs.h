@@ -2,11 +2,11 @@
 //
 // The library's grouped convolution moves few bytes and multiplies slowly: public reports (pytorch issues 70954, 73764,
 // 34977, 95604) have it at a few hundredths of what the same multiply-adds take in a plain one, the weight's gradient
-// and half types worst; and channels-last does not exist in (1, B * C, ...), so both sides are copied. Columns are
-// written and read once, as many times the image as a kernel has elements, and multiply at the library's full rate.
-// Tiles move no more than they must, and multiply by instructions that reach about half of the library's rate on GPUs
-// with newer ones; what is missing of a full tile they multiply too. Per sample of a layer of a network, in half
-// precision, these two win wherever a group has more than a few channels.
+// and half types worst, float32 no better for TF32; and channels-last does not exist in (1, B * C, ...), so both sides
+// are copied. Columns are written and read once, as many times the image as a kernel has elements, and multiply at the
+// library's full rate. Tiles move no more than they must, and multiply by instructions that reach about half of the
+// library's rate on GPUs with newer ones; what is missing of a full tile they multiply too. Per sample of a layer of a
+// network, in half precision, these two win wherever a group has more than a few channels.
 #pragma once
 #include <cstdint>
 
@@ -17,12 +17,14 @@ namespace crossd_ops {
 // Of an H200, rounded; what matters is their ratio, which other GPUs share within a factor of two. Launches do not
 // count: each method has a few, for the whole batch.
 constexpr double kGpuBytesPerSecond = 4e12;
-constexpr double gpu_multiply_adds_per_second(Dtype dtype) { return size_of(dtype) == 2 ? 3e14 : 3e13; }
+constexpr double gpu_multiply_adds_per_second(Dtype dtype, bool tf32 = false) {
+  return size_of(dtype) == 2 ? 3e14 : tf32 ? 1.5e14 : 3e13;
+}
 constexpr double kGroupedShare = 1.0 / 20;  // of that rate, which the library's grouped convolution reaches
 constexpr double kTilesShare = 1.0 / 2;     // and tiles
 
-inline double gpu_seconds(double elements, double multiply_adds, Dtype dtype) {
-  return elements * size_of(dtype) / kGpuBytesPerSecond + multiply_adds / gpu_multiply_adds_per_second(dtype);
+inline double gpu_seconds(double elements, double multiply_adds, Dtype dtype, bool tf32) {
+  return elements * size_of(dtype) / kGpuBytesPerSecond + multiply_adds / gpu_multiply_adds_per_second(dtype, tf32);
 }
 
 // Sizes in elements, of all samples together.
@@ -30,6 +32,7 @@ struct GpuProblem {
   double input, output, kernels, columns, multiply_adds, tiled_multiply_adds;
   bool channels_last, groups;  // groups: more than one
   Dtype dtype;
+  bool tf32;  // float32 may be rounded, in convolutions; of products of matrices another setting of torch decides
 };
 
 // Elements that each method moves.
@@ -50,13 +53,13 @@ inline double plain_elements(const GpuProblem& problem, double samples) {
 }
 
 inline double grouped_seconds(const GpuProblem& problem) {
-  return gpu_seconds(grouped_elements(problem), problem.multiply_adds / kGroupedShare, problem.dtype);
+  return gpu_seconds(grouped_elements(problem), problem.multiply_adds / kGroupedShare, problem.dtype, /*tf32=*/false);
 }
 inline double columns_seconds(const GpuProblem& problem) {
-  return gpu_seconds(columns_elements(problem), problem.multiply_adds, problem.dtype);
+  return gpu_seconds(columns_elements(problem), problem.multiply_adds, problem.dtype, /*tf32=*/false);
 }
 inline double tiles_seconds(const GpuProblem& problem) {
-  return gpu_seconds(tiles_elements(problem), problem.tiled_multiply_adds / kTilesShare, problem.dtype);
+  return gpu_seconds(tiles_elements(problem), problem.tiled_multiply_adds / kTilesShare, problem.dtype, problem.tf32);
 }
 
 }  // namespace crossd_ops

@@ -10,6 +10,7 @@
 #include "common/checks.h"
 #include "common/library_calls.h"
 #include "common/memory_format.h"
+#include "convolution/tf32.h"
 #include "convolution/tiles_problem.h"
 #include "shift/op.h"
 
@@ -25,6 +26,7 @@ struct ConvolutionProblem {
   MemoryFormat format;          // of input, output and the input's gradient
   double input_elements;
   bool on_gpu;  // or treated as if it were, see goes_by_dispatcher
+  bool tf32;    // float32, which may be rounded on a GPU
 
   int64_t samples() const { return shape.samples; }
   int64_t rows() const { return shape.out_channels; }
@@ -188,15 +190,17 @@ inline ConvolutionProblem checked_problem(const Tensor& input, const ShiftShape&
     return "input: expected (" + std::to_string(shape.samples) + ", " + std::to_string(in_channels) + ", ...), got " +
            shape_text(input);
   });
+  const Dtype dtype = checked_dtype(input, "input");
   ConvolutionProblem problem{shape,
                              std::move(geometry),
                              std::move(kernel),
                              {},
                              std::move(shift),
-                             checked_dtype(input, "input"),
+                             dtype,
                              memory_format_of(input),
                              static_cast<double>(input.numel()),
-                             goes_by_dispatcher(input)};
+                             goes_by_dispatcher(input),
+                             dtype == Dtype::float32 && Tf32::is_allowed()};
   set_result(problem, input);
   return problem;
 }

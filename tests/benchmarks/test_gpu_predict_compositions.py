@@ -36,9 +36,10 @@ PROBLEMS: dict[str, tuple[int, int, int, tuple[int, ...], int, int, bool, bool, 
     "matrix": (3, 4, 6, (7, 8), 1, 1, False, True, True),
     "matrix, groups": (2, 16, 8, (14, 13), 2, 2, False, True, True),
     "matrix, channels-last": (2, 16, 6, (9, 8), 2, 1, True, False, True),
-    "matrix, weight alone": (3, 16, 20, (12, 13), 1, 1, True, False, False),
+    "matrix, weight alone": (3, 16, 18, (12, 13), 1, 1, True, False, False),
     "matrix, volume": (2, 16, 4, (6, 5, 7), 1, 1, False, False, True),
     "tiles": (2, 16, 32, (28, 28), 1, 1, True, True, True),  # in bfloat16
+    "tiles, float32": (2, 16, 20, (28, 28), 1, 1, True, True, True),
     "tiles, groups": (2, 32, 16, (21, 28), 2, 2, True, False, True),
     "one sample": (1, 16, 20, (12, 13), 1, 1, True, True, True),
 }
@@ -48,10 +49,9 @@ OPERATORS = ("crossd_ops::convolution", "crossd_ops::sample_convolution")
 
 
 def tensors(name: str) -> tuple[list[torch.Tensor], dict[str, int]]:
-    samples, inputs, outputs, sizes, groups, stride, channels_last, with_bias, all_needs = PROBLEMS[
-        name.removesuffix(GIVEN)
-    ]
-    dtype = torch.bfloat16 if name.startswith("tiles") else torch.float32
+    problem = name.removesuffix(GIVEN)
+    samples, inputs, outputs, sizes, groups, stride, channels_last, with_bias, all_needs = PROBLEMS[problem]
+    dtype = torch.bfloat16 if problem in ("tiles", "tiles, groups") else torch.float32
     image = torch.ones(samples, inputs, *sizes, dtype=dtype)
     if channels_last:
         image = image.contiguous(memory_format=torch.channels_last)

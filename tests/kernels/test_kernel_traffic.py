@@ -66,7 +66,7 @@ COLUMNS = {
     "7x7 of few channels": functools.partial(ColumnsCase, 2, 3, 16, 7),
     "7x7 of few channels, channels-last": functools.partial(ColumnsCase, 2, 3, 16, 7, channels_last=True),
 }
-TILES = {  # forward, in half types
+TILES = {  # forward
     "3x3": functools.partial(TilesCase, 2, 32, 128, 16),
     "3x3, 14x14": functools.partial(TilesCase, 2, 32, 64, 14),
     "3x3, stride 2": functools.partial(TilesCase, 2, 32, 64, 16, stride=2),
@@ -83,7 +83,6 @@ CASES: dict[str, ShiftCase | HeadCase | WholeHeadCase | ColumnsCase | TilesCase]
     )
     for name, make in cases.items()
     for type_name, dtype in TYPES.items()
-    if group != "tiles" or type_name == "bfloat16"
 }
 
 PLACES = [

@@ -53,9 +53,9 @@ LOAD, STORE, COPY = r"\bLDG\.E\.128(?!\.CONSTANT)", r"\bSTG\.E\.128", r"\bLDGSTS
 JUMP = r"\bBRA(?:\.U !?UP\d,)? `\((\.L_\w+)\)"
 HALF_STORE = r"\bSTG\.E\.64"
 WIDE_ACCESS = {  # of the kernels whose name has the key, a regular expression
-    r"forward_\w+<(float, float|double)": (LOAD, STORE),
+    r"forward_\w+<(float, float|double.*), \d+(, false)?>": (LOAD, STORE),
     r"forward_\w+<float, B?Float16, \d(, false)?>": (LOAD, HALF_STORE),
-    r"forward_\w+<float, B?Float16, \d, true>": (LOAD,),  # tap-major, lanes store neighbouring elements
+    r"forward_\w+<float, \w+, \d, true>": (LOAD,),  # tap-major, lanes store neighbouring elements
     "backward": (LOAD, STORE, COPY),
     "pool|moments|sums": (LOAD,),
     "gradient": (LOAD, STORE),

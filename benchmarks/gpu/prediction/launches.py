@@ -93,7 +93,7 @@ class ShiftProblem(ShiftSizes):
     slices: int
     weight: str
     other: str
-    tap_major: bool = False  # the output: slices of a half type
+    tap_major: bool = False  # the output: slices, not of float64
 
     @property
     def kernel(self) -> tuple[int, int, int]:  # type: ignore[override]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...library import loaded
+from ...tuning import tf32
 from ...tuning.first_call import tried_before
 from .. import backends
 from ..context import apply_of
@@ -123,6 +124,7 @@ _apply, _apply_backward = apply_of(_Convolution), apply_of(_ConvolutionBackward)
 
 def _convolution_shape(input: Tensor, weight: Tensor, bias: Tensor | None, place: Sequence[int]) -> Tensor:
     loaded.check_same_device(input, weight, bias)
+    tf32.follow_torch(input)
     axes = input.dim() - 2
     each = axes if len(place) > 3 * axes else 1
     numbers = [tuple(place[each * part : each * (part + 1)]) * (axes // each) for part in range(3)]
@@ -133,6 +135,7 @@ def _convolution_shape(input: Tensor, weight: Tensor, bias: Tensor | None, place
 def _convolution_backward_shape(
     grad: Tensor, input: Tensor, weight: Tensor, place: Sequence[int], need_input: bool, need_weight: bool
 ) -> tuple[Tensor, Tensor]:
+    tf32.follow_torch(input)
     of_input = empty_in_format(input.shape, input) if need_input else input.new_empty((0,))
     return of_input, weight.new_empty(weight.shape if need_weight else (0,))
 

@@ -123,10 +123,10 @@ void launch_forward_rows(const ForwardProblem& problem, cudaStream_t stream) {
          problem, access_of(problem), per_split);
 }
 
-// Tap-major there are kernels for what convolutions in tiles are given: slices of half types.
+// Tap-major there are kernels for what convolutions in tiles are given: slices of half types and float32.
 template <typename Acc>
 void launch_forward_as(const ForwardProblem& problem, cudaStream_t stream) {
-  const bool is_rare = problem.tap_major && (problem.shape.slices > 1 || size_of(problem.out_dtype) != 2);
+  const bool is_rare = problem.tap_major && (problem.shape.slices > 1 || problem.out_dtype == Dtype::float64);
   const int size = is_rare ? 0 : special_size(problem.shape, problem.weight_dtype, problem.out_dtype);
   if (size == 0) return launch_forward_general<Acc>(problem, stream);
   with_usual_type<Acc>(problem.out_dtype, [&](auto out) {
@@ -134,7 +134,7 @@ void launch_forward_as(const ForwardProblem& problem, cudaStream_t stream) {
     if (size == 5) return launch_forward_rows<Acc, Out, 5>(problem, stream);
     if constexpr (sizeof(Acc) == 4)
       if (size == 7) return launch_forward_rows<Acc, Out, 7>(problem, stream);
-    if constexpr (sizeof(Out) == 2)
+    if constexpr (sizeof(Out) <= 4)
       if (problem.tap_major) return launch_forward_cubic3<Acc, Out, 1, true>(problem, stream);
     if (problem.shape.slices == 1) return launch_forward_cubic3<Acc, Out, 1>(problem, stream);
     return launch_forward_cubic3<Acc, Out, 3>(problem, stream);

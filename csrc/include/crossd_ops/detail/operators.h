@@ -37,6 +37,19 @@ void check_kernel(const Handle& handle, const at::Tensor& tensor) {
                               "; use a build of crossd_ops with kernels for it, or another device");
 }
 
+// Tells the library, which cannot see it, whether torch lets convolutions of float32 round to TF32 on a GPU. Where
+// torch refuses to say, as its settings contradict each other, they may not.
+inline void follow_tf32(const at::Tensor& input) {
+  if (!input.is_cuda() || input.scalar_type() != at::kFloat) return;
+  static const auto handle = find_operator<void(bool)>("crossd_ops::allow_tf32");
+  bool allowed = false;
+  try {
+    allowed = at::globalContext().allowTF32CuDNN();
+  } catch (const c10::Error&) {
+  }
+  handle.call(allowed);
+}
+
 inline at::Tensor shift_operator(const at::Tensor& weight, const at::Tensor& shift, const Place& place,
                                  at::ScalarType dtype) {
   using Signature = at::Tensor(const at::Tensor&, const at::Tensor&, int64_t, std::optional<int64_t>, at::ScalarType);
@@ -74,6 +87,7 @@ inline at::Tensor convolution_operator(const at::Tensor& input, const at::Tensor
                                const std::optional<at::Tensor>&, at::IntArrayRef);
   static const auto handle = find_operator<Signature>("crossd_ops::convolution");
   check_kernel(handle, weight);
+  follow_tf32(input);
   return handle.call(input, weight, shift, bias, flattened(place, geometry));
 }
 
@@ -86,6 +100,7 @@ inline std::vector<at::Tensor> convolution_backward_operator(const at::Tensor& g
       const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, at::IntArrayRef, bool, bool, bool);
   static const auto handle = find_operator<Signature>("crossd_ops::convolution_backward");
   check_kernel(handle, tensors[1]);
+  follow_tf32(tensors[0]);
   const auto [of_input, of_weight, of_shift] =
       handle.call(grad, tensors[0], tensors[1], tensors[2], flattened(place, geometry), needs[0], needs[1], needs[2]);
   return {needs[0] ? of_input : at::Tensor(), needs[1] ? of_weight : at::Tensor(), needs[2] ? of_shift : at::Tensor()};
@@ -98,6 +113,7 @@ inline at::Tensor sample_convolution_operator(const at::Tensor& input, const at:
   using Signature = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, at::IntArrayRef);
   static const auto handle = find_operator<Signature>("crossd_ops::sample_convolution");
   check_kernel(handle, weight);
+  follow_tf32(input);
   return handle.call(input, weight, bias, place);
 }
 
@@ -111,6 +127,7 @@ inline std::tuple<at::Tensor, at::Tensor> sample_convolution_backward_operator(c
                                                        at::IntArrayRef, bool, bool);
   static const auto handle = find_operator<Signature>("crossd_ops::sample_convolution_backward");
   check_kernel(handle, weight);
+  follow_tf32(input);
   return handle.call(grad, input, weight, place, need_input, need_weight);
 }
 

@@ -1,0 +1,77 @@
+"""Whether float32 may be rounded on a GPU: as torch says of its own convolutions, at every call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+
+from crossd_ops.tuning import choice
+
+pytestmark = pytest.mark.usefixtures("compiled_library")
+CONV = torch.backends.cudnn.conv
+PLACE = (1, 1, 1, 1)
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    before = CONV.fp32_precision
+    yield
+    CONV.fp32_precision = before
+    torch.ops.crossd_ops.allow_tf32(True)
+
+
+def tensors(dtype: torch.dtype, channels: int = 64) -> tuple[Tensor, Tensor, Tensor]:
+    """A problem in which tiles win."""
+    input = torch.randn(32, channels, 14, 14).to(dtype).contiguous(memory_format=torch.channels_last)
+    return input, torch.randn(64, channels, 3, 3, 3), torch.randn(32, 3)
+
+
+def explained(dtype: torch.dtype, channels: int = 64) -> choice.Choice:
+    return choice.explain(*tensors(dtype, channels), PLACE, backward=False, on_gpu=True)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "ieee"])
+def test_float32_goes_to_tiles_where_torch_rounds_it(precision: str) -> None:
+    CONV.fp32_precision = precision
+    found = explained(torch.float32)
+    assert ("tiles" in found.possible) is (found.method == "tiles") is (precision == "tf32")
+    assert found.method in ("tiles", "matrix")
+    half, double = explained(torch.bfloat16), explained(torch.float64)
+    assert "tiles" in half.possible and "tiles" not in double.possible
+
+
+def test_what_was_measured_with_rounding_is_not_for_calls_without() -> None:
+    found = explained(torch.float32)
+    choice.set_method(found.key, "tiles")
+    try:
+        assert explained(torch.float32).why == "measured"
+        CONV.fp32_precision = "ieee"
+        assert explained(torch.float32).method == "matrix" and explained(torch.float32).key != found.key
+    finally:
+        choice.set_method(found.key, None)
+
+
+def test_vectors_of_float32_have_four_channels() -> None:
+    assert "tiles" in explained(torch.float32, channels=12).possible
+    assert "tiles" not in explained(torch.bfloat16, channels=12).possible
+    assert "tiles" not in explained(torch.float32, channels=6).possible
+
+
+@pytest.mark.parametrize("operator", ["convolution", "sample_convolution"])
+def test_whoever_asks_for_sizes_tells_it(operator: str) -> None:
+    """As torch.compile does, whose result calls the library itself."""
+    input, weight, shift = tensors(torch.float32)
+    arguments = (input, weight, shift) if operator == "convolution" else (input, weight.expand(32, -1, -1, -1, -1, -1))
+    for precision in ("ieee", "tf32"):
+        CONV.fp32_precision = precision
+        with FakeTensorMode() as mode:
+            fakes = [mode.from_tensor(tensor) for tensor in arguments]
+            if operator == "sample_convolution":
+                fakes[1] = fakes[1][..., 0]
+            getattr(torch.ops.crossd_ops, operator)(*fakes, None, PLACE)
+        found = torch.ops.crossd_ops.explain_convolution(input, weight, shift, PLACE, False, True)
+        assert ('"chosen": "tiles"' in found) is (precision == "tf32")
