@@ -2,10 +2,10 @@
 
 python -m benchmarks.convolution_methods [--batch 4] [--turns 9] [--threads N] [--given]
 
-ResNet-18's layers and small ones, by the measurement of `python -m crossd_ops profile`. "plain" is one convolution with
-one kernel for all samples: what a method takes beyond it includes building the kernels. With --given the kernels of
-each sample are there already: `sample_conv2d` beside what others do, one convolution of torch's for the whole batch in
-which each sample is a block of groups.
+ResNet-18's layers, small ones, and deep ones of volumes, by the measurement of `python -m crossd_ops profile`. "plain"
+is one convolution with one kernel for all samples: what a method takes beyond it includes building the kernels. With
+--given the kernels of each sample are there already: `sample_conv2d` beside what others do, one convolution of torch's
+for the whole batch in which each sample is a block of groups.
 """
 
 from __future__ import annotations
@@ -41,17 +41,27 @@ SMALL: list[Layer] = [
     (16, 16, 3, 1, 12),
     (16, 16, 3, 1, 28),
     (64, 64, 3, 1, 14),
+    (512, 512, 3, 1, 2),
+]
+VOLUMES: list[Layer] = [
+    (64, 64, 3, 1, 8),
+    (128, 128, 3, 1, 4),
+    (256, 256, 3, 1, 4),
+    (512, 512, 3, 1, 2),
 ]
 
 _SECONDS = 0.02  # of one measurement of given kernels
 
 
-def problem_of(layer: Layer, batch: int, dtype: torch.dtype = torch.float32, *, channels_last: bool = False) -> Problem:
-    """The convolution of a layer with odd kernels, padded to keep the image."""
+def problem_of(
+    layer: Layer, batch: int, dtype: torch.dtype = torch.float32, *, channels_last: bool = False, axes: int = 2
+) -> Problem:
+    """The convolution of a layer with odd kernels, padded to keep the image, or the volume of 3 axes."""
     in_channels, out_channels, size, stride, pixels = layer
     weight = out_channels, in_channels, size, size, size
-    place = (stride,) * 2 + (size // 2,) * 2 + (1,) * 3 + (0, size // 2)
-    return Problem((batch, in_channels, pixels, pixels), weight, place, dtype, channels_last)
+    place = (stride,) * axes + (size // 2,) * axes + (1,) * (axes + 1)
+    place += (0, size // 2) if axes == 2 else ()
+    return Problem((batch, in_channels, *(pixels,) * axes), weight, place, dtype, channels_last)
 
 
 def grouped_convolution(input: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
@@ -123,9 +133,11 @@ def main(arguments: list[str] | None = None) -> None:
         print_given(layers, options.batch, options.turns)
         return
     rows: list[measurement.Row] = []
-    with progress_bar(total=2 * options.turns * len(layers), desc="turns") as progress:
-        for number, layer in enumerate(layers):
-            pair = measurement.counted(problem_of(layer, options.batch), [str(number)], on_gpu=False)
+    problems = [problem_of(layer, options.batch) for layer in layers]
+    problems += [problem_of(layer, options.batch, axes=3) for layer in VOLUMES]
+    with progress_bar(total=2 * options.turns * len(problems), desc="turns") as progress:
+        for number, problem in enumerate(problems):
+            pair = measurement.counted(problem, [str(number)], on_gpu=False)
             measurement.measure(pair, torch.device("cpu"), options.turns, progress.update)
             rows += pair
     print(report.as_table(rows))

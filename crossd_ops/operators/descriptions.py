@@ -194,7 +194,7 @@ DESCRIPTIONS: dict[str, str] = {
 
     Args:
         key: of the problem, from explain_convolution.
-        method: "grouped", "loop", "matrix", "small" or "tiles"; None: what the library chooses.
+        method: "grouped", "loop", "matrix", "small", "tiles" or "shared"; None: what the library chooses.
 
     Returns:
         Nothing.

@@ -12,7 +12,7 @@ from torch import Tensor
 from . import tf32
 
 _operators: Any = torch.ops.crossd_ops
-METHODS = ("grouped", "loop", "matrix", "small", "tiles")
+METHODS = ("grouped", "loop", "matrix", "small", "tiles", "shared")
 
 
 class Cost(NamedTuple):

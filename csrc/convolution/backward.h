@@ -16,12 +16,9 @@ namespace crossd_ops {
 
 class ConvolutionGradients {
  public:
-  ConvolutionGradients(const Tensor& input, const ConvolutionProblem& problem, bool need_input, bool need_kernels)
-      : input_(input),
-        problem_(problem),
-        method_(choose(problem, /*backward=*/true).method),
-        need_input_(need_input),
-        need_kernels_(need_kernels) {}
+  ConvolutionGradients(const Tensor& input, const ConvolutionProblem& problem, Method method, bool need_input,
+                       bool need_kernels)
+      : input_(input), problem_(problem), method_(method), need_input_(need_input), need_kernels_(need_kernels) {}
 
   // The kernels' gradient (B, rows, C, ...), of grad (B, rows, ...) and kernels (B, rows, C, ...) of the next output
   // channels. Empty where nobody needs it; else there until the next call.

@@ -17,6 +17,17 @@
 //   16 -> 16, 3x3, 28            .374  .905     .537  1.16     .748  1.83     .460  1.59     1.12
 //   64 -> 64, 3x3, 14            .654  1.54     .967  2.23     1.53  3.34     1.03  2.51     3.35
 //
+// "shared" loses in all of these. Where samples have few pixels it is what takes less time: the quickest of the others
+// by its, of as many output channels, 3x3 or 3x3x3, B = 4, forward and backward (one core of an AMD EPYC (Genoa)):
+//
+//   input size     512           256           128            64
+//   2x2        2.53  2.91    3.28  1.66    2.51  3.06    2.64  1.93
+//   3x3        1.62  1.58    1.67  1.67
+//   4x4         .87  1.32    1.06   .89                   .72   .78
+//   2x2x2      7.02  4.20    5.40  5.01    6.24  3.96    2.16  3.65
+//   4x4x4      1.86  1.75    1.48  1.30    1.05  1.13     .64   .83
+//   6x6x6      1.61  1.42     .68   .64
+//
 // No GPU has been measured: there it goes by the costs of convolution/gpu_costs.h, and never sample by sample.
 #pragma once
 #include <array>
@@ -36,22 +47,26 @@ enum class Method {  // in the order of kMethodNames
   grouped,           // one convolution with B * groups groups, as the published layer has it
   loop,              // one convolution for each sample
   matrix,            // image to columns and a batched matrix product
-  small,  // the same without a tensor in between, by products of our own: forward, on the CPU, convolution/small.h
-  tiles,  // products of our own on tensor cores: forward, on a GPU, convolution/tiles.h
+  small,             // the same without a tensor in between, by products of our own: forward, on the CPU,
+                     // convolution/methods/small.h
+  tiles,             // products of our own on tensor cores: forward, on a GPU, convolution/tiles.h
+  shared,  // the weight as it is, of all samples, and shifted columns: on the CPU, convolution/methods/shared.h
 };
-constexpr std::array<const char*, 5> kMethodNames = {"grouped", "loop", "matrix", "small", "tiles"};
+constexpr std::array<const char*, 6> kMethodNames = {"grouped", "loop", "matrix", "small", "tiles", "shared"};
 
 struct Choice {
   Method method;
   const char* why;
 };
 
-// CROSSD_CONVOLUTION_METHOD=grouped|loop|matrix|small in the environment: one for every problem on the CPU, to test it.
-// What cannot be small is a matrix: backward.
+// CROSSD_CONVOLUTION_METHOD=grouped|loop|matrix|small|shared in the environment: one for every problem on the CPU, to
+// test it. What cannot be small, backward, or shared, of kernels that are given, is a matrix.
 inline std::optional<Method> forced_method() {
+  constexpr std::array<Method, 5> kForced = {Method::grouped, Method::loop, Method::matrix, Method::small,
+                                             Method::shared};
   static const std::optional<int> forced =
-      chosen_in_environment("CROSSD_CONVOLUTION_METHOD", {"grouped", "loop", "matrix", "small"});
-  return forced ? std::optional(static_cast<Method>(*forced)) : std::nullopt;
+      chosen_in_environment("CROSSD_CONVOLUTION_METHOD", {"grouped", "loop", "matrix", "small", "shared"});
+  return forced ? std::optional(kForced[*forced]) : std::nullopt;
 }
 
 // What columns are copied from must not outgrow them by much.
@@ -68,6 +83,8 @@ inline bool have_room(const ConvolutionProblem& problem) {
 }
 
 inline bool can_be_small(const ConvolutionProblem& problem, bool backward) { return !problem.on_gpu && !backward; }
+
+inline bool can_be_shared(const ConvolutionProblem& problem) { return !problem.on_gpu && problem.has_weight(); }
 
 // Channels-last images of half types, or of float32 that may be rounded (forward), in whole vectors of channels; with
 // sizes that the kernels can count in 32 bits.
@@ -92,6 +109,7 @@ inline bool is_possible(const ConvolutionProblem& problem, Method method, bool b
     case Method::matrix: return can_have_columns(problem) && have_room(problem);
     case Method::small: return can_be_small(problem, backward) && can_have_columns(problem);
     case Method::tiles: return can_have_tiles(problem, backward);
+    case Method::shared: return can_be_shared(problem);
   }
   return false;
 }
@@ -129,12 +147,35 @@ inline Choice choose_on_gpu(const ConvolutionProblem& problem, bool backward) {
   return choice;
 }
 
+// As many times as a kernel.
+inline double slices_of_weight(const ConvolutionProblem& problem) {
+  return static_cast<double>(problem.weight_elements()) / static_cast<double>(problem.kernel_elements());
+}
+
+// Whether the shared weight takes less time than kernels of each sample, in multiply-adds of one element of a kernel:
+// those have to be made and read from beyond the caches, the weight to be read, for all samples once. What pixels see
+// has to be shifted for each input channel, which its output channels share. Half types are computed in float32; of
+// bfloat16 many processors have products of their own, twice as fast.
+inline bool is_sooner_shared(const ConvolutionProblem& problem) {
+  constexpr double kMade = 40, kRead = 10, kShifted = 80;
+  constexpr int64_t kFewElements = 1 << 16;  // of all kernels: what comes beside the work takes longer
+  if (problem.samples() * problem.rows() * problem.shape.in_channels * problem.kernel_elements() < kFewElements)
+    return false;
+  const double pixels = static_cast<double>(problem.pixels()), samples = static_cast<double>(problem.samples());
+  const double outputs = static_cast<double>(problem.rows() / problem.geometry.groups);
+  const double times = slices_of_weight(problem) * (problem.dtype == Dtype::bfloat16 ? 2 : 1);
+  return times * (pixels * (1 + kShifted / outputs) + kRead / samples) < kMade + pixels;
+}
+
 inline Choice choose_on_cpu(const ConvolutionProblem& problem, bool backward) {
   constexpr int64_t kFewPixels = 100;
   constexpr int64_t kFewChannels = 16;
   constexpr int64_t kFewColumns = 1 << 17;
   constexpr int64_t kFewMultiplyAdds = 1 << 18;
   const bool can_multiply = can_have_columns(problem);
+  if (can_be_shared(problem) && is_sooner_shared(problem))
+    return {Method::shared,
+            "few pixels of many channels: kernels of each sample would take longer to make than to use"};
   if (can_be_small(problem, backward) && can_multiply && problem.multiply_adds() <= kFewMultiplyAdds)
     return {Method::small, "few multiply-adds: a library's preparations would take as long"};
   const bool few_pixels = problem.pixels() <= kFewPixels;
@@ -176,14 +217,19 @@ inline std::string impossible_method(const ConvolutionProblem& problem, Method m
 }
 
 inline Choice choose(const ConvolutionProblem& problem, bool backward) {
-  if (const auto forced = problem.on_gpu ? std::nullopt : forced_method())
-    return {*forced == Method::small && !can_be_small(problem, backward) ? Method::matrix : *forced,
-            "CROSSD_CONVOLUTION_METHOD"};
+  if (const auto forced = problem.on_gpu ? std::nullopt : forced_method()) {
+    const bool possible = *forced == Method::small    ? can_be_small(problem, backward)
+                          : *forced == Method::shared ? can_be_shared(problem)
+                                                      : true;
+    return {possible ? *forced : Method::matrix, "CROSSD_CONVOLUTION_METHOD"};
+  }
   if (!MethodTable::is_empty()) {
     if (const auto measured = MethodTable::find(key_of(problem, backward))) {
       const Method method = static_cast<Method>(*measured);
-      require(is_possible(problem, method, backward), [&] { return impossible_method(problem, method, backward); });
-      return {method, "measured"};
+      const bool of_another = method == Method::shared && !problem.has_weight();  // the same, but for its weight
+      require(of_another || is_possible(problem, method, backward),
+              [&] { return impossible_method(problem, method, backward); });
+      if (!of_another) return {method, "measured"};
     }
   }
   return problem.on_gpu ? choose_on_gpu(problem, backward) : choose_on_cpu(problem, backward);

@@ -10,6 +10,14 @@
 
 namespace crossd_ops {
 
+// Those that a pass moves with the weight as it is: what pixels see, and that shifted, are written and read.
+inline double shared_elements(const ConvolutionProblem& problem) {
+  const double seen = static_cast<double>(problem.columns());
+  const double weight = static_cast<double>(problem.rows() * problem.shape.in_channels * problem.weight_elements());
+  return problem.input_elements + static_cast<double>(ConvolutionProblem::product(problem.result)) + weight +
+         2 * seen * (1 + slices_of_weight(problem));
+}
+
 // As JSON, of the convolution that `convolution` would do with these arguments, or `sample_convolution` where there is
 // no shift and the kernels of each sample are given, and of its derivative: the key of the problem, what is chosen and
 // why, and of each method whether it is possible, the bytes that it moves, its multiply-adds, and on a GPU the seconds
@@ -32,10 +40,11 @@ inline std::string explain_convolution(const Tensor& input, const Tensor& weight
   for (const int64_t number : key_of(problem, backward)) text << between << number, between = ", ";
   text << "], \"chosen\": \"" << kMethodNames[static_cast<int>(choice.method)] << "\", \"why\": \"" << choice.why
        << "\", \"costs\": {";
-  const auto cost = [&](const char* name, bool possible, double elements, std::optional<double> seconds) {
+  const auto cost = [&](const char* name, bool possible, double elements, std::optional<double> seconds,
+                        double times = 1) {
     text << "\"" << name << "\": {\"possible\": " << possible
          << ", \"bytes\": " << passes * elements * size_of(problem.dtype)
-         << ", \"multiply_adds\": " << passes * counts.multiply_adds << ", \"seconds\": ";
+         << ", \"multiply_adds\": " << passes * times * counts.multiply_adds << ", \"seconds\": ";
     if (seconds && problem.on_gpu)
       text << passes * *seconds << "}";
     else
@@ -45,16 +54,17 @@ inline std::string explain_convolution(const Tensor& input, const Tensor& weight
   cost("plain", true, plain, gpu_seconds(plain, counts.multiply_adds, problem.dtype, problem.tf32));
   for (size_t i = 0; i < kMethodNames.size(); ++i) {
     const Method method = static_cast<Method>(i);
-    const bool columns = method == Method::matrix, grouped = method == Method::grouped, tiles = method == Method::tiles;
+    const bool possible = is_possible(problem, method, backward);
     text << ", ";
-    cost(kMethodNames[i], is_possible(problem, method, backward),
-         columns ? columns_elements(counts)
-         : tiles ? tiles_elements(counts)
-                 : grouped_elements(counts),
-         columns   ? std::optional(columns_seconds(counts))
-         : grouped ? std::optional(grouped_seconds(counts))
-         : tiles   ? std::optional(tiles_seconds(counts))
-                   : std::nullopt);
+    switch (method) {
+      case Method::matrix: cost(kMethodNames[i], possible, columns_elements(counts), columns_seconds(counts)); break;
+      case Method::tiles: cost(kMethodNames[i], possible, tiles_elements(counts), tiles_seconds(counts)); break;
+      case Method::grouped: cost(kMethodNames[i], possible, grouped_elements(counts), grouped_seconds(counts)); break;
+      case Method::shared:
+        cost(kMethodNames[i], possible, shared_elements(problem), {}, slices_of_weight(problem));
+        break;
+      default: cost(kMethodNames[i], possible, grouped_elements(counts), {});
+    }
   }
   text << "}}";
   return text.str();
@@ -65,7 +75,7 @@ inline void set_convolution_method(const std::vector<int64_t>& key, const std::o
   if (!method) return MethodTable::set(key, std::nullopt);
   const auto found = std::find(kMethodNames.begin(), kMethodNames.end(), *method);
   require(found != kMethodNames.end(),
-          [&] { return "method: expected grouped, loop, matrix, small or tiles, got " + *method; });
+          [&] { return "method: expected grouped, loop, matrix, small, tiles or shared, got " + *method; });
   MethodTable::set(key, static_cast<int>(found - kMethodNames.begin()));
 }
 

@@ -16,7 +16,8 @@
 #include "convolution/choice.h"
 #include "convolution/forward.h"
 #include "convolution/sample_kernels.h"
-#include "convolution/small.h"
+#include "convolution/methods/shared.h"
+#include "convolution/methods/small.h"
 
 namespace crossd_ops {
 
@@ -31,6 +32,7 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shif
   const Method method = choose(problem, /*backward=*/false).method;
   if (method == Method::small) return small_convolution(input, weight, bias, problem);
   const NoGrad no_grad;
+  if (method == Method::shared) return SharedConvolution(input, weight, problem).forward(bias, input.scalar_type());
   const int64_t block = rows_of_block(problem, input);
   SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block, method == Method::tiles);
   SampleConvolution convolve(input, problem, method);
@@ -58,10 +60,18 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad, cons
             need_weight ? zeros_like(weight, MemoryFormat::contiguous) : nothing(weight),
             need_shift ? zeros_like(shift, MemoryFormat::contiguous) : nothing(shift)};
   const NoGrad no_grad;
+  const Method method = choose(problem, /*backward=*/true).method;
+  if (method == Method::shared) {
+    SharedConvolution gradients(input, weight, problem);
+    gradients.backward(grad, need_input, need_weight, need_shift);
+    return {need_input ? gradients.grad_input(input.scalar_type()) : nothing(input),
+            need_weight ? gradients.grad_weight(weight.scalar_type()) : nothing(weight),
+            need_shift ? gradients.grad_shift(shift.scalar_type()) : nothing(shift)};
+  }
   const int64_t block = rows_of_block(problem, input);
   SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block);
   KernelGradients<Device> of_kernels(weight, problem, block, need_weight, need_shift);
-  ConvolutionGradients of_convolution(input, problem, need_input, need_weight || need_shift);
+  ConvolutionGradients of_convolution(input, problem, method, need_input, need_weight || need_shift);
   for (int64_t first = 0; first < problem.rows(); first += block) {
     const int64_t rows = std::min(block, problem.rows() - first);
     const Tensor grad_of_rows = rows == problem.rows() ? grad : part_of(grad, 1, first, rows);

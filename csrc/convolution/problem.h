@@ -32,6 +32,10 @@ struct ConvolutionProblem {
   int64_t rows() const { return shape.out_channels; }
   bool is_empty() const { return std::min({samples(), rows(), shape.in_channels}) == 0; }
   int64_t kernel_elements() const { return product(kernel); }
+  bool has_weight() const { return shift.defined(); }  // one for all samples: kernels are not given
+  int64_t weight_elements() const {                    // of a pair of channels
+    return has_weight() ? int64_t{1} * shape.kernel[0] * shape.kernel[1] * shape.kernel[2] : kernel_elements();
+  }
   int64_t pixels() const { return product({result.begin() + 2, result.end()}); }
   int64_t columns() const {  // elements of all of them, see convolution/columns.h
     return samples() * shape.in_channels * geometry.groups * kernel_elements() * pixels();

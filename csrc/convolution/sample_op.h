@@ -14,7 +14,7 @@
 #include "convolution/choice.h"
 #include "convolution/forward.h"
 #include "convolution/problem.h"
-#include "convolution/small.h"
+#include "convolution/methods/small.h"
 
 namespace crossd_ops {
 
@@ -44,7 +44,8 @@ inline std::tuple<Tensor, Tensor> sample_convolution_backward(const Tensor& grad
             need_weight ? zeros_like(weight, MemoryFormat::contiguous) : nothing()};
   if (!need_input && !need_weight) return {nothing(), nothing()};
   const NoGrad no_grad;
-  ConvolutionGradients gradients(input, problem, need_input, need_weight);
+  const Method method = choose(problem, /*backward=*/true).method;
+  ConvolutionGradients gradients(input, problem, method, need_input, need_weight);
   const Tensor of_weight = gradients.add(grad, dense(weight));
   return {need_input ? in_format(gradients.grad_input(), problem.format) : nothing(),
           need_weight ? dense(of_weight) : nothing()};

@@ -121,7 +121,7 @@ def test_every_method_that_a_layer_can_have_is_measured(compiled_library: None) 
     assert [row["cudnn_benchmark"] for row in rows] == [False] * 4 + [True] * 4
     for row in rows:
         assert {name for name in row["seconds"] if name.endswith("forward")} == {
-            f"{name} forward" for name in ("plain", "grouped", "loop", "matrix", "small")
+            f"{name} forward" for name in ("plain", "grouped", "loop", "matrix", "small", "shared")
         }
         assert "small backward" not in row["seconds"] and set(row["chosen"]) == {"forward", "backward"}
     for problem in convolutions.problems(dry_run=True):  # nothing stays set

@@ -21,10 +21,15 @@ VALUES = "not compile and not opcheck and not transforms and not ways_around and
 def test_prints_a_row_for_each_layer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(convolution_methods, "LAYERS", [(3, 4, 3, 2, 8)])
     monkeypatch.setattr(convolution_methods, "SMALL", [(4, 6, 3, 1, 5)])
+    monkeypatch.setattr(convolution_methods, "VOLUMES", [(4, 2, 3, 1, 3)])
     convolution_methods.main(["--batch", "2", "--turns", "1"])
     header, *rows, _ = capsys.readouterr().out.splitlines()
     assert all(name in header for name in ("plain", *choice.METHODS))
-    assert [row.split()[1:3] for row in rows] == [["3->4", "3x3"]] * 2 + [["4->6", "3x3"]] * 2
+    assert [row.split()[1:3] for row in rows] == [
+        *[["3->4", "3x3"]] * 2,
+        *[["4->6", "3x3"]] * 2,
+        *[["4->2", "3x3x3"]] * 2,
+    ]
 
 
 def test_given_kernels_beside_torch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +59,14 @@ def test_bad_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "method, instruction_set",
-    [("grouped", "avx512"), ("loop", "avx512"), ("matrix", "avx512"), ("small", "avx2"), ("small", "baseline")],
+    [
+        ("grouped", "avx512"),
+        ("loop", "avx512"),
+        ("matrix", "avx512"),
+        ("small", "avx2"),
+        ("small", "baseline"),
+        ("shared", "avx512"),
+    ],
 )
 def test_every_method_convolves_every_problem(compiled_library: None, method: str, instruction_set: str) -> None:
     """The tests of values again, in a process where the method is forced, with no more than this instruction set."""
@@ -72,7 +84,7 @@ def test_the_way_of_gpus_convolves_every_problem(compiled_library: None) -> None
 
 
 @pytest.mark.parametrize("name, value, expected", [
-    ("METHOD", "matrices", "grouped, loop, matrix or small"), ("BRANCH", "GPU", "cpu or gpu"),
+    ("METHOD", "matrices", "grouped, loop, matrix, small or shared"), ("BRANCH", "GPU", "cpu or gpu"),
 ])  # fmt: skip
 def test_a_choice_that_is_none_is_refused(compiled_library: None, name: str, value: str, expected: str) -> None:
     script = (

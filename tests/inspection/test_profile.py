@@ -106,8 +106,8 @@ def test_values_and_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     forward, backward = found["rows"]
     assert (forward["direction"], backward["direction"]) == ("forward", "backward")
     assert forward["input"] == [2, 4, 9, 11] and forward["dtype"] == "float64" and not found["dry_run"]
-    assert {*forward["seconds"]} == {"plain", "grouped", "loop", "matrix", "small"}
-    assert {*backward["seconds"]} == {"plain", "grouped", "loop", "matrix"}
+    assert {*forward["seconds"]} == {"plain", "grouped", "loop", "matrix", "small", "shared"}
+    assert {*backward["seconds"]} == {"plain", "grouped", "loop", "matrix", "shared"}
     assert plot.read_bytes().startswith(b"\x89PNG")
     problems = saved.load(kept)
     assert [problem.method for problem in problems] == [forward["quickest"], backward["quickest"]]

@@ -62,14 +62,14 @@ def try_methods() -> dict[str, float]:
 
 
 def test_the_quickest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed = with_clock(monkeypatch, {"grouped": 3.0, "loop": 1.0, "matrix": 2.0, "small": 4.0})
-    assert set(try_methods()) == {*timed} == {"grouped", "loop", "matrix", "small"}
+    timed = with_clock(monkeypatch, {"grouped": 3.0, "loop": 1.0, "matrix": 2.0, "small": 4.0, "shared": 5.0})
+    assert set(try_methods()) == {*timed} == {"grouped", "loop", "matrix", "small", "shared"}
     assert (explained().method, explained().why) == ("loop", "measured")
-    assert try_methods() == {} and len(timed) == 4  # once
+    assert try_methods() == {} and len(timed) == 5  # once
 
 
 def test_given_kernels_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed = with_clock(monkeypatch, {"grouped": 3.0, "loop": 2.0, "matrix": 1.0, "small": 4.0})
+    timed = with_clock(monkeypatch, {"grouped": 3.0, "loop": 2.0, "matrix": 1.0, "small": 4.0, "shared": 5.0})
     input, weight = given_kernels()
     call = lambda: derivatives._eager_forward(input, weight, None, PLACE)  # noqa: E731
     assert set(first_call.try_methods(call, (input, weight), PLACE, backward=False)) == {*timed} != set()
@@ -86,7 +86,7 @@ def test_given_kernels_of_the_sizes_of_a_weight_are_another_problem(monkeypatch:
 
 
 def test_one_without_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_clock(monkeypatch, {"grouped": 3.0, "loop": -1.0, "matrix": 2.0, "small": 4.0})
+    with_clock(monkeypatch, {"grouped": 3.0, "loop": -1.0, "matrix": 2.0, "small": 4.0, "shared": 5.0})
     assert "loop" not in try_methods()
     assert explained().method == "matrix"
 
@@ -110,7 +110,7 @@ def test_what_was_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_not_under_deterministic_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed = with_clock(monkeypatch, {"grouped": 3.0, "loop": 1.0, "matrix": 2.0, "small": 4.0})
+    timed = with_clock(monkeypatch, {"grouped": 3.0, "loop": 1.0, "matrix": 2.0, "small": 4.0, "shared": 5.0})
     torch.use_deterministic_algorithms(True)
     try:
         assert try_methods() == {} and not timed

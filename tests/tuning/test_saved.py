@@ -59,11 +59,11 @@ def _run(path: Path | str) -> subprocess.CompletedProcess[str]:
         ('{"format": "crossd_ops tuning 1", "problems": [{"key": [1]}]}', "expected problems with key"),
         (
             '{"format": "crossd_ops tuning 1", "problems": [{"key": [1], "method": "best", "about": ""}]}',
-            "expected a key of ints and a method of grouped, loop, matrix, small, tiles, got [1], 'best'",
+            "expected a key of ints and a method of grouped, loop, matrix, small, tiles, shared, got [1], 'best'",
         ),
         (
             '{"format": "crossd_ops tuning 1", "problems": [{"key": "1", "method": "loop", "about": ""}]}',
-            "expected a key of ints and a method of grouped, loop, matrix, small, tiles, got '1', 'loop'",
+            "expected a key of ints and a method of grouped, loop, matrix, small, tiles, shared, got '1', 'loop'",
         ),
     ],
 )

@@ -55,8 +55,10 @@ void backward(const BackwardPlan<typename Method::Acc>& plan, int64_t begin, int
     for (int64_t pair = first; pair < stop && pair < plan.pairs; pair += lanes) {
       const int64_t left = (plan.pairs < stop ? plan.pairs : stop) - pair;
       const Tile<Acc> tile{pair, static_cast<int>(left < lanes ? left : lanes), run};
-      load_tile(plan.weight, in_channels, tile, 0, weight);
-      method.prepare(weight);
+      if (want_shift) {  // the weight's own gradient does not depend on it
+        load_tile(plan.weight, in_channels, tile, 0, weight);
+        method.prepare(weight);
+      }
       if (want_weight) __builtin_memset(grad_weight, 0, sizeof(Vector<Acc>) * volume);
       for (int64_t sample = 0; sample < samples; ++sample) {
         load_tile(plan.grad, in_channels, tile, sample, grad);
