@@ -1,5 +1,5 @@
-// The convolution of each sample with kernels of its own, tile by tile on tensor cores: what is asked for, as plain
-// numbers, and the plan that follows from it. Free of torch.
+// The convolution of each sample with kernels of its own, tile by tile on tensor cores, and the gradient of its input:
+// what is asked for, as plain numbers, and the plan that follows from it. Free of torch.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -39,6 +39,46 @@ inline int64_t rows_of_tile(int64_t blocks_of_pixels, int64_t pixels, int64_t ou
   const bool fills = many * kManyTileRows * 10 <= few * kFewTileRows * 11;
   return fills && blocks_of_pixels * many * tiles_along(out_channels, kTileColumns) >= kWantedBlocks ? kManyTileRows
                                                                                                      : kFewTileRows;
+}
+
+// The gradient of the input.
+struct TilesInputProblem {
+  int64_t samples, groups, in_channels, out_channels;  // as above
+  ImageAxes image, kernel, result, stride, padding, dilation;
+  int64_t grad_sample;   // strides in elements, of whole vectors
+  ImageAxes grad_pixel;  // channels are next to each other
+  const void* grad;      // [B, result, groups * O], strided, at whole vectors
+  const void* kernels;   // [B, kernel, groups * O, C], contiguous
+  void* grad_input;      // [B, image, groups * C], contiguous
+  Dtype dtype;           // of all tensors: bfloat16, float16, or float32, which is rounded to TF32
+};
+
+// Along each axis, the pixels of the image by their remainder modulo the stride: how many remainders there are, and
+// pixels of the first one, which no other exceeds.
+struct Remainders {
+  ImageAxes count, pixels;
+};
+inline Remainders remainders_of(const ImageAxes& image, const ImageAxes& stride) {
+  Remainders found{};
+  for (int i = 0; i < 2; ++i) {
+    found.count[i] = std::min(stride[i], image[i]);
+    found.pixels[i] = tiles_along(image[i], stride[i]);
+  }
+  return found;
+}
+
+// Pixels of one remainder that a tile has.
+inline int64_t rows_of_input_gradient(const TilesInputProblem& problem) {
+  const auto [count, pixels] = remainders_of(problem.image, problem.stride);
+  return rows_of_tile(problem.samples * problem.groups * count[0] * count[1], pixels[0] * pixels[1],
+                      problem.in_channels);
+}
+
+// As many for each remainder as for the first.
+inline int64_t blocks_of_input_gradient(const TilesInputProblem& problem, int64_t rows) {
+  const auto [count, pixels] = remainders_of(problem.image, problem.stride);
+  return problem.samples * problem.groups * count[0] * count[1] * tiles_along(pixels[0] * pixels[1], rows) *
+         tiles_along(problem.in_channels, kTileColumns);
 }
 
 }  // namespace crossd_ops

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "convolution/cuda/columns_launch.cuh"
+#include "convolution/cuda/tiles_input_launch.cuh"
 #include "convolution/cuda/tiles_launch.cuh"
 #include "head/cuda/head_launch.cuh"
 #include "head/cuda/rotation_launch.cuh"
@@ -113,6 +114,10 @@ void launch_all_tiles() {
       problem.image = problem.result = {8, 16}, problem.kernel = problem.stride = problem.dilation = {1, 1};
       problem.dtype = dtype;
       cuda::launch_tiles(problem, nullptr);
+      TilesInputProblem of_input{samples, 1, 8, 8};
+      of_input.image = of_input.result = {8, 16}, of_input.kernel = of_input.stride = of_input.dilation = {1, 1};
+      of_input.dtype = dtype;
+      cuda::launch_tiles_input_gradient(of_input, nullptr);
     }
 }
 

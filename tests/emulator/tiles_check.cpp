@@ -4,17 +4,13 @@
 // sizes. One line for each case that fails, then a summary; exit status 1 where one does. `--first-failure`: ends with
 // it.
 #include <cmath>
-#include <random>
-#include <string>
 #include <vector>
 
 #include "convolution/cuda/tiles_launch.cuh"
-#include "half_types.h"
 #include "program.h"
+#include "tiles_case.h"
 
 namespace check {
-
-using namespace crossd_ops;
 
 int runs = 3;
 
@@ -25,44 +21,24 @@ struct Case {
   bool has_nan = false;  // in one pixel
 
   std::string name() const {
-    const auto text_of = [](const ImageAxes& axes) { return std::to_string(axes[0]) + "x" + std::to_string(axes[1]); };
-    const TilesProblem& p = problem;
-    return std::to_string(p.samples) + "x" + text_of(p.image) + "x" + std::to_string(p.in_channels) + " to " +
-           std::to_string(p.out_channels) +
-           (p.dtype == Dtype::bfloat16  ? " bf16"
-            : p.dtype == Dtype::float16 ? " f16"
-                                        : " tf32") +
-           " groups " + std::to_string(p.groups) + " kernel " + text_of(p.kernel) + " stride " + text_of(p.stride) +
-           " padding " + text_of(p.padding) + " dilation " + text_of(p.dilation) + " room " + std::to_string(room) +
-           " bias " + std::to_string(bias_stride) + (has_nan ? " nan" : "");
+    return text_of(problem) + " room " + std::to_string(room) + " bias " + std::to_string(bias_stride) +
+           (has_nan ? " nan" : "");
   }
 };
 
 std::vector<Case> all_cases(bool brief) {
   std::mt19937 random(20);
-  const auto drawn = [&](int64_t smallest, int64_t largest) {
-    return smallest + int64_t(random() % (largest - smallest + 1));
-  };
-  const auto draw_axis = [&](TilesProblem& problem, int axis, int64_t size, int64_t kernel) {
-    int64_t left = 0;  // of the padded image, beyond the first window
-    do {
-      problem.image[axis] = size, problem.kernel[axis] = kernel, problem.stride[axis] = drawn(1, 3);
-      problem.padding[axis] = drawn(0, 3), problem.dilation[axis] = drawn(1, 2);
-      left = size + 2 * problem.padding[axis] - problem.dilation[axis] * (kernel - 1) - 1;
-    } while (left < 0);
-    problem.result[axis] = left / problem.stride[axis] + 1;
-  };
   std::vector<Case> cases;
   for (const Dtype dtype : {Dtype::bfloat16, Dtype::float16, Dtype::float32})
     for (int64_t kernel = 1; kernel <= 7; ++kernel)
       for (int64_t round = 0; round < (brief ? 1 : 3); ++round) {
         TilesProblem problem{};
-        problem.samples = drawn(1, 2), problem.groups = drawn(1, 2), problem.dtype = dtype;
+        problem.samples = drawn(random, 1, 2), problem.groups = drawn(random, 1, 2), problem.dtype = dtype;
         const int64_t vector = tiles_vector(dtype);
-        problem.in_channels = vector * drawn(1, 5), problem.out_channels = vector * drawn(1, 10);
-        draw_axis(problem, 0, drawn(8, 14), kernel);
-        draw_axis(problem, 1, drawn(8, 14), round == 2 ? drawn(1, 7) : kernel);
-        cases.push_back({problem, vector * drawn(0, 2), drawn(0, 2)});
+        problem.in_channels = vector * drawn(random, 1, 5), problem.out_channels = vector * drawn(random, 1, 10);
+        draw_axis(random, problem, 0, drawn(random, 8, 14), kernel);
+        draw_axis(random, problem, 1, drawn(random, 8, 14), round == 2 ? drawn(random, 1, 7) : kernel);
+        cases.push_back({problem, vector * drawn(random, 0, 2), drawn(random, 0, 2)});
       }
   // Whole tiles, and a pixel, or channels, more and less; rows of one pixel.
   for (const Dtype dtype : {Dtype::bfloat16, Dtype::float32})
@@ -83,33 +59,6 @@ std::vector<Case> all_cases(bool brief) {
   return cases;
 }
 
-// What tensor cores take of a number: of a float32 the 11 bits of TF32.
-double operand(double value, Dtype dtype) {
-  if (dtype != Dtype::float32 || value == 0 || !std::isfinite(value)) return value;
-  const double unit = std::ldexp(1.0, std::ilogb(value) - 10);
-  return std::round(value / unit) * unit;
-}
-
-// Elements in memory of exactly their size.
-class Elements {
- public:
-  Elements(int64_t count, Dtype dtype, std::mt19937& random)
-      : size_(element_size(dtype)), count_(count), dtype_(dtype), memory_(new char[count * size_]) {
-    std::normal_distribution<double> normal;
-    for (int64_t i = 0; i < count; ++i) write_element(&memory_[i * size_], dtype, normal(random));
-  }
-  double at(int64_t i) const { return read_element(&memory_[i * size_], dtype_); }
-  double operand_at(int64_t i) const { return operand(at(i), dtype_); }
-  void* data() { return memory_.get(); }
-  void poison() { std::memset(memory_.get(), 0xff, count_ * size_); }
-  std::string raw() const { return std::string(memory_.get(), count_ * size_); }
-
- private:
-  int64_t size_, count_;
-  Dtype dtype_;
-  std::unique_ptr<char[]> memory_;
-};
-
 struct Tensors {
   Tensors(const Case& one, std::mt19937& random)
       : problem(strided(one)),
@@ -117,8 +66,7 @@ struct Tensors {
         kernels(problem.samples * taps() * channels() * problem.in_channels, problem.dtype, random),
         bias(channels() * std::max<int64_t>(one.bias_stride, 1), problem.dtype, random),
         out(problem.samples * pixels() * channels(), problem.dtype, random) {
-    const size_t size = element_size(problem.dtype);
-    if (one.has_nan) std::memset(static_cast<char*>(input.data()) + problem.input_sample / 2 * size, 0xff, size);
+    if (one.has_nan) std::memset(input.data_at(problem.input_sample / 2), 0xff, element_size(problem.dtype));
     problem.input = input.data(), problem.kernels = kernels.data(), problem.out = out.data();
     problem.bias = one.bias_stride ? bias.data() : nullptr, problem.bias_stride = one.bias_stride;
   }

@@ -27,6 +27,17 @@ class TilesProblem(ctypes.Structure):  # mirror of csrc/convolution/tiles_proble
     ]
 
 
+class TilesInputProblem(ctypes.Structure):  # mirror of csrc/convolution/tiles_problem.h
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("samples", "groups", "in_channels", "out_channels")),
+        *((name, _Axes) for name in ("image", "kernel", "result", "stride", "padding", "dilation")),
+        ("grad_sample", ctypes.c_int64),
+        ("grad_pixel", _Axes),
+        *((name, ctypes.c_void_p) for name in ("grad", "kernels", "grad_input")),
+        ("dtype", ctypes.c_int32),
+    ]
+
+
 class EmulatedTiles:
     """Of channels-last images, with numbers that are the same for both axes; slow: for small ones."""
 
@@ -58,7 +69,30 @@ class EmulatedTiles:
             None if bias is None else bias.data_ptr(), 0 if bias is None else bias.stride(0), out.data_ptr(),
             DTYPES[input.dtype],
         )  # fmt: skip
-        self._run(problem, input=input, kernels=kernels, **({} if bias is None else {"bias": bias}), out=out)
+        biases = {} if bias is None else {"bias": bias}
+        self._run("convolve_tiles", problem, input=input, kernels=kernels, **biases, out=out)
+        return out
+
+    def input_gradient(
+        self,
+        grad: torch.Tensor,
+        kernels: torch.Tensor,
+        image: tuple[int, int],
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> torch.Tensor:
+        """``image``: pixels; the rest as for ``convolve``."""
+        samples, out_channels, in_channels, *kernel = kernels.shape
+        out = torch.full((samples, *image, groups * in_channels), float("nan"), dtype=grad.dtype).permute(0, 3, 1, 2)
+        both = (_Axes(number, number) for number in (stride, padding, dilation))
+        problem = TilesInputProblem(
+            samples, groups, in_channels, out_channels // groups, _Axes(*image), _Axes(*kernel), _Axes(*grad.shape[2:]),
+            *both, grad.stride(0), _Axes(*grad.stride()[2:]), grad.data_ptr(), kernels.data_ptr(), out.data_ptr(),
+            DTYPES[grad.dtype],
+        )  # fmt: skip
+        self._run("tiles_input_gradient", problem, grad=grad, kernels=kernels, grad_input=out)
         return out
 
     def rows_of_tile(self, samples: int, pixels: int, out_channels: int) -> int:
@@ -66,9 +100,9 @@ class EmulatedTiles:
         rows: int = self._library.rows_of_tile(*map(ctypes.c_int64, (samples, pixels, out_channels)))
         return rows
 
-    def _run(self, problem: TilesProblem, **tensors: torch.Tensor) -> None:
+    def _run(self, launcher: str, problem: TilesProblem | TilesInputProblem, **tensors: torch.Tensor) -> None:
         """``tensors``: those that the problem points to, for the meter."""
-        error: bytes | None = self._library.emulated_convolve_tiles(ctypes.byref(problem))
+        error: bytes | None = getattr(self._library, f"emulated_{launcher}")(ctypes.byref(problem))
         if error is not None:
             raise RuntimeError(error.decode())
 
@@ -76,11 +110,13 @@ class EmulatedTiles:
 @functools.cache
 def _load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    library.emulated_convolve_tiles.restype = ctypes.c_char_p
+    for launcher in ("convolve_tiles", "tiles_input_gradient"):
+        getattr(library, f"emulated_{launcher}").restype = ctypes.c_char_p
     library.rows_of_tile.restype = ctypes.c_int64
-    layout = [ctypes.c_size_t() for _ in range(2)]
-    library.emulated_layout(*map(ctypes.byref, layout))
-    expected, got = [size.value for size in layout], [ctypes.sizeof(TilesProblem), TilesProblem.dtype.offset]
-    if got != expected:
-        raise RuntimeError(f"the structs of the harness and tiles_problem.h differ: expected {expected}, got {got}")
+    for name, struct in (("layout", TilesProblem), ("input_layout", TilesInputProblem)):
+        layout = [ctypes.c_size_t() for _ in range(2)]
+        getattr(library, f"emulated_{name}")(*map(ctypes.byref, layout))
+        expected, got = [size.value for size in layout], [ctypes.sizeof(struct), struct.dtype.offset]
+        if got != expected:
+            raise RuntimeError(f"{struct.__name__} differs in the harness and csrc: expected {expected}, got {got}")
     return library

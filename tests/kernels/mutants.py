@@ -181,23 +181,6 @@ CUDA_COLUMNS = [
     Mutant(GPU_COLUMNS, "(piece - own * of_pixel) * kStored", "0"),
     Mutant(GPU_COLUMNS, "left < kTileRows ? left : kTileRows", "kTileRows"),
 ]  # fmt: skip
-TILES = "convolution/cuda/tiles.cuh"
-CUDA_TILES = [
-    Mutant(TILES, "vector ^ (row / 2 % kStepVectors)", "vector ^ (vector % 2 * row / 2 % kStepVectors)"),
-    Mutant(TILES, "first_row_ + lane_ % 16", "first_row_ + lane_ % 8"),
-    Mutant(TILES, "channels_place_ ^ half", "channels_place_"),
-    Mutant(TILES, "channels[n / 2][n % 2 * 2 + 1]", "channels[n / 2][n % 2 * 2]"),
-    Mutant(TILES, "lane_ % 4 * 2", "lane_ / 8 * 2"),
-    Mutant(TILES, "sums_[m][n] + 2 * half", "sums_[m][n]"),
-    Mutant(TILES, "wait_copies<kTilesStages - 2>();", "wait_copies<kTilesStages - 1>();"),
-    Mutant(TILES, "stages + free_stage * kStageVectors<kRows>", "stages"),
-    Mutant(TILES, "is_tap ? tap_[0] * shape_.dilation[0] : kFarAway", "tap_[0] * shape_.dilation[0]"),
-    Mutant(TILES, "tap_[1] * shape_.dilation[1]", "tap_[1]"),
-    Mutant(TILES, "channel_ >= shape_.in_channels", "channel_ > shape_.in_channels"),
-    Mutant(TILES, "place.group * shape.in_channels", "0"),
-    Mutant("convolution/tiles_problem.h", "size + tile - 1", "size"),
-    Mutant("common/cuda/tensor_core.cuh", "bits = round_to_tf32(bits)", "bits &= 0xffffe000u"),
-]  # fmt: skip
 COLUMNS = "convolution/cpu/columns_cpp.h"
 CPU_COLUMNS = [
     Mutant(COLUMNS, "end - to >= (count + kRun - 1) / kRun * kRun", "true"),
@@ -264,7 +247,6 @@ SUITES = [
     Suite("cuda_shift", CUDA_SHIFT, "check_kernels.cpp", SHIFT_STAGES),
     Suite("cuda_head", CUDA_HEAD, "rotation_head_check.cpp", HEAD_STAGES),
     Suite("cuda_columns", CUDA_COLUMNS, "columns_check.cpp", BRIEF),
-    Suite("cuda_tiles", CUDA_TILES, "tiles_check.cpp", BRIEF),
     Suite("cpu_shift", CPU_SHIFT, "check_kernels.cpp", SHIFT_STAGES),
     Suite("cpu_head", CPU_HEAD, "rotation_head_check.cpp", HEAD_STAGES),
     Suite("cpu_columns", CPU_COLUMNS, "columns_check.cpp", ((),), "address"),
@@ -272,7 +254,6 @@ SUITES = [
     Suite("shift_barriers", missing_barriers("shift/cuda/*.cuh"), "check_kernels.cpp", BRIEF, "thread"),
     Suite("head_barriers", missing_barriers("head/cuda/rotation*.cuh"), "rotation_head_check.cpp", BRIEF, "thread"),
     Suite("columns_barriers", missing_barriers("convolution/cuda/columns.cuh"), "columns_check.cpp", BRIEF, "thread"),
-    Suite("tiles_barriers", missing_barriers("convolution/cuda/tiles.cuh"), "tiles_check.cpp", BRIEF, "thread"),
 ]
 
 

@@ -59,13 +59,18 @@ ADDRESS_TILES = [
         OUT_OF_BOUNDS,
         Mutant("convolution/cuda/tiles.cuh", "column < count", "true"),
         Mutant("convolution/cuda/tiles.cuh", "is_tap && row < channels_left_", "is_tap"),
-        Mutant("convolution/cuda/tiles.cuh", "place.first_pixel + row < shape.pixels", "true"),
+        Mutant("convolution/cuda/tiles.cuh", "row < pixels", "true"),
     ),
     *faults(  # a pixel before the image is far from it, in unsigned offsets
         "AddressSanitizer: (heap-buffer-overflow|SEGV)",
         Mutant("convolution/cuda/tiles.cuh", "static_cast<unsigned>(left_[i] + right)", "0u"),
     ),
 ]
+ADDRESS_TILES_INPUT = faults(
+    OUT_OF_BOUNDS,
+    Mutant("convolution/cuda/tiles_input.cuh", "column < shape.in_channels", "true"),
+    Mutant("convolution/cuda/tiles_input.cuh", "is_tap && has_column_", "has_column_"),
+)
 SHIFT = [
     *faults(
         "divergent barrier",
@@ -108,6 +113,7 @@ KINDS = [
     Suite("faults_address_shift", ADDRESS_SHIFT, "check_kernels.cpp", BRIEF, "address"),
     Suite("faults_address_head", ADDRESS_HEAD, "rotation_head_check.cpp", BRIEF, "address"),
     Suite("faults_address_tiles", ADDRESS_TILES, "tiles_check.cpp", BRIEF, "address"),
+    Suite("faults_address_tiles_input", ADDRESS_TILES_INPUT, "tiles_input_check.cpp", BRIEF, "address"),
     Suite("faults_shift", SHIFT, "check_kernels.cpp", BRIEF),
     Suite("faults_head", HEAD, "rotation_head_check.cpp", BRIEF),
 ]

@@ -152,6 +152,9 @@ def test_every_loop_is_one_that_the_prediction_knows(architecture: str) -> None:
                     known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)
     tiles = tiles_models.TilesProblem(2, 1, 32, 64, 256, 9, "bfloat16", {"input": 1, "kernels": 1})
     known["convolve_tiles"] = set(tiles_models.tiles_launches(tiles)[0].loops)
+    axes = (4, 4), (3, 3), (1, 1), (1, 1), (1, 1)
+    of_input = tiles_models.TilesInputProblem(2, 1, 32, 64, *axes, "bfloat16", {"grad": 1, "kernels": 1})
+    known["grad_input_tiles"] = set(tiles_models.tiles_input_launches(of_input)[0].loops)
     head = launches.HeadProblem(2, 200 * 200, "float32", False)
     for launch in (*launches.head_forward_launches(head), *launches.head_backward_launches(head)):
         known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)

@@ -66,7 +66,7 @@ COLUMNS = {
     "7x7 of few channels": functools.partial(ColumnsCase, 2, 3, 16, 7),
     "7x7 of few channels, channels-last": functools.partial(ColumnsCase, 2, 3, 16, 7, channels_last=True),
 }
-TILES = {  # forward
+TILES = {
     "3x3": functools.partial(TilesCase, 2, 32, 128, 16),
     "3x3, 14x14": functools.partial(TilesCase, 2, 32, 64, 14),
     "3x3, stride 2": functools.partial(TilesCase, 2, 32, 64, 16, stride=2),
@@ -88,7 +88,7 @@ CASES: dict[str, ShiftCase | HeadCase | WholeHeadCase | ColumnsCase | TilesCase]
 PLACES = [
     (name, direction)
     for name, case in CASES.items()
-    for direction in (("forward",) if isinstance(case, TilesCase) else ("forward", "backward"))
+    for direction in (("forward", "input") if isinstance(case, TilesCase) else ("forward", "backward"))
 ]
 
 each_place = pytest.mark.parametrize("name, direction", PLACES)
@@ -124,10 +124,14 @@ REASONS = (  # the first that fits holds
     Reason("head 7x7", "", "map$", "less than a row of vectors for each warp, an element at a time: from L1", "L1"),
     Reason("", "columns_from_", "read image", "a pixel is in as many columns as a kernel has elements: from L1 and L2"),
     Reason("", "image_from_", "read columns", "a tap's piece of a row begins inside a sector: the rest from L1 and L2"),
-    Reason("", "^convolve_tiles", "read kernels", "by each tile of a sample's pixels: from L2", "L2"),
+    Reason("", "^(convolve|grad_input)_tiles", "read kernels", "by each tile of a sample's pixels: from L2", "L2"),
     Reason("", "^convolve_tiles", "read input", "by each tap from L1, and by each tile of channels from L2"),
     Reason("", "^convolve_tiles", "read bias", "an element at a time, by each tile: from L1 and L2"),
     Reason("", "^convolve_tiles", "write out", "pixels of few channels begin inside sectors: L2 joins the parts"),
+    Reason("", "^grad_input_tiles", "read grad", "by each tap from L1, and by each tile of channels from L2"),
+    Reason(
+        "", "^grad_input_tiles", "write grad_input", "pixels of few channels begin inside sectors: L2 joins the parts"
+    ),
     Reason("14x14", "columns_from_", "write columns", "rows of whole vectors begin inside sectors: L2 joins the parts"),
 )
 

@@ -15,19 +15,18 @@ from torch import Tensor
 
 from benchmarks.gpu.prediction import bounds, launches, tiles_models
 
-CHECK = EMULATOR / "tiles_check.cpp"
 
-
+@pytest.mark.parametrize("check", ["tiles_check", "tiles_input_check"])
 @pytest.mark.parametrize(
     ("variant", "options"),
     [("plain", ()), ("address", ("--one-order", "brief")), ("thread", ("--one-order", "brief"))],
 )
-def test_kernels_agree_with_the_definition(variant: str, options: tuple[str, ...]) -> None:
+def test_kernels_agree_with_the_definition(check: str, variant: str, options: tuple[str, ...]) -> None:
     """In three orders of threads and tiles of both sizes, bit for bit the same."""
     reason = why_not(variant)
     if reason:
         pytest.skip(reason)
-    process = run_program(compile_program(CHECK, variant), *options)
+    process = run_program(compile_program(EMULATOR / f"{check}.cpp", variant), *options)
     assert process.returncode == 0, process.stdout[-3000:]
     assert process.stdout.splitlines()[-1].startswith("0 of ")
 
@@ -56,6 +55,23 @@ def test_a_batch_is_what_torch_convolves_sample_by_sample(with_bias: bool, dtype
         torch.testing.assert_close(found[sample : sample + 1].double(), expected, rtol=2**-8, atol=1e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_the_gradient_of_the_input_is_what_torch_has(stride: int, dtype: torch.dtype) -> None:
+    """Of pixels that no tap sees too."""
+    reason = why_not("plain")
+    if reason:
+        pytest.skip(reason)
+    image, kernels, _ = (tensor.to(dtype) for tensor in tensors(channels=48))
+    numbers = stride, 2, 1, 2  # padding, dilation, groups
+    image, wide = image.double().requires_grad_(), kernels.double()
+    result = torch.cat([F.conv2d(image[b : b + 1], wide[b], None, *numbers) for b in range(2)])
+    grad = torch.randn(result.shape).to(dtype).contiguous(memory_format=torch.channels_last)
+    (expected,) = torch.autograd.grad(result, image, grad.double())
+    found = EmulatedTiles().input_gradient(grad, kernels, (9, 7), *numbers)
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-2)
+
+
 def test_arrays_are_moved_as_often_as_tiles_need_them() -> None:
     """Of two whole tiles of channels and three of pixels for each sample; shared memory has no conflicts."""
     reason = why_not("meter")
@@ -69,6 +85,25 @@ def test_arrays_are_moved_as_often_as_tiles_need_them() -> None:
     assert input.distinct_bytes == input.size and input.moved <= 9 * 2 * input.size
     # A tile's pixels and those around them: eight of twelve rows at most.
     assert input.block_sectors * SECTOR_BYTES <= 3 * 2 * input.size * 8 / 12
+    for write in (False, True):
+        wavefronts, ideal = launch.shared(write)
+        assert wavefronts == ideal > 0
+
+
+def test_the_gradient_of_the_input_reads_kernels_for_the_tiles_that_their_tap_sees() -> None:
+    """Of stride 2, where a pixel is seen by one tap, two or four; a tile has all of a remainder's pixels."""
+    reason = why_not("meter")
+    if reason:
+        pytest.skip(reason)
+    (launch,) = TilesCase(samples=2, in_channels=64, out_channels=32, side=16, stride=2).measure("input")
+    assert launch.blocks == 2 * 4
+    written, kernels = launch.traffic("grad_input", write=True), launch.traffic("kernels")
+    assert written.moved == written.distinct_bytes == written.size
+    assert kernels.moved == kernels.distinct_bytes == kernels.size
+    grad = launch.traffic("grad")
+    assert grad.distinct_bytes == grad.size and grad.moved <= 9 * grad.size
+    # Of pixels without a neighbour on one side, or on two.
+    assert launch.tensor_instructions == 2 * 9 * 64 * 64 * 32 // (16 * 8 * 16)
     for write in (False, True):
         wavefronts, ideal = launch.shared(write)
         assert wavefronts == ideal > 0
@@ -101,6 +136,27 @@ def test_launches_of_tiles_are_those_of_the_launcher(dtype: str) -> None:
     assert counts["tensor"] == got.tensor_instructions
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(("side", "stride"), [(8, 1), (16, 2)])
+def test_launches_of_the_gradient_are_those_of_the_launcher(dtype: str, side: int, stride: int) -> None:
+    """As above; of stride 2 every remainder has a whole tile, and its own taps."""
+    reason = why_not("meter")
+    if reason:
+        pytest.skip(reason)
+    case = TilesCase(2, 128, 16, side, stride=stride, image=getattr(torch, dtype))
+    pixels = side * side
+    elements = {"grad": 2 * 16 * pixels // stride**2, "kernels": 2 * 128 * 16 * 9, "grad_input": 2 * 128 * pixels}
+    arrays = {name: launches.TYPES[dtype][1] * count for name, count in elements.items()}
+    axes = (side, side), (3, 3), (stride, stride), (1, 1), (1, 1)
+    problem = tiles_models.TilesInputProblem(2, 1, 128, 16, *axes, dtype, arrays)
+    (expected,), (got,) = tiles_models.tiles_input_launches(problem), case.measure("input")
+    assert (got.kernel, got.blocks, got.threads) == (expected.kernel, expected.blocks, expected.threads)
+    assert {one.array: one.distinct_bytes for one in got.arrays} == expected.arrays
+    assert got.shared(write=False)[0] + got.shared(write=True)[0] == expected.wavefronts
+    counts = bounds.instructions(expected, bounds.read_table()["kernels"]["sm_90"][expected.kernel])
+    assert counts["tensor"] == got.tensor_instructions
+
+
 def test_tiles_are_as_large_as_in_the_plan() -> None:
     reason = why_not("plain")
     if reason:
@@ -125,5 +181,8 @@ def test_what_is_no_whole_vector_is_refused(fault: str) -> None:
         image, kernels = image[:, :8], kernels[:, :, :4]
     else:
         image = torch.zeros(2, 17, 9, 7).bfloat16().contiguous(memory_format=torch.channels_last)[:, 1:]
-    with pytest.raises(RuntimeError, match="expected tiles of a half type or float32, in whole vectors of channels"):
+    expected = "expected tiles of a half type or float32, in whole vectors of channels"
+    with pytest.raises(RuntimeError, match=expected):
         EmulatedTiles().convolve(image, kernels, groups=2)
+    with pytest.raises(RuntimeError, match=expected):
+        EmulatedTiles().input_gradient(image, kernels, (11, 11), groups=2)

@@ -1,4 +1,4 @@
-"""Models of the convolution in tiles, as csrc/convolution/cuda/tiles_launch.cuh launches it."""
+"""Models of the convolution in tiles and of its gradients, as csrc/convolution/cuda/tiles*_launch.cuh launch them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,18 @@ from benchmarks.gpu.prediction.trace import Call
 
 _MANY_ROWS, _FEW_ROWS, _COLUMNS, _WANTED_BLOCKS = 128, 64, 64, 512  # csrc/convolution/tiles_problem.h
 _STEP_VECTORS, _THREADS, _VECTOR_BYTES, _LANES = 4, 128, 16, 32
+
+
+def _rows_of_tile(parts: int, pixels: int, channels: int) -> int:
+    many, few = math.ceil(pixels / _MANY_ROWS), math.ceil(pixels / _FEW_ROWS)
+    fills = many * _MANY_ROWS * 10 <= few * _FEW_ROWS * 11
+    return _MANY_ROWS if fills and parts * many * math.ceil(channels / _COLUMNS) >= _WANTED_BLOCKS else _FEW_ROWS
+
+
+def _wavefronts(rows: int, steps: int, tiles: int, size: int) -> int:
+    """Of all tiles and their steps: copies and matrices of a step; a tile's results there and back."""
+    of_step = (rows + _COLUMNS) * _STEP_VECTORS // 8 + 2 * (rows // 32 + 2) * 4 * _THREADS // _LANES
+    return steps * of_step + tiles * rows * size
 
 
 @dataclass(frozen=True)
@@ -29,10 +41,7 @@ class TilesProblem:
     @property
     def rows(self) -> int:
         """Of a tile: pixels."""
-        many, few = math.ceil(self.pixels / _MANY_ROWS), math.ceil(self.pixels / _FEW_ROWS)
-        fills = many * _MANY_ROWS * 10 <= few * _FEW_ROWS * 11
-        blocks = self.samples * self.groups * many * self.across
-        return _MANY_ROWS if fills and blocks >= _WANTED_BLOCKS else _FEW_ROWS
+        return _rows_of_tile(self.samples * self.groups, self.pixels, self.out_channels)
 
     @property
     def across(self) -> int:
@@ -55,16 +64,14 @@ def tiles_launches(problem: TilesProblem) -> list[launches.Launch]:
     vector = _VECTOR_BYTES // size
     steps = math.ceil(problem.taps * problem.in_channels / vector / _STEP_VECTORS)
     loops = {
-        "convolve_tiles.step": steps,
+        "add_steps.step": steps,
         "pass_taps.while": problem.taps,
-        "convolve_tiles.i": rows * _COLUMNS / vector / _THREADS,
+        "write_tile.i": rows * _COLUMNS / vector / _THREADS,
     }
-    # Copies and matrices of a step; a tile's results there and back.
-    of_step = (rows + _COLUMNS) * _STEP_VECTORS // 8 + 2 * (rows // 32 + 2) * 4 * _THREADS // _LANES
     # Other tiles of pixels read the kernels again, other tiles of channels the input.
     again = (problem.down - 1) * problem.arrays["kernels"] + (problem.across - 1) * problem.arrays["input"]
     kernel = f"convolve_tiles<{type_name}, {rows}>"
-    wavefronts = blocks * (steps * of_step + rows * size)
+    wavefronts = _wavefronts(rows, blocks * steps, blocks, size)
     return [launches.Launch(kernel, blocks, _THREADS, loops, problem.arrays, again, wavefronts=wavefronts)]
 
 
@@ -80,3 +87,76 @@ def convolve_tiles(call: Call) -> list[AnyLaunch]:
         arrays,
     )  # fmt: skip
     return [*tiles_launches(problem)]
+
+
+@dataclass(frozen=True)
+class TilesInputProblem:
+    """The gradient of its input: channels of a group, and bytes of "grad", "kernels" and "grad_input"."""
+
+    samples: int
+    groups: int
+    in_channels: int
+    out_channels: int
+    image: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    dtype: str
+    arrays: dict[str, int]
+
+    def remainders(self, axis: int) -> list[tuple[int, int]]:
+        """Of each remainder modulo the stride: pixels, and taps that see them."""
+        image, stride, padding = self.image[axis], self.stride[axis], self.padding[axis]
+        taps = [tap * self.dilation[axis] for tap in range(self.kernel[axis])]
+        return [
+            (len(range(first, image, stride)), sum((first + padding - far) % stride == 0 for far in taps))
+            for first in range(min(stride, image))
+        ]
+
+
+def tiles_input_launches(problem: TilesInputProblem) -> list[launches.Launch]:
+    type_name, size = launches.TYPES[problem.dtype]
+    vector, samples = _VECTOR_BYTES // size, problem.samples * problem.groups
+    parts = [
+        (rows * columns, down * right)
+        for rows, down in problem.remainders(0)
+        for columns, right in problem.remainders(1)
+    ]
+    most, across = max(pixels for pixels, _ in parts), math.ceil(problem.in_channels / _COLUMNS)
+    rows = _rows_of_tile(samples * len(parts), most, problem.in_channels)
+    blocks = samples * len(parts) * math.ceil(most / rows) * across
+    tiles = steps = walked = 0  # of a tile of channels of a sample
+    for pixels, taps in parts:
+        count = math.ceil(pixels / rows)
+        tiles, walked = tiles + count, walked + count * taps
+        steps += count * math.ceil(taps * problem.out_channels / vector / _STEP_VECTORS)
+    share = samples * across / blocks
+    loops = {
+        "add_steps.step": share * steps,
+        "pass_taps.while": share * walked,
+        "remainder_axis.tap": sum(problem.kernel) / 2,
+        "write_tile.i": share * tiles * rows * _COLUMNS / vector / _THREADS,
+    }
+    # Other tiles of a remainder's pixels read its taps' kernels again, other remainders and tiles of channels the grad.
+    readers = sum(taps > 0 for _, taps in parts) * across
+    of_kernels = problem.arrays["kernels"] / math.prod(problem.kernel) * sum(taps for _, taps in parts)
+    again = problem.arrays["kernels"] / math.prod(problem.kernel) * walked - of_kernels
+    again += (readers - 1) * problem.arrays["grad"]
+    kernel = f"grad_input_tiles<{type_name}, {rows}>"
+    wavefronts = _wavefronts(rows, samples * across * steps, samples * across * tiles, size)
+    return [launches.Launch(kernel, blocks, _THREADS, loops, problem.arrays, int(again), wavefronts=wavefronts)]
+
+
+@model("crossd_prediction.tiles_input_gradient")
+def tiles_input_gradient(call: Call) -> list[AnyLaunch]:
+    grad, kernels, result = call["grad"], call["kernels"], call.results[0]
+    samples, out_channels, in_channels, *kernel = kernels.sizes
+    stride, padding, dilation, groups = (call[name] for name in ("stride", "padding", "dilation", "groups"))
+    arrays = {"grad": grad.bytes, "kernels": kernels.bytes, "grad_input": result.bytes}
+    image = result.sizes[2:]
+    problem = TilesInputProblem(
+        samples, groups, in_channels, out_channels // groups, (image[0], image[1]), (kernel[0], kernel[1]),
+        (stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]), grad.dtype, arrays,
+    )  # fmt: skip
+    return [*tiles_input_launches(problem)]

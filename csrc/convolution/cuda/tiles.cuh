@@ -58,85 +58,145 @@ __device__ __forceinline__ TilesPlace tiles_place(const TilesShape& shape) {
   return {sample, group - sample * shape.groups, (pixels - group * down) * kRows, (block - pixels * across) * kColumns};
 }
 
-// Brings the steps of the reduction to shared memory, one after the other. A thread has one vector of every step, in
-// some rows of the input and of the kernels.
+// Where a thread is in the reduction: at a tap, and at the first channel of its vector.
+struct TapWalk {
+  int channel, tap[2] = {0, 0};
+
+  // Channels behind those of a tap are the next one's.
+  __device__ __forceinline__ void pass_taps(int channels, int taps_across) {
+    while (channel >= channels) {
+      channel -= channels;
+      if (++tap[1] == taps_across) tap[1] = 0, ++tap[0];
+    }
+  }
+};
+
+// Copies a vector of some pixels, which are rows of a tile, to the stages: every thread one of each kRowsAtOnce rows.
+template <typename T, int kRows>
+class PixelRows {
+ public:
+  static constexpr int kRowsOfThread = kRows / kRowsAtOnce;
+  static constexpr int kFarAway = 1 << 30;  // from every pixel
+
+  // strides: of pixels in memory.
+  __device__ __forceinline__ PixelRows(const T* image, const int (&size)[2], const int (&strides)[2])
+      : image_(image), size_(size), strides_(strides) {}
+
+  __device__ __forceinline__ void see(int i, int top, int left) {
+    top_[i] = top, left_[i] = left;
+    offset_[i] = offset_of(top, left);
+  }
+
+  // Of the pixels that lie so far from those seen; to the thread's place in the first row.
+  __device__ __forceinline__ void start(int down, int right, int channel, uint4* to) const {
+    const unsigned of_tap = offset_of(down, right) + channel;
+#pragma unroll
+    for (int i = 0; i < kRowsOfThread; ++i) {
+      const bool is_inside = static_cast<unsigned>(top_[i] + down) < static_cast<unsigned>(size_[0]) &&
+                             static_cast<unsigned>(left_[i] + right) < static_cast<unsigned>(size_[1]);
+      copy_vector_async<true>(to + i * kTilesThreads, image_ + (offset_[i] + of_tap), is_inside);
+    }
+  }
+
+ private:
+  // Of a pixel from the image's first, which may lie before it: right modulo 2^32.
+  __device__ __forceinline__ unsigned offset_of(int y, int x) const {
+    return static_cast<unsigned>(y) * static_cast<unsigned>(strides_[0]) +
+           static_cast<unsigned>(x) * static_cast<unsigned>(strides_[1]);
+  }
+
+  const T* image_;
+  const int (&size_)[2], (&strides_)[2];
+  int top_[kRowsOfThread], left_[kRowsOfThread];
+  unsigned offset_[kRowsOfThread];
+};
+
+// A thread has one vector of every step, in some rows of the input and of the kernels.
+__device__ __forceinline__ int row_of_thread() { return static_cast<int>(threadIdx.x) / kStepVectors; }
+__device__ __forceinline__ int vector_of_thread() { return static_cast<int>(threadIdx.x) % kStepVectors; }
+
+// Brings the steps of the reduction to shared memory, one after the other.
 template <typename T, int kRows>
 class StepFetch {
  public:
   __device__ __forceinline__ StepFetch(const TilesShape& shape, const TilesPlace& place, const T* input,
                                        const T* kernels)
       : shape_(shape),
-        input_(input + place.sample * shape.input_sample + place.group * shape.in_channels),
-        place_(step_place(first_row(), first_vector())),
-        channel_(first_vector() * kVector<T>),
-        channels_left_(shape.out_channels - place.first_channel - first_row()) {
+        pixels_(input + place.sample * shape.input_sample + place.group * shape.in_channels, shape.image,
+                shape.input_pixel),
+        walk_{vector_of_thread() * kVector<T>},
+        place_(step_place(row_of_thread(), vector_of_thread())),
+        channels_left_(shape.out_channels - place.first_channel - row_of_thread()) {
     const int64_t taps = shape.kernel[0] * shape.kernel[1];
-    const int first_channel = place.group * shape.out_channels + place.first_channel + first_row();
+    const int first_channel = place.group * shape.out_channels + place.first_channel + row_of_thread();
     kernels_ = kernels + (place.sample * taps * all_out_channels() + first_channel) * shape.in_channels;
 #pragma unroll
-    for (int i = 0; i < kInputRows; ++i) {
-      const int pixel = place.first_pixel + i * kRowsAtOnce + first_row(), down = pixel / shape.result[1];
+    for (int i = 0; i < Pixels::kRowsOfThread; ++i) {
+      const int pixel = place.first_pixel + i * kRowsAtOnce + row_of_thread(), down = pixel / shape.result[1];
       // Those behind the last see others' pixels, or none.
-      top_[i] = down * shape.stride[0] - shape.padding[0];
-      left_[i] = (pixel - down * shape.result[1]) * shape.stride[1] - shape.padding[1];
-      offset_[i] = offset_of(top_[i], left_[i]);
+      pixels_.see(i, down * shape.stride[0] - shape.padding[0],
+                  (pixel - down * shape.result[1]) * shape.stride[1] - shape.padding[1]);
     }
-    pass_taps();
+    walk_.pass_taps(shape.in_channels, shape.kernel[1]);
   }
 
   // The next step, into a stage of shared memory.
   __device__ __forceinline__ void start(uint4* stage) {
-    const bool is_tap = tap_[0] < shape_.kernel[0];
-    const int down = is_tap ? tap_[0] * shape_.dilation[0] : kFarAway, right = tap_[1] * shape_.dilation[1];
-    const unsigned of_tap = offset_of(down, right) + channel_;
-#pragma unroll
-    for (int i = 0; i < kInputRows; ++i) {
-      const bool is_inside = static_cast<unsigned>(top_[i] + down) < static_cast<unsigned>(shape_.image[0]) &&
-                             static_cast<unsigned>(left_[i] + right) < static_cast<unsigned>(shape_.image[1]);
-      copy_vector_async<true>(stage + place_ + i * kTilesThreads, input_ + (offset_[i] + of_tap), is_inside);
-    }
-    const int tap = tap_[0] * shape_.kernel[1] + tap_[1];
-    const unsigned of_kernels = tap * all_out_channels() * shape_.in_channels + channel_;
+    const auto& tap = walk_.tap;
+    const bool is_tap = tap[0] < shape_.kernel[0];
+    pixels_.start(is_tap ? tap[0] * shape_.dilation[0] : Pixels::kFarAway, tap[1] * shape_.dilation[1], walk_.channel,
+                  stage + place_);
+    const unsigned of_kernels =
+        (tap[0] * shape_.kernel[1] + tap[1]) * all_out_channels() * shape_.in_channels + walk_.channel;
 #pragma unroll
     for (int i = 0; i < kColumns / kRowsAtOnce; ++i) {
       const int row = i * kRowsAtOnce;
       copy_vector_async<false>(stage + kRows * kStepVectors + place_ + i * kTilesThreads,
                                kernels_ + (of_kernels + row * shape_.in_channels), is_tap && row < channels_left_);
     }
-    channel_ += kStepVectors * kVector<T>;
-    pass_taps();
+    walk_.channel += kStepVectors * kVector<T>;
+    walk_.pass_taps(shape_.in_channels, shape_.kernel[1]);
   }
 
  private:
-  static constexpr int kInputRows = kRows / kRowsAtOnce, kFarAway = 1 << 30;
+  using Pixels = PixelRows<T, kRows>;
 
-  __device__ __forceinline__ static int first_row() { return static_cast<int>(threadIdx.x) / kStepVectors; }
-  __device__ __forceinline__ static int first_vector() { return static_cast<int>(threadIdx.x) % kStepVectors; }
   __device__ __forceinline__ int all_out_channels() const { return shape_.groups * shape_.out_channels; }
-  // Of a pixel from the image's first, which may lie before it: right modulo 2^32.
-  __device__ __forceinline__ unsigned offset_of(int y, int x) const {
-    return static_cast<unsigned>(y) * static_cast<unsigned>(shape_.input_pixel[0]) +
-           static_cast<unsigned>(x) * static_cast<unsigned>(shape_.input_pixel[1]);
-  }
-  // Channels behind those of a tap are the next one's.
-  __device__ __forceinline__ void pass_taps() {
-    while (channel_ >= shape_.in_channels) {
-      channel_ -= shape_.in_channels;
-      if (++tap_[1] == shape_.kernel[1]) tap_[1] = 0, ++tap_[0];
-    }
-  }
 
   const TilesShape& shape_;
-  const T *input_, *kernels_;
+  Pixels pixels_;
+  TapWalk walk_;
   const int place_;  // of the first row's vector in a stage; kRowsAtOnce rows further on it is the same
-  int channel_, channels_left_, tap_[2] = {0, 0};
-  int top_[kInputRows], left_[kInputRows];  // the pixels that the first tap sees
-  unsigned offset_[kInputRows];
+  const T* kernels_;
+  int channels_left_;
 };
+
+// Operands of the columns of a step, whose rows in shared memory are the columns.
+template <typename T, int kRows>
+class ColumnsInRows {
+ public:
+  __device__ __forceinline__ ColumnsInRows(int lane, int first_column)
+      : place_(step_place(kRows + first_column + lane / 16 * 8 + lane % 8, lane / 8 % 2)) {}
+
+  // Of the n-th 16 columns, in that half of the step's vectors that begins at `half`.
+  __device__ __forceinline__ void load(const uint4* stage, int half, int n, uint32_t (&columns)[4]) const {
+    load_operands<T>(stage + (place_ ^ half) + n * 16 * kStepVectors, columns);
+  }
+
+ private:
+  const int place_;  // as WarpTile's
+};
+
+// Where a vector of a row of a tile lies; what a warp stores at once, 16 or 32 bytes of a row, is in different banks.
+template <typename T>
+__device__ __forceinline__ int tile_place(int row, int vector) {
+  constexpr int kTileVectors = kColumns / kVector<T>, kVectors = static_cast<int>(sizeof(T)) / 2;
+  return row * kTileVectors + (vector ^ (row * kVectors % kTileVectors));
+}
 
 // A warp's part of a tile, in registers: as many products of 16 x 8. A row of a product's operands is two
 // vectors, whatever their type.
-template <typename T, int kRows>
+template <typename T, int kRows, template <typename, int> class Columns>
 class WarpTile {
  public:
   __device__ __forceinline__ WarpTile()
@@ -144,7 +204,7 @@ class WarpTile {
         first_row_(static_cast<int>(threadIdx.x) / kLanes / 2 * kWarpRows<kRows>),
         first_column_(static_cast<int>(threadIdx.x) / kLanes % 2 * kWarpColumns),
         pixels_place_(step_place(first_row_ + lane_ % 16, lane_ / 16)),
-        channels_place_(step_place(kRows + first_column_ + lane_ / 16 * 8 + lane_ % 8, lane_ / 8 % 2)) {}
+        columns_(lane_, first_column_) {}
 
   __device__ __forceinline__ void add_step(const uint4* stage) {
 #pragma unroll
@@ -154,8 +214,7 @@ class WarpTile {
       for (int m = 0; m < kDown; ++m)
         load_operands<T>(stage + (pixels_place_ ^ half) + m * 16 * kStepVectors, pixels[m]);
 #pragma unroll
-      for (int n = 0; n < kAcross / 2; ++n)
-        load_operands<T>(stage + (channels_place_ ^ half) + n * 16 * kStepVectors, channels[n]);
+      for (int n = 0; n < kAcross / 2; ++n) columns_.load(stage, half, n, channels[n]);
 #pragma unroll
       for (int m = 0; m < kDown; ++m) {
 #pragma unroll
@@ -181,17 +240,11 @@ class WarpTile {
         for (int half = 0; half < 2; ++half) {
           const int row = first_row_ + m * 16 + half * 8 + lane_ / 4;
           const float* sums = sums_[m][n] + 2 * half;
-          T* elements = reinterpret_cast<T*>(tile + tile_place(row, column / kVector<T>));
+          T* elements = reinterpret_cast<T*>(tile + tile_place<T>(row, column / kVector<T>));
           store_pair(elements + column % kVector<T>, sums[0] + of_channels[0], sums[1] + of_channels[1]);
         }
       }
     }
-  }
-
-  // Of a vector of a row; what a warp stores at once, 16 or 32 bytes of a row, is in different banks.
-  __device__ __forceinline__ static int tile_place(int row, int vector) {
-    constexpr int kRowVectors = kColumns / kVector<T>, kVectors = static_cast<int>(sizeof(T)) / 2;
-    return row * kRowVectors + (vector ^ (row * kVectors % kRowVectors));
   }
 
  private:
@@ -200,20 +253,14 @@ class WarpTile {
   const int lane_, first_row_, first_column_;
   // Of the row whose address the lane brings, the vector in the first half of a step; an even number of vectors further
   // on, that in the other half is exchanged with it.
-  const int pixels_place_, channels_place_;
+  const int pixels_place_;
+  const Columns<T, kRows> columns_;
   float sums_[kDown][kAcross][4] = {};
 };
 
-template <typename T, int kRows>
-__global__ void __launch_bounds__(kTilesThreads)
-    convolve_tiles(TilesShape shape, const T* input, const T* kernels, const T* bias, int64_t bias_stride, T* out) {
-  uint4* stages = dynamic_shared<uint4>();
-  const TilesPlace place = tiles_place<kRows>(shape);
-  const int steps =
-      (shape.kernel[0] * shape.kernel[1] * shape.in_channels / kVector<T> + kStepVectors - 1) / kStepVectors;
-  StepFetch<T, kRows> fetch(shape, place, input, kernels);
-  WarpTile<T, kRows> tile;
-  // Copies of two steps are under way while one is worked on.
+// All steps of a tile: copies of two are under way while one is worked on.
+template <int kRows, typename Fetch, typename Tile>
+__device__ __forceinline__ void add_steps(int steps, Fetch& fetch, Tile& tile, uint4* stages) {
   for (int step = 0; step < kTilesStages - 1; ++step) {
     if (step < steps) fetch.start(stages + step * kStageVectors<kRows>);
     commit_copies();
@@ -228,18 +275,36 @@ __global__ void __launch_bounds__(kTilesThreads)
     free_stage = stage, stage = stage + 1 == kTilesStages ? 0 : stage + 1;
   }
   __syncthreads();
+}
+
+// A tile of so many pixels and channels, from shared memory to where its rows begin.
+template <typename T, int kRows, typename BeginOf>
+__device__ __forceinline__ void write_tile(const uint4* tile, int pixels, int channels, BeginOf&& begin_of) {
+#pragma unroll 4
+  for (int i = threadIdx.x; i < kRows * kColumns / kVector<T>; i += kTilesThreads) {
+    const int row = i / (kColumns / kVector<T>), vector = i % (kColumns / kVector<T>);
+    if (row < pixels && vector * kVector<T> < channels)
+      store_vector(begin_of(row) + vector * kVector<T>, tile[tile_place<T>(row, vector)]);
+  }
+}
+
+template <typename T, int kRows>
+__global__ void __launch_bounds__(kTilesThreads)
+    convolve_tiles(TilesShape shape, const T* input, const T* kernels, const T* bias, int64_t bias_stride, T* out) {
+  uint4* stages = dynamic_shared<uint4>();
+  const TilesPlace place = tiles_place<kRows>(shape);
+  const int steps =
+      (shape.kernel[0] * shape.kernel[1] * shape.in_channels / kVector<T> + kStepVectors - 1) / kStepVectors;
+  StepFetch<T, kRows> fetch(shape, place, input, kernels);
+  WarpTile<T, kRows, ColumnsInRows> tile;
+  add_steps<kRows>(steps, fetch, tile, stages);
   const int first_channel = place.group * shape.out_channels + place.first_channel;
   const int count = shape.out_channels - place.first_channel, channels = shape.groups * shape.out_channels;
   tile.store(bias ? bias + first_channel * bias_stride : nullptr, bias_stride, count, stages);
   __syncthreads();
   out += (place.sample * shape.pixels + place.first_pixel) * channels + first_channel;
-#pragma unroll 4
-  for (int i = threadIdx.x; i < kRows * kColumns / kVector<T>; i += kTilesThreads) {
-    const int row = i / (kColumns / kVector<T>), vector = i % (kColumns / kVector<T>);
-    if (place.first_pixel + row < shape.pixels && vector * kVector<T> < count)
-      store_vector(out + static_cast<int64_t>(row) * channels + vector * kVector<T>,
-                   stages[tile.tile_place(row, vector)]);
-  }
+  write_tile<T, kRows>(stages, shape.pixels - place.first_pixel, count,
+                       [&](int row) { return out + static_cast<int64_t>(row) * channels; });
 }
 
 }  // namespace crossd_ops::cuda

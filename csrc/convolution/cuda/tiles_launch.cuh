@@ -1,6 +1,7 @@
 // Chooses the size of tiles for a problem and launches them. The same source for nvcc and for the emulator of the
 // tests.
 #pragma once
+#include <initializer_list>
 #include <limits>
 #include <stdexcept>
 
@@ -34,13 +35,12 @@ inline TilesShape tiles_shape(const TilesProblem& problem) {
   return shape;
 }
 
-inline void check_tiles(const TilesProblem& problem) {
-  const int64_t whole[] = {problem.in_channels, problem.out_channels, problem.input_sample, problem.input_pixel[0],
-                           problem.input_pixel[1]};
-  bool fits = problem.dtype != Dtype::float64;
-  for (const int64_t size : whole) fits = fits && size % tiles_vector(problem.dtype) == 0;
-  for (const void* tensor : {problem.input, problem.kernels, static_cast<const void*>(problem.out)})
-    fits = fits && reinterpret_cast<uintptr_t>(tensor) % kVectorBytes == 0;
+// sizes: those in elements that must be whole vectors, as tensors must begin at one.
+inline void check_whole_vectors(Dtype dtype, std::initializer_list<int64_t> sizes,
+                                std::initializer_list<const void*> tensors) {
+  bool fits = dtype != Dtype::float64;
+  for (const int64_t size : sizes) fits = fits && size % tiles_vector(dtype) == 0;
+  for (const void* tensor : tensors) fits = fits && reinterpret_cast<uintptr_t>(tensor) % kVectorBytes == 0;
   if (!fits)
     throw std::runtime_error("crossd_ops: expected tiles of a half type or float32, in whole vectors of channels");
 }
@@ -66,7 +66,10 @@ void launch_tiles_as(const TilesProblem& problem, cudaStream_t stream) {
 }
 
 inline void launch_tiles(const TilesProblem& problem, cudaStream_t stream) {
-  check_tiles(problem);
+  check_whole_vectors(
+      problem.dtype,
+      {problem.in_channels, problem.out_channels, problem.input_sample, problem.input_pixel[0], problem.input_pixel[1]},
+      {problem.input, problem.kernels, problem.out});
   if (problem.samples * problem.groups * problem.out_channels * problem.result[0] * problem.result[1] == 0)
     return;  // a grid without blocks is an error
   if (problem.dtype == Dtype::bfloat16)

@@ -1,0 +1,58 @@
+"""Mutants of the CUDA kernels of the convolution in tiles, as those of mutants.py."""
+
+from __future__ import annotations
+
+from mutants import BRIEF, Mutant, Suite, missing_barriers
+
+TILES = "convolution/cuda/tiles.cuh"
+CUDA_TILES = [
+    Mutant(TILES, "vector ^ (row / 2 % kStepVectors)", "vector ^ (vector % 2 * row / 2 % kStepVectors)"),
+    Mutant(TILES, "first_row_ + lane_ % 16", "first_row_ + lane_ % 8"),
+    Mutant(TILES, "stage + (place_ ^ half)", "stage + place_"),
+    Mutant(TILES, "channels[n / 2][n % 2 * 2 + 1]", "channels[n / 2][n % 2 * 2]"),
+    Mutant(TILES, "lane_ % 4 * 2", "lane_ / 8 * 2"),
+    Mutant(TILES, "sums_[m][n] + 2 * half", "sums_[m][n]"),
+    Mutant(TILES, "wait_copies<kTilesStages - 2>();", "wait_copies<kTilesStages - 1>();"),
+    Mutant(TILES, "stages + free_stage * kStageVectors<kRows>", "stages"),
+    Mutant(TILES, "is_tap ? tap[0] * shape_.dilation[0] : Pixels::kFarAway", "tap[0] * shape_.dilation[0]"),
+    Mutant(TILES, "tap[1] * shape_.dilation[1]", "tap[1]"),
+    Mutant(TILES, "channel >= channels", "channel > channels"),
+    Mutant(TILES, "place.group * shape.in_channels", "0"),
+    Mutant("convolution/tiles_problem.h", "size + tile - 1", "size"),
+    Mutant("common/cuda/tensor_core.cuh", "bits = round_to_tf32(bits)", "bits &= 0xffffe000u"),
+]  # fmt: skip
+TILES_INPUT = "convolution/cuda/tiles_input.cuh"
+CUDA_TILES_INPUT = [
+    Mutant(TILES_INPUT, "first + shape.padding[axis]", "first"),
+    Mutant(TILES_INPUT, "distance -= shape.dilation[axis]", "--distance"),
+    Mutant(TILES_INPUT, "shape.image[axis] - first + stride - 1", "shape.image[axis] + stride - 1"),
+    Mutant(TILES_INPUT, "kernel - tap + shape.tap_step[axis] - 1", "kernel + shape.tap_step[axis] - 1"),
+    Mutant(TILES_INPUT, "in_vector ^ 2 * of_vector", "in_vector"),
+    Mutant(TILES_INPUT, "place.group * shape.out_channels + row", "row"),
+    Mutant(TILES_INPUT, "down.first_tap", "0"),
+    Mutant(TILES_INPUT, "is_tap ? -tap[0] * shape_.grad_step[0] : Pixels::kFarAway", "-tap[0] * shape_.grad_step[0]"),
+    Mutant(TILES_INPUT, "-tap[1] * shape_.grad_step[1]", "-tap[1]"),
+    Mutant(TILES_INPUT, "tap[1] * shape_.tap_step[1]", "tap[1]"),
+    Mutant(TILES_INPUT, "half * 2 ^ n * 2", "n * 2"),
+    Mutant(TILES_INPUT, "vector * 2 ^ across", "across"),
+    Mutant(TILES_INPUT, "down.pixels * right.pixels - place.first_pixel", "shape.most_pixels - place.first_pixel"),
+    Mutant(TILES_INPUT, "down.taps * right.taps", "down.taps * shape.kernel[1]"),
+    Mutant(TILES_INPUT, "x * shape.stride[1]", "x"),
+    Mutant("convolution/cuda/tiles_input_launch.cuh", "shape.stride[i] / common", "shape.stride[i]"),
+    Mutant("convolution/cuda/tiles_input_launch.cuh", "shape.dilation[i] / common", "shape.dilation[i]"),
+    Mutant("convolution/tiles_problem.h", "tiles_along(image[i], stride[i])", "image[i] / stride[i]"),
+]  # fmt: skip
+
+
+def barriers(name: str) -> Suite:
+    """Of the kernels in a file, which a check of the same name looks for."""
+    mutants = missing_barriers(f"convolution/cuda/{name}.cuh")
+    return Suite(f"{name}_barriers", mutants, f"{name}_check.cpp", BRIEF, "thread")
+
+
+TILES_SUITES = [
+    Suite("cuda_tiles", CUDA_TILES, "tiles_check.cpp", BRIEF),
+    Suite("cuda_tiles_input", CUDA_TILES_INPUT, "tiles_input_check.cpp", BRIEF),
+    barriers("tiles"),
+    barriers("tiles_input"),
+]
