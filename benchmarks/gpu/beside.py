@@ -7,18 +7,19 @@ from typing import Any
 
 from benchmarks.gpu.prediction.gpus import GPU
 from benchmarks.gpu.prediction.rows import PREDICTED, Result
-from benchmarks.gpu.report_tables import convolution_title, micro, milli, passes, percentages, title
+from benchmarks.gpu.report_tables import convolution_title, mega, micro, milli, passes, percentages, title
 from benchmarks.tables import format_table
 from crossd_ops.library import loaded
 
 Key = tuple[Any, ...]
 _INTRODUCTION = (
-    "## Measured beside predicted\n\nTimes in kernels, and launches. What is predicted goes by counts of bytes, bank "
-    "conflicts and instructions for crossd_ops' kernels, and by a roofline for those of torch and of libraries "
-    "(`python -m benchmarks.gpu predict`); times predicted: how far latency, occupancy and what else it leaves out "
-    "make it longer."
+    "## Measured beside predicted\n\nTimes in kernels, launches, and memory at its peak: predicted is that of tensors "
+    "alone. What is predicted goes by counts of bytes, bank conflicts and instructions for crossd_ops' kernels, and by "
+    "a roofline for those of torch and of libraries (`python -m benchmarks.gpu predict`); times predicted: how far "
+    "latency, occupancy and what else it leaves out make it longer."
 )
-_HEADER = ["measured", "predicted", "times predicted", "launches", "launches predicted", "bounds that hold, predicted"]
+_HEADER = ["measured", "predicted", "times predicted", "launches", "launches predicted", "peak MB"]
+_HEADER += ["peak MB predicted", "bounds that hold, predicted"]
 
 
 def beside_measured(results: dict[str, Result], gpu: GPU) -> str:
@@ -80,6 +81,7 @@ def _cells(found: Result, expected: Result, unit: Callable[[float | None], str])
     seconds, predicted = found.get("kernel_seconds"), expected["kernel_seconds"]
     times = f"{seconds / predicted:.2f}" if seconds else ""
     counts = [str(one.get("launches", "")) for one in (found, expected)]
+    counts += [mega(one.get("peak_bytes")) for one in (found, expected)]
     return [unit(seconds), unit(predicted), times, *counts, percentages(expected["bounds"])]
 
 

@@ -45,21 +45,22 @@ def step_memory(case: NetworkCase, variant: str, device: torch.device) -> dict[s
     return answer
 
 
-class _KeptBytes:
+class KeptBytes:
     """Counts, inside a `with` block, the memory of tensors saved for backward, each storage once, parameters apart."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        # By the storage itself, as tensors without memory have no address.
+        self._parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         self._storages: dict[int, int] = {}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._parameters:
-            self._storages[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in self._parameters:
+            self._storages[storage._cdata] = storage.nbytes()
         return tensor
 
-    def __enter__(self) -> _KeptBytes:
+    def __enter__(self) -> KeptBytes:
         self._hooks.__enter__()
         return self
 
@@ -77,7 +78,7 @@ def _measure_on_cuda(case: NetworkCase, variant: str, device: torch.device) -> d
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    with _KeptBytes(step.model) as kept:
+    with KeptBytes(step.model) as kept:
         step()
     torch.cuda.synchronize(device)
     return {"peak_bytes": torch.cuda.max_memory_allocated(device) - before, "kept_bytes": kept.total}
@@ -91,7 +92,7 @@ def _measure_on_host(case: NetworkCase, variant: str) -> dict[str, int | None]:
     step()
     step.set_batch(case.batch)
     peak: int | None = None
-    with _KeptBytes(step.model) as kept:
+    with KeptBytes(step.model) as kept:
         try:
             _CLEAR_REFS.write_text("5")
             before = _resident_bytes("VmRSS")

@@ -132,9 +132,10 @@ def test_each_launch_of_a_layer_is_there_once() -> None:
     """Of a convolution of 64 channels in evaluation of its head: what is in the library stands for its operator."""
     with gpu_stand_in():
         layer = CrossDConv2d(64, 64, 3, padding=1, bias=False)
-        image = torch.empty(8, 64, 32, 32).contiguous(memory_format=torch.channels_last)
+        image = torch.empty(8, 64, 32, 32)
         with torch.no_grad():
             _, calls = record(lambda: layer(image))
+            _, tiled = record(lambda: layer(image.contiguous(memory_format=torch.channels_last)))
     assert not [call for call in calls if call.operator.startswith("crossd_ops.convolution")]
     parts = Counter(call.part for call in calls if launches_of(call))
     launches = [launch for launch, part in launches_in(calls) if part == "shift"]
@@ -142,11 +143,13 @@ def test_each_launch_of_a_layer_is_there_once() -> None:
     assert parts["convolution"] == 2  # columns and their product, straight into the result
     (product,) = (one for one, _ in launches_in(calls) if getattr(one, "kernel", "") == "aten.bmm")
     assert isinstance(product, LibraryLaunch) and product.multiply_adds == 8 * 64 * 32 * 32 * 64 * 9
+    (tiles,) = (one for one, part in launches_in(tiled) if part == "convolution")
+    assert isinstance(tiles, Launch) and tiles.kernel.startswith("convolve_tiles")
 
 
 def test_a_step_names_whose_work_each_launch_is_and_copies_no_gradient() -> None:
     """Gradients become those of the parameters as they are: recording must not hold them."""
-    plain, fused = (traced_step(networks.DRY_RUN_CASES[0], variant) for variant in ("plain", "fused"))
+    plain, fused = (traced_step(networks.DRY_RUN_CASES[0], variant).launches for variant in ("plain", "fused"))
     parts = Counter(part for _, part in fused)
     assert set(parts) == {"shift", "head", "convolution", "norm", "optimizer", "rest"}
     assert {part for _, part in plain} == {"convolution", "norm", "optimizer", "rest"}

@@ -20,7 +20,7 @@ import crossd_ops
 from benchmarks.models import CONVOLUTIONS, MODELS, build_model, use_channels_last
 from benchmarks.networks.benchmark import NetworkRun, _breakdowns, benchmark_networks, network_runs
 from benchmarks.networks.breakdown import breakdown
-from benchmarks.networks.memory import _KeptBytes, step_memory
+from benchmarks.networks.memory import KeptBytes, step_memory
 from benchmarks.networks.report import network_sections
 from benchmarks.networks.step import NetworkCase, TrainingStep
 
@@ -197,11 +197,11 @@ def test_breakdowns_take_turns_and_the_median_counts(monkeypatch: pytest.MonkeyP
 def test_kept_bytes_count_each_storage_once_and_no_parameter() -> None:
     layer = nn.Linear(8, 4)
     input = torch.randn(16, 8)
-    with _KeptBytes(layer) as kept:
+    with KeptBytes(layer) as kept:
         hidden = layer(input)
         (hidden * hidden).sum()
     assert kept.total == (16 * 8 + 16 * 4) * 4
-    with _KeptBytes(layer) as kept, torch.no_grad():
+    with KeptBytes(layer) as kept, torch.no_grad():
         layer(input)
     assert kept.total == 0
 

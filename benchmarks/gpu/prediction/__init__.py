@@ -25,5 +25,8 @@ operator has a model, the function that tells its launches, and is refused witho
 Left out, so that a prediction is what a kernel cannot beat rather than what it takes: latency (of a chain of dependent
 instructions, of the first loads), occupancy, waiting at barriers, blocks of the last wave that leave multiprocessors
 idle, conflicts in DRAM and L2, caches that keep what a launch before has written, a clock that falls under load. Not
-predicted at all: what the host takes, and memory.
+predicted at all: what the host takes, which is a figure of a host and its software.
+
+Memory is that of tensors, counted as they come and go in the record: peak, and what autograd keeps. Left out is what a
+kernel has besides, partial sums and the workspaces of libraries, and what torch's allocator cannot give in one piece.
 """

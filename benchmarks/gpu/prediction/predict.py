@@ -103,7 +103,9 @@ def _launches(rows: list[dict[str, Any]]) -> str:
 
 def _networks(result: Result) -> str:
     introduction = (
-        "## Training steps, predicted\n\nMilliseconds in kernels; neither the host's time nor memory is predicted."
+        "## Training steps, predicted\n\nMilliseconds in kernels; memory of tensors, without workspaces of libraries. "
+        "What the host takes to queue a step, and so the step's time where that is longer, is not predicted: these "
+        "counts say nothing of a processor."
     )
     sections = [introduction, networks_table(result["rows"]), "## Parts of a training step, predicted"]
     header = ["network", "variant", "part", "kernels ms", "of step", "launches", "GB moved", "bounds that hold"]

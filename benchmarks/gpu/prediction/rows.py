@@ -1,7 +1,7 @@
 """The rows of a GPU run, predicted: the same calls as the run's own, recorded on fakes, and the time of each launch.
 
 What a part finds has the form that it has in the run's JSON, so one code prints both; figures that are not predicted
-(times between events and of the host, memory) are not there.
+(times between events and of the host) are not there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
@@ -22,7 +22,8 @@ from benchmarks.gpu.prediction.bounds import BASES, Prediction, predict
 from benchmarks.gpu.prediction.compiled import fuse_elementwise
 from benchmarks.gpu.prediction.gpus import GPU
 from benchmarks.gpu.prediction.models import AnyLaunch, launches_of
-from benchmarks.gpu.prediction.trace import PARTS, Call, gpu_stand_in, record
+from benchmarks.gpu.prediction.trace import PARTS, Call, LiveMemory, gpu_stand_in, record
+from benchmarks.networks.memory import KeptBytes
 from benchmarks.networks.step import NetworkCase, TrainingStep
 from crossd_ops.inspection.profile import measurement
 from crossd_ops.tuning import choice
@@ -39,6 +40,14 @@ STEPS = (
 
 Launches = tuple[tuple[AnyLaunch, str], ...]  # in order, with the part of a network that each belongs to
 Result = dict[str, Any]
+
+
+class Traced(NamedTuple):
+    """What a call launches, and its memory in bytes: the most at a time, and what autograd keeps for the way back."""
+
+    launches: Launches
+    peak_bytes: int | None
+    kept_bytes: int | None = None
 
 
 def launches_in(calls: Iterable[Call]) -> Launches:
@@ -78,8 +87,8 @@ def bandwidth(gpu: GPU, *, dry_run: bool = False) -> Result:
 
 
 @functools.cache
-def _traced_cases(compiled: bool, dry_run: bool) -> list[tuple[Result, dict[str, Launches]]]:
-    """Each row without times, and the launches of its candidates."""
+def _traced_cases(compiled: bool, dry_run: bool) -> list[tuple[Result, dict[str, Traced]]]:
+    """Each row without times, and its candidates."""
     rows = []
     with gpu_stand_in():
         for make in (cases.compiled_cases if compiled else cases.all_cases)(_CPU, dry_run=dry_run):
@@ -87,29 +96,38 @@ def _traced_cases(compiled: bool, dry_run: bool) -> list[tuple[Result, dict[str,
             case = make()
             found = _traced_candidates(case)
             if compiled:
-                forward, backward = map(fuse_elementwise, found["expansion"])
-                found = {"fused": found["fused"], COMPILED: (forward, backward)}
-            for direction, count in (("forward", 1), ("forward_backward", 2)):
-                launches = {name: launches_in(itertools.chain(*both[:count])) for name, both in found.items()}
-                rows.append((operators.row_of(case, direction, None, {}), launches))
+                forward, both = ((fuse_elementwise(calls), None) for calls, _ in found["expansion"])
+                found = {"fused": found["fused"], COMPILED: (forward, both)}
+            for place, direction in enumerate(("forward", "forward_backward")):
+                traced = {name: Traced(launches_in(one[place][0]), one[place][1]) for name, one in found.items()}
+                rows.append((operators.row_of(case, direction, None, {}), traced))
     return rows
 
 
-def _traced_candidates(case: Case) -> dict[str, tuple[list[Call], list[Call]]]:
-    """Forward and backward of each."""
-    found = {}
+_Recorded = tuple[list[Call], int | None]  # and the most bytes at a time
+
+
+def _traced_candidates(case: Case) -> dict[str, tuple[_Recorded, _Recorded]]:
+    """Forward, and forward and backward, of each."""
+    found: dict[str, tuple[_Recorded, _Recorded]] = {}
     for name, call in case.candidates.items():
-        result, forward = record(call)
+        memory = LiveMemory()
+        result, forward = record(call, memory)
+        of_forward = memory.peak
         inputs = case.other_work.get(name, case.inputs)
-        _, backward = record(functools.partial(torch.autograd.grad, result, inputs, torch.empty_like(result)))
-        found[name] = forward, backward
+        _, backward = record(functools.partial(torch.autograd.grad, result, inputs, torch.empty_like(result)), memory)
+        found[name] = (forward, of_forward), ([*forward, *backward], memory.peak)
     return found
+
+
+def _told(traced: Traced, gpu: GPU) -> Result:
+    return {**figures(traced.launches, gpu), "peak_bytes": traced.peak_bytes, "kept_bytes": traced.kept_bytes}
 
 
 def _cases(gpu: GPU, compiled: bool, dry_run: bool) -> Result:
     return {
         "rows": [
-            {**row, "candidates": {name: figures(launches, gpu) for name, launches in candidates.items()}}
+            {**row, "candidates": {name: _told(traced, gpu) for name, traced in candidates.items()}}
             for row, candidates in _traced_cases(compiled, dry_run)
         ]
     }
@@ -126,7 +144,7 @@ def compiled_rows(gpu: GPU, *, dry_run: bool = False) -> Result:
 
 
 @functools.cache
-def traced_step(case: NetworkCase, variant: str) -> Launches:
+def traced_step(case: NetworkCase, variant: str) -> Traced:
     """Of a step that is not the first, in which the optimizer makes its state."""
     with gpu_stand_in():
         step = TrainingStep(case, variant, _CPU, seed=0)
@@ -134,7 +152,10 @@ def traced_step(case: NetworkCase, variant: str) -> Launches:
             parameter.grad = torch.empty_like(parameter)
         step.optimizer.step()
         step.optimizer.zero_grad()
-        return launches_in(record(step)[1])
+        memory = LiveMemory()
+        with KeptBytes(step.model) as kept:
+            _, calls = record(step, memory)
+        return Traced(launches_in(calls), memory.peak, kept.total)
 
 
 def network_rows(gpu: GPU, *, dry_run: bool = False) -> Result:
@@ -143,12 +164,12 @@ def network_rows(gpu: GPU, *, dry_run: bool = False) -> Result:
     for case in networks.DRY_RUN_CASES if dry_run else STEPS:
         variants = {}
         for variant in VARIANTS:
-            found = figures(traced_step(case, variant), gpu)
+            found = _told(traced_step(case, variant), gpu)
             milliseconds = dict.fromkeys(PARTS, 0.0)
             for one in found["predicted"]:
                 milliseconds[one.part] += one.seconds * 1e3
             breakdown = {"milliseconds": milliseconds, "launches": found["launches"]}
-            variants[variant] = {**found, "breakdown": breakdown, "peak_bytes": None, "kept_bytes": None}
+            variants[variant] = {**found, "breakdown": breakdown}
         rows.append({"network": case.label, "variants": variants})
     return {"rows": rows}
 

@@ -8,8 +8,10 @@ it goes on a GPU (`gpu_stand_in`); one of its operators that calls others inside
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,12 +87,42 @@ def _arrays_in(value: Any) -> list[Array]:
     return [array for one in value for array in _arrays_in(one)] if isinstance(value, (list, tuple)) else []
 
 
+class LiveMemory:
+    """Bytes of the tensors that operators have made and that are still there, in blocks of torch's allocator.
+
+    What an operator has inside of it is not seen, a library's workspace above all.
+    """
+
+    _BLOCK = 512
+
+    def __init__(self) -> None:
+        self.bytes = self.peak = 0
+        self._live: dict[int, weakref.ref[Any]] = {}
+
+    def add(self, made: list[Tensor], given: list[Tensor]) -> None:
+        """Takes the results of an operator, some of which may be parts of its arguments."""
+        known = {tensor.untyped_storage()._cdata for tensor in given}
+        for storage in (tensor.untyped_storage() for tensor in made):
+            key: int = storage._cdata
+            if key in known or key in self._live:
+                continue
+            size = math.ceil(storage.nbytes() / self._BLOCK) * self._BLOCK
+            self._live[key] = weakref.ref(storage, functools.partial(self._free, key, size))
+            self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+
+    def _free(self, key: int, size: int, _: object) -> None:
+        del self._live[key]
+        self.bytes -= size
+
+
 class Recorder(TorchDispatchMode):
     """Records what is dispatched inside of its `with` block."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: LiveMemory) -> None:
         super().__init__()
         self.calls: list[Call] = []
+        self._memory = memory
         self._memories: list[StorageWeakRef] = []  # while these are there no other memory has their numbers
         self._part: str | None = None
 
@@ -106,13 +138,15 @@ class Recorder(TorchDispatchMode):
         compose = COMPOSITIONS.get(_name(func))
         if compose is None:
             self.calls.append(self._call(func, args, kwargs, results))
-            return results
-        outer, self._part = self._part, "convolution"
-        try:
-            with self, torch.no_grad():
-                compose(*args, **kwargs)
-        finally:
-            self._part = outer
+        else:
+            outer, self._part = self._part, "convolution"
+            try:
+                with self, torch.no_grad():
+                    compose(*args, **kwargs)
+            finally:
+                self._part = outer
+        # The results of a composition are there twice, and count when its own are gone.
+        self._memory.add(_tensors_in(results), _tensors_in((args, tuple(kwargs.values()))))
         return results
 
     def _call(self, func: Any, args: Any, kwargs: Any, results: Any) -> Call:
@@ -134,6 +168,12 @@ class Recorder(TorchDispatchMode):
             dtype = str(value.dtype).removeprefix("torch.")
             return Array(sizes, strides, dtype, value.element_size(), self._memories[-1].cdata)
         return [self._described(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _tensors_in(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [tensor for one in value for tensor in _tensors_in(one)] if isinstance(value, (list, tuple)) else []
 
 
 def _name(func: Any) -> str:
@@ -188,9 +228,9 @@ def gpu_stand_in() -> Iterator[None]:
         yield
 
 
-def record(function: Callable[[], Any]) -> tuple[Any, list[Call]]:
-    """The result of a call, and what it dispatches; within `gpu_stand_in`."""
-    recorder = Recorder()
+def record(function: Callable[[], Any], memory: LiveMemory | None = None) -> tuple[Any, list[Call]]:
+    """The result of a call, and what it dispatches; within `gpu_stand_in`. `memory` counts on."""
+    recorder = Recorder(memory or LiveMemory())
     with recorder:
         result = function()
     return result, recorder.calls
