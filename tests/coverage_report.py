@@ -103,7 +103,7 @@ def run_programs() -> None:
         run(str(program), "--one-order", *groups)
     for counts in build.CACHE.glob("cpu-coverage/*.gcda"):
         counts.unlink()
-    for name in ("columns_check", "head_check", "rotation_head_check"):
+    for name in ("columns_check", "head_check", "image_rows_check", "rotation_head_check"):
         program = cpu_program(build.EMULATOR / f"{name}.cpp", "coverage")
         for instruction_set in INSTRUCTION_SETS:
             run(str(program), CROSSD_CPU_CAPABILITY=instruction_set)

@@ -47,10 +47,9 @@ enum class Method {  // in the order of kMethodNames
   grouped,           // one convolution with B * groups groups, as the published layer has it
   loop,              // one convolution for each sample
   matrix,            // image to columns and a batched matrix product
-  small,             // the same without a tensor in between, by products of our own: forward, on the CPU,
-                     // convolution/methods/small.h
-  tiles,             // products of our own on tensor cores: forward, on a GPU, convolution/tiles.h
-  shared,  // the weight as it is, of all samples, and shifted columns: on the CPU, convolution/methods/shared.h
+  small,   // the same without a tensor in between, by products of our own: forward, on the CPU, methods/small.h
+  tiles,   // products of our own on tensor cores: forward, on a GPU, tiles.h
+  shared,  // the weight as it is, of all samples, and shifted columns: on the CPU, methods/shared.h
 };
 constexpr std::array<const char*, 6> kMethodNames = {"grouped", "loop", "matrix", "small", "tiles", "shared"};
 

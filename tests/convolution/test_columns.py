@@ -1,4 +1,4 @@
-"""The columns of a convolution on the CPU, and their adjoint, in memory of exactly the size that they may touch."""
+"""Columns and rows of a convolution on the CPU, and their adjoints, in memory of exactly the size they may touch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from emulator.build import EMULATOR, run_program, why_not
 from emulator.cpu_build import cpu_program
 
 
+@pytest.mark.parametrize("check", ["columns_check", "image_rows_check"])
 @pytest.mark.parametrize("variant", ["address", "thread"])
-def test_kernels_under_sanitizers(variant: str) -> None:
+def test_kernels_under_sanitizers(variant: str, check: str) -> None:
     reason = why_not(variant)
     if reason:
         pytest.skip(reason)
-    process = run_program(cpu_program(EMULATOR / "columns_check.cpp", variant))
+    process = run_program(cpu_program(EMULATOR / f"{check}.cpp", variant))
     assert process.returncode == 0, process.stdout[-3000:]
     assert process.stdout.splitlines()[-1].startswith("0 of ")

@@ -38,7 +38,10 @@ void parallel_for(int64_t begin, int64_t end, int64_t, const Function& function)
 """
 
 # Checks of a source that needs no other, and that no other needs.
-OF_ONE_SOURCE = {"columns_check": "convolution/cpu/columns.cpp"}
+OF_ONE_SOURCE = {
+    "columns_check": "convolution/cpu/columns.cpp",
+    "image_rows_check": "convolution/cpu/image_rows.cpp",
+}
 
 
 def stand_in_for_torch(folder: Path) -> None:

@@ -57,6 +57,7 @@ class Strided {
     std::normal_distribution<double> normal(mean, deviation);
     for (size_t i = 0; i < count_; ++i) write_element(&storage_[i * element_size(dtype_)], dtype_, normal(random));
   }
+  void* memory() { return storage_.get(); }
   void* data() { return &storage_[offset_ * element_size(dtype_)]; }
   int rank() const { return int(sizes_.size()); }
   int64_t stride(int axis) const { return strides_[axis]; }
