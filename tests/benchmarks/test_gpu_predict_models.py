@@ -63,6 +63,26 @@ def test_an_operator_has_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "aten.lgamma" not in models.MODELS
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [3, 5])
+def test_tap_major_gradients_of_kernels_have_a_kernel_of_their_own(dtype: torch.dtype, size: int) -> None:
+    weight = torch.ones(16, 8, size, size, size, dtype=torch.promote_types(dtype, torch.float32))
+    shift = torch.ones(4, 3, dtype=weight.dtype)
+    dense, tap_major = torch.ones(4, 16, 8, size, size, dtype=dtype), torch.ones(4, size, size, 16, 8, dtype=dtype)
+
+    def backward(grad: Tensor, weight: Tensor, shift: Tensor) -> object:
+        return torch.ops.crossd_ops.fourier_shift_backward(grad, weight, shift, 0, 1, True, True)
+
+    expected, got = (
+        [launch for launch, _ in launches_in(recorded(backward, grad, weight, shift))]
+        for grad in (dense, tap_major.movedim((1, 2), (3, 4)))
+    )
+    names = [launch.kernel for launch in got]
+    wanted = "true>" if size == 3 and dtype is not torch.float64 else "false>" if size == 3 else f", {size}>"
+    assert names[0].startswith("backward_") and names[0].endswith(wanted)
+    assert [launch.moved for launch in got] == [launch.moved for launch in expected]  # type: ignore[union-attr]
+
+
 def test_views_and_new_memory_cost_nothing_but_copies_do() -> None:
     def call(x: Tensor) -> Tensor:
         torch.empty_like(x)

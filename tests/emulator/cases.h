@@ -18,7 +18,7 @@ struct Case {
   Dtype weight = Dtype::float32, out = Dtype::float32;  // the gradient of the output has its dtype
   Layout weight_layout = Layout::contiguous, grad_layout = Layout::contiguous, grad_weight_layout = Layout::contiguous;
   Special special = Special::none;
-  bool tap_major = false;
+  bool tap_major = false;  // the output and its gradient
 
   std::string name() const {
     constexpr const char* dtypes[] = {"f64", "f32", "bf16", "f16"};
@@ -51,7 +51,8 @@ inline std::vector<Case> dtype_cases() {
         cases.push_back(one);
         const bool diagonal = weight == out || (weight == Dtype::float32 && out == Dtype::bfloat16);
         if (diagonal && kernel < 7) one.index = kWhole, cases.push_back(one);
-        if (diagonal) one.tap_major = true, cases.push_back(one), one.index = 1, cases.push_back(one);
+        one.tap_major = true, one.in_channels = 8;  // full tiles and a rest, aligned
+        if (diagonal) cases.push_back(one), one.index = 1, cases.push_back(one);
       }
     }
   }
@@ -86,7 +87,7 @@ inline std::vector<Case> kernel_cases() {
 // Tensors that are not contiguous, not aligned, expanded.
 inline std::vector<Case> layout_cases() {
   std::vector<Case> cases;
-  const Layout layouts[] = {Layout::offset,     Layout::channels_last,  Layout::padded,
+  const Layout layouts[] = {Layout::offset,     Layout::channels_last,  Layout::padded,  Layout::tap_major,
                             Layout::transposed, Layout::expanded_first, Layout::expanded};
   for (const int kernel : {3, 4, 5}) {
     for (const Layout layout : layouts) {
@@ -176,7 +177,8 @@ inline std::vector<Case> brief_cases() {
     one.in_channels = kernel == 3 ? 43 : kernel % 2 ? 13 : 3;  // 129 pairs, 39 pairs: full tiles and a rest
     one.out = Dtype::bfloat16;
     cases.push_back(one);
-    one.tap_major = true, cases.push_back(one);
+    one.tap_major = true, one.in_channels = kernel == 3 ? 48 : 16, cases.push_back(one);  // aligned
+    one.in_channels = kernel == 3 ? 43 : kernel % 2 ? 13 : 3;
     one.samples = 2, one.dim = 1, one.tap_major = false;
     one.weight = one.out = Dtype::float64;
     one.weight_layout = Layout::offset, one.grad_layout = Layout::padded,
@@ -188,12 +190,14 @@ inline std::vector<Case> brief_cases() {
     one.grad_layout = Layout::expanded;
     cases.push_back(one);
   }
-  for (const int kernel : {3, 5, 7}) {  // every tile full and aligned: the 16-byte copies, whose buffers come round twice
+  // Every tile full and aligned: the 16-byte copies, whose buffers come round twice.
+  for (const int kernel : {3, 5, 7}) {
     Case one = cubic(kernel);
     one.samples = 9, one.out_channels = 8, one.in_channels = kernel == 3 ? 16 : 4;
     one.weight = kernel == 5 ? Dtype::bfloat16 : Dtype::float32;
     one.out = Dtype::bfloat16;
     cases.push_back(one);
+    one.tap_major = true, cases.push_back(one);
   }
   cases.push_back({{2, 3, 5}, 2, 1});
   cases.push_back({{4, 3, 2}});

@@ -1,7 +1,7 @@
 // Runs the CUDA kernels in the emulator against the float64 definition: `check_kernels GROUP...`. One line for each
-// case, with the largest error as a fraction of its tolerance; exit status 1 where one fails. `--one-order` runs one order
-// of threads instead of three: enough for ThreadSanitizer, to which a race is one in any order. `--first-failure` ends
-// with the first case that fails. Both stand before the groups.
+// case, with the largest error as a fraction of its tolerance; exit status 1 where one fails. `--one-order` runs one
+// order of threads instead of three: enough for ThreadSanitizer, to which a race is one in any order. `--first-failure`
+// ends with the first case that fails. Both stand before the groups.
 #include <cstdio>
 #include <exception>
 
@@ -43,8 +43,8 @@ struct Tensors {
   explicit Tensors(const Case& one)
       : weight(joined({one.out_channels, one.in_channels}, spatial_sizes(one, false)), 1, one.weight_layout,
                one.weight),
-        grad(joined({one.samples, one.out_channels, one.in_channels}, spatial_sizes(one, true)), 2, one.grad_layout,
-             one.out),
+        grad(joined({one.samples, one.out_channels, one.in_channels}, spatial_sizes(one, true)), 2,
+             one.tap_major ? Layout::tap_major : one.grad_layout, one.out),
         shift({one.samples, 3}, 0, Layout::contiguous, accumulate_dtype(one.weight)),
         out(one.tap_major ? joined(joined({one.samples}, spatial_sizes(one, true)), {one.out_channels, one.in_channels})
                           : joined({one.samples, one.out_channels, one.in_channels}, spatial_sizes(one, true)),

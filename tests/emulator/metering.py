@@ -170,7 +170,7 @@ def _extent(tensor: torch.Tensor) -> int:
 
 @dataclass(frozen=True)
 class ShiftCase:
-    """A Fourier shift to be counted, of contiguous tensors; whole: every slice, not the middle one alone."""
+    """A Fourier shift to be counted, of dense tensors; whole: every slice, not the middle one alone."""
 
     samples: int
     out_channels: int
@@ -180,6 +180,7 @@ class ShiftCase:
     other: torch.dtype = torch.float32  # of the output, or its gradient
     whole: bool = False
     misaligned: bool = False  # weight and gradient begin one element past a boundary of 16 bytes
+    tap_major: bool = False  # the output, or its gradient
 
     def measure(self, direction: str, csrc: Path = CSRC) -> tuple[Launch, ...]:
         """``direction``: "forward" or "backward", for weight and shift."""
@@ -188,11 +189,14 @@ class ShiftCase:
         shift = torch.rand(self.samples, 3, dtype=torch.promote_types(self.weight, torch.float32))
         index = None if self.whole else self.kernel[0] // 2
         if direction == "forward":
-            backend.fourier_shift(weight, shift, 0, index, self.other)
+            backend.fourier_shift(weight, shift, 0, index, self.other, self.tap_major)
         else:
-            slices = self.kernel if self.whole else self.kernel[1:]
-            sizes = (self.samples, self.out_channels, self.in_channels, *slices)
+            taps = self.kernel if self.whole else self.kernel[1:]
+            channels = (self.out_channels, self.in_channels)
+            sizes = (self.samples, *taps, *channels) if self.tap_major else (self.samples, *channels, *taps)
             grad = _random(sizes, self.other, self.misaligned)
+            if self.tap_major:
+                grad = grad.movedim((-2, -1), (1, 2))
             backend.fourier_shift_backward(grad, weight, shift, 0, index, True, True)
         return backend.launches
 

@@ -18,13 +18,14 @@ enum class Layout {
   offset,          // contiguous, but one element into its storage: not aligned for wide accesses
   channels_last,   // the in-channels vary fastest
   padded,          // part of a tensor that is larger along every axis
+  tap_major,       // the kernel axes vary slowest, but for the samples
   transposed,      // first and last kernel axis exchanged
   expanded_first,  // stride 0 along the first axis
   expanded,        // stride 0 along every axis, as in the gradient of a sum
 };
 inline const char* layout_name(Layout layout) {
-  constexpr const char* names[] = {"contiguous", "offset",         "channels-last", "padded",
-                                   "transposed", "expanded-first", "expanded"};
+  constexpr const char* names[] = {"contiguous", "offset",     "channels-last",  "padded",
+                                   "tap-major",  "transposed", "expanded-first", "expanded"};
   return names[int(layout)];
 }
 
@@ -38,6 +39,10 @@ class Strided {
     for (int axis = 0; axis < rank; ++axis) slowest_first.push_back(axis);
     if (layout == Layout::channels_last) {
       std::rotate(slowest_first.begin() + channel_axis, slowest_first.begin() + channel_axis + 1, slowest_first.end());
+    }
+    if (layout == Layout::tap_major) {
+      const auto channels = slowest_first.begin() + channel_axis - 1;
+      std::rotate(channels, channels + 2, slowest_first.end());
     }
     if (layout == Layout::transposed) std::swap(slowest_first[channel_axis + 1], slowest_first[rank - 1]);
     int64_t stride = 1;

@@ -99,6 +99,7 @@ GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
     "dense": lambda values: values,
     "of one sample": lambda values: values[:1].expand_as(values),
     "misaligned": misaligned,
+    "tap-major": lambda values: values.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2),
     "of no usual order": lambda values: values.permute(2, 1, 0, 4, 3).contiguous().permute(2, 1, 0, 4, 3),
 }
 

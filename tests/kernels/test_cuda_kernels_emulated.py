@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from emulator.build import CACHE, CSRC, EMULATOR, altered_sources, compile_program, in_parallel, run_program, why_not
-from emulator.harness import EmulatedBackend
+from emulator.harness import BackwardProblem, EmulatedBackend, ForwardProblem
 
 CHECK_KERNELS = EMULATOR / "check_kernels.cpp"
 GROUPS = ["dtypes", "kernels", "layouts", "sizes", "special"]
@@ -97,6 +97,53 @@ def test_backend_for_tensors(size: tuple[int, int, int], dim: int, index: int | 
     nothing, shift_alone = backend.fourier_shift_backward(grad, weight, shift, dim, index, False, True)
     assert nothing.shape == (0,)
     torch.testing.assert_close(shift_alone, expected_grads[1], rtol=0, atol=1e-11)
+
+
+class Asked(EmulatedBackend):
+    """Notes the tensors of the last call that move in vectors."""
+
+    moved_in_vectors: set[str]
+
+    def _run(self, direction: str, problem: ForwardProblem | BackwardProblem, **tensors: torch.Tensor) -> None:
+        self.moved_in_vectors = self.vectors(problem)
+        super()._run(direction, problem, **tensors)
+
+
+def in_memory(tensor: torch.Tensor, axes: tuple[int, ...], gaps: tuple[int, ...]) -> torch.Tensor:
+    """A copy with its axes in memory in this order, the fastest last, and gaps of so many elements along each."""
+    sizes = [tensor.shape[axis] for axis in axes]
+    memory = torch.full([size + gap for size, gap in zip(sizes, gaps, strict=True)], float("nan"), dtype=tensor.dtype)
+    view = memory[tuple(slice(size) for size in sizes)].permute([axes.index(axis) for axis in range(tensor.dim())])
+    return view.copy_(tensor)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("in_channels", "axes", "gaps", "in_vectors"),
+    [
+        (8, (0, 3, 4, 1, 2), (0, 0, 0, 0, 0), True),
+        (8, (3, 4, 0, 1, 2), (0, 0, 0, 0, 0), True),
+        (8, (0, 3, 4, 1, 2), (0, 0, 0, 8, 0), True),  # between taps
+        (7, (0, 3, 4, 1, 2), (0, 0, 0, 0, 0), False),  # taps begin inside of a vector
+        (8, (0, 4, 3, 1, 2), (0, 0, 0, 0, 0), False),  # taps are not evenly apart
+        (8, (0, 3, 4, 1, 2), (0, 0, 1, 0, 0), False),
+        (8, (0, 3, 4, 1, 2), (0, 0, 0, 0, 8), False),  # pairs are not neighbours
+        (8, (0, 3, 4, 2, 1), (0, 0, 0, 0, 0), False),
+    ],
+)
+def test_tap_major_gradients_move_in_vectors_where_they_can(
+    size: int, dtype: torch.dtype, in_channels: int, axes: tuple[int, ...], gaps: tuple[int, ...], in_vectors: bool
+) -> None:
+    backend = Asked()
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, in_channels, size, size, size, generator=generator)
+    shift = torch.randn(9, 3, generator=generator)
+    grad = torch.randn(9, 5, in_channels, size, size, generator=generator).to(dtype)
+    expected = backend.fourier_shift_backward(grad, weight, shift, 0, 1, True, True)
+    got = backend.fourier_shift_backward(in_memory(grad, axes, gaps), weight, shift, 0, 1, True, True)
+    assert ("grad" in backend.moved_in_vectors) == in_vectors
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
 
 
 def test_backend_reports_what_it_did() -> None:

@@ -148,7 +148,7 @@ def test_every_loop_is_one_that_the_prediction_knows(architecture: str) -> None:
             for slices in (1, size):
                 problem = launches.ShiftProblem(32, 4096, size, slices, weight, other)
                 tap_major = dataclasses.replace(problem, tap_major=True)
-                for launch in (*launches.forward_launches(tap_major), *launches.backward_launches(problem)):
+                for launch in (*launches.forward_launches(tap_major), *launches.backward_launches(tap_major)):
                     known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)
     tiles = tiles_models.TilesProblem(2, 1, 32, 64, 256, 9, "bfloat16", {"input": 1, "kernels": 1})
     known["convolve_tiles"] = set(tiles_models.tiles_launches(tiles)[0].loops)
@@ -188,7 +188,9 @@ TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.
 def metered(direction: str, problem: launches.ShiftProblem) -> tuple[Launch, ...]:
     size = (problem.size,) * 3
     weight, other = TYPES[problem.weight], TYPES[problem.other]
-    case = ShiftCase(problem.samples, problem.pairs, 1, size, weight, other, whole=problem.slices > 1)
+    case = ShiftCase(
+        problem.samples, problem.pairs, 1, size, weight, other, whole=problem.slices > 1, tap_major=problem.tap_major
+    )
     return case.measure(direction)
 
 
@@ -197,7 +199,9 @@ def expected_launches(direction: str, problem: launches.ShiftProblem) -> list[la
 
 
 def problems() -> list[tuple[str, launches.ShiftProblem, launches.ShiftProblem]]:
-    """Of every kernel that the rows of the operator benchmark launch, two of different numbers of samples."""
+    """Two of different numbers of samples, of every kernel that the rows of the operator benchmark launch, and of
+    those for tap-major gradients.
+    """
     found = []
     for (direction, size), (pairs, *samples) in SHIFTS.items():
         for other in TYPES:
@@ -209,6 +213,9 @@ def problems() -> list[tuple[str, launches.ShiftProblem, launches.ShiftProblem]]
                 chunk = one.chunk if (direction, size) == ("forward", 3) else 1
                 few, many = (dataclasses.replace(one, samples=count * chunk) for count in samples)
                 found.append((direction, few, many))
+                if (direction, size, slices) == ("backward", 3, 1) and other != "float64":
+                    few, many = (dataclasses.replace(one, tap_major=True) for one in (few, many))
+                    found.append((direction, few, many))
     return found
 
 
@@ -249,6 +256,7 @@ def test_wavefronts_are_those_of_the_table(costs: dict[str, dict[str, float]]) -
         ("forward", launches.ShiftProblem(40, 32, 3, 3, "float32", "float32")),
         ("backward", launches.ShiftProblem(40, 300, 3, 1, "float32", "float32")),
         ("backward", launches.ShiftProblem(9, 64, 3, 1, "float32", "float16")),
+        ("backward", launches.ShiftProblem(9, 64, 3, 1, "float32", "float16", tap_major=True)),
         ("forward", launches.ShiftProblem(6, 70, 7, 1, "float32", "float32")),
         ("backward", launches.ShiftProblem(20, 70, 5, 1, "float64", "float64")),
         # Enough tiles for fewer splits of the samples, and for fewer warps that share pairs.

@@ -20,7 +20,7 @@ TYPES = {"float64": ("double", 8), "float32": ("float", 4), "bfloat16": ("BFloat
 # Loops that fast ways do not take: elements moved one by one; what is no loop of ours (turns of an angle over 1e5).
 SLOW_LOOPS = re.compile(
     r"(.*/)?(load_(cubic3|rows)_weight\.i|store_elements\.i|bring_(elements|vectors)\.\w+|store_rows_plane\.i|"
-    r"store_(cubic3|rows)_grad_weight\.i|\w+)|fetch_rows_grad\.i"
+    r"store_(cubic3|rows)_grad_weight\.i|fetch_rows_grad\.i|\w+)"
 )
 
 
@@ -93,7 +93,7 @@ class ShiftProblem(ShiftSizes):
     slices: int
     weight: str
     other: str
-    tap_major: bool = False  # the output: slices, not of float64
+    tap_major: bool = False  # the output or its gradient: slices, not of float64
 
     @property
     def kernel(self) -> tuple[int, int, int]:  # type: ignore[override]
@@ -150,10 +150,10 @@ def backward_launches(problem: ShiftProblem) -> list[Launch]:
         kernel, warps, tiles = f"backward_rows<{problem.types}, {size}>", size, math.ceil(problem.pairs / _LANES)
         turns = _turns(samples, _ROWS_GROUP, 3, size)
         turn = samples * problem.slices
-        loops = {"backward_rows.turn": turn, "fetch_rows_grad.i": turn}
-        loops |= {"compute_rows_taps.task": turns, "write_partial.task": turns}
+        loops = {"backward_rows.turn": turn, "compute_rows_taps.task": turns, "write_partial.task": turns}
     else:
-        kernel, warps = f"backward_cubic3<{problem.types}, {problem.slices}>", _CUBIC3_WARPS
+        kernel = f"backward_cubic3<{problem.types}, {problem.slices}, {str(problem.tap_major).lower()}>"
+        warps = _CUBIC3_WARPS
         sample_warps = _sample_warps(problem)
         tiles = math.ceil(problem.pairs / (_LANES * warps // sample_warps))
         loops = {

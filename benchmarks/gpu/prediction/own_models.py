@@ -25,10 +25,18 @@ def _shift_problem(call: Call, other: Array) -> launches.ShiftProblem | GeneralP
     samples, pairs = call["shift"].sizes[0], out_channels * in_channels
     is_double = weight.dtype == "float64"
     if is_double == (other.dtype == "float64") and kernel in ([3] * 3, [5] * 3, [7] * 3)[: 2 if is_double else 3]:
-        return launches.ShiftProblem(samples, pairs, kernel[0], slices, weight.dtype, other.dtype)
+        tap_major = slices == 1 and not is_double and _is_tap_major(other)
+        return launches.ShiftProblem(samples, pairs, kernel[0], slices, weight.dtype, other.dtype, tap_major)
     if call["index"] is not None:  # the kernel takes the axis of the slice for its first
         kernel.insert(0, kernel.pop(call["dim"]))
     return GeneralProblem(samples, pairs, (kernel[0], kernel[1], kernel[2]), slices, weight.dtype, other.dtype)
+
+
+def _is_tap_major(slices: Array) -> bool:
+    """Whether kernels lie in memory as (B, K, K, O, C), each tap in whole vectors."""
+    step = slices.strides[4]
+    in_order = slices.strides[1:] == (slices.sizes[2], 1, slices.sizes[4] * step, step)
+    return in_order and step * slices.item_bytes % 16 == 0
 
 
 @model("crossd_ops.fourier_shift")

@@ -36,6 +36,18 @@ inline bool grad_is_dense(const BackwardProblem& problem) {
          is_aligned(problem.grad, strides.sample * size_of(problem.grad_dtype));
 }
 
+// Slices of the kernels' gradients as [B, K1, K2, O, C], the layout of ForwardProblem's tap_major: the pairs of each
+// tap are dense and aligned, whatever the strides between taps and between samples. Of float64, which no convolution
+// makes so, they move one by one.
+inline bool grad_is_tap_major(const BackwardProblem& problem) {
+  const ShiftShape& shape = problem.shape;
+  const GradStrides& strides = problem.grad_strides;
+  const int64_t bytes = size_of(problem.grad_dtype);
+  return shape.slices == 1 && bytes < 8 && pairs_are_dense(shape, strides, 1) &&
+         strides.kernel[1] == shape.kernel[2] * strides.kernel[2] && is_aligned(problem.grad, strides.sample * bytes) &&
+         is_aligned(problem.grad, strides.kernel[2] * bytes);
+}
+
 inline bool out_is_aligned(const ForwardProblem& problem) {
   const ShiftShape& shape = problem.shape;
   return is_aligned(problem.out,
@@ -43,13 +55,14 @@ inline bool out_is_aligned(const ForwardProblem& problem) {
 }
 
 inline TileAccess access_of(const ForwardProblem& problem) {
-  return {weight_is_dense(problem.shape, problem.weight, problem.weight_strides), false, false,
-          out_is_aligned(problem)};
+  return {weight_is_dense(problem.shape, problem.weight, problem.weight_strides), false, false, out_is_aligned(problem),
+          false};
 }
 inline TileAccess access_of(const BackwardProblem& problem) {
+  const bool tap_major = grad_is_tap_major(problem);
   return {weight_is_dense(problem.shape, problem.weight, problem.weight_strides),
           problem.grad_weight && weight_is_dense(problem.shape, problem.grad_weight, problem.grad_weight_strides),
-          grad_is_dense(problem), false};
+          tap_major || grad_is_dense(problem), false, tap_major};
 }
 
 }  // namespace crossd_ops::cuda

@@ -126,7 +126,7 @@ __device__ void store_cubic3_grad_weight(const BackwardProblem& problem, bool ve
 
 // grid: tiles of 128 / sample_warps pairs. Neighbouring warps, sample_warps of them, share pairs and take chunks of
 // samples in turn: where there are few pairs the GPU is filled so, and grad_weight still needs no second pass.
-template <typename Acc, typename Grad, int kSlices>
+template <typename Acc, typename Grad, int kSlices, bool kTapMajor>
 __global__ void __launch_bounds__(kCubic3Threads, kBackwardBlocks<Grad, kSlices>)
     backward_cubic3(const BackwardProblem problem, TileAccess vectors, int sample_warps) {
   using Shared = Cubic3BackwardShared<Acc, Grad, kSlices>;
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kCubic3Threads, kBackwardBlocks<Grad, kSlices>
                      reinterpret_cast<Acc*>(piece), weight);
   analyse_weight(weight);
   const auto buffer = [&](int turn) { return reinterpret_cast<Grad*>(piece + turn * Shared::kBuffer); };
-  const Cubic3GradFetch<kRow, kChunk, Grad> reader(problem, vectors.grad, warp);
+  const Cubic3GradFetch<kRow, kChunk, kTapMajor, Grad> reader(problem, vectors.grad, warp);
   const auto fetch = [&](int64_t sample, int turn) {
     if (sample < shape.samples && warp.count > 0) reader.start(sample, buffer(turn));
     commit_copies();
@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kCubic3Threads, kBackwardBlocks<Grad, kSlices>
 #pragma unroll
         for (int slice = 0; slice < kSlices; ++slice) {
           Acc grad[9];
-          read_elements(buffer(turn) + sample * kLanes * kRow, warp.lane * kRow + slice * kCubic3Plane, grad);
+          reader.read(buffer(turn), sample, slice, grad);
           backward_cubic3_slice(phases, slice, weight, grad, grad_weight, shares);
         }
 #pragma unroll

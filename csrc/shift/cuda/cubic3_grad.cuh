@@ -1,4 +1,6 @@
-// The gradients that a warp of backward_cubic3 works on: their way to shared memory.
+// The gradients that a warp of backward_cubic3 works on: their way to shared memory and to registers. They lie there as
+// in global memory: a sample's are [lanes, kRow], or [kRow, lanes] where gradients are tap-major, so that both kinds
+// move in vectors of 16 bytes. Tap-major, the 32 pairs of a tap are 4 vectors of a half type: whole sectors.
 #pragma once
 #include "shift/cuda/cubic3.cuh"
 
@@ -8,8 +10,8 @@ namespace crossd_ops::cuda {
 template <typename Grad, int kSlices>
 constexpr int kBackwardChunk = kSlices > 1 || sizeof(Grad) == 8 ? 1 : 4;
 
-// Brings kChunk samples into a buffer, [kChunk, lanes, kRow]; samples beyond the last are zero.
-template <int kRow, int kChunk, typename Grad>
+// Brings kChunk samples into a buffer, and those of a lane's pair from there; samples beyond the last are zero.
+template <int kRow, int kChunk, bool kTapMajor, typename Grad>
 class Cubic3GradFetch {
  public:
   __device__ Cubic3GradFetch(const BackwardProblem& problem, bool vectors, const Cubic3Warp& warp)
@@ -19,12 +21,25 @@ class Cubic3GradFetch {
     const int64_t rest = problem_.shape.samples - sample;
     const int left = rest < kChunk ? static_cast<int>(rest) : kChunk;
     const Grad* grad = static_cast<const Grad*>(problem_.grad) + sample * problem_.grad_strides.sample;
+    const char* tile = reinterpret_cast<const char*>(grad + warp_.first * (kTapMajor ? 1 : kRow));
     if (!vectors_)
       bring_elements(grad, left, buffer);
     else if (left == kChunk)
-      bring_chunk(reinterpret_cast<const char*>(grad + warp_.first * kRow), buffer);
+      bring_chunk(tile, buffer);
     else
-      bring_vectors(reinterpret_cast<const char*>(grad + warp_.first * kRow), left, buffer);
+      bring_vectors(tile, left, buffer);
+  }
+
+  template <typename Acc>
+  __device__ __forceinline__ void read(const Grad* buffer, int sample, int slice, Acc (&grad)[kCubic3Plane]) const {
+    buffer += sample * kElements;
+    if constexpr (kTapMajor) {
+#pragma unroll
+      for (int i = 0; i < kCubic3Plane; ++i)
+        grad[i] = load_element<Acc>(buffer + (slice * kCubic3Plane + i) * kLanes + warp_.lane);
+    } else {
+      read_elements(buffer, warp_.lane * kRow + slice * kCubic3Plane, grad);
+    }
   }
 
  private:
@@ -34,22 +49,30 @@ class Cubic3GradFetch {
     return problem_.grad_strides.sample * static_cast<int64_t>(sizeof(Grad));
   }
 
+  // Bytes from a tile's first vector of a sample to another one.
+  __device__ __forceinline__ int64_t offset(int vector) const {
+    constexpr int kOfTap = kVectors / kRow;
+    if constexpr (!kTapMajor) return vector * kVectorBytes;
+    return vector / kOfTap * problem_.grad_strides.kernel[2] * static_cast<int64_t>(sizeof(Grad)) +
+           vector % kOfTap * kVectorBytes;
+  }
+
   __device__ __forceinline__ void bring_chunk(const char* grad, Grad* buffer) const {
     constexpr int kFull = kVectors / kLanes * kLanes, kRest = kVectors - kFull;
     static_assert(kRest > 0 && kChunk * kRest <= kLanes);
-    const char* from = grad + warp_.lane * kVectorBytes;
+    const char* from = grad + offset(warp_.lane);
 #pragma unroll
     for (int row = 0; row < kChunk; ++row, from += stride()) {
 #pragma unroll
       for (int first = 0; first < kFull; first += kLanes)
         copy_vector_async(buffer + row * kElements + (first + warp_.lane) * kVectorElements<Grad>,
-                          from + first * kVectorBytes);
+                          from + offset(first));
     }
     // The vectors that do not fill the lanes, of all samples together.
     const int sample = warp_.lane / kRest, vector = kFull + warp_.lane % kRest;
     if (sample < kChunk)
       copy_vector_async(buffer + sample * kElements + vector * kVectorElements<Grad>,
-                        grad + sample * stride() + vector * kVectorBytes);
+                        grad + sample * stride() + offset(vector));
   }
 
   __device__ __forceinline__ void bring_vectors(const char* grad, int left, Grad* buffer) const {
@@ -58,7 +81,7 @@ class Cubic3GradFetch {
       const int row = i / kVectors, vector = i - row * kVectors;
       Grad* to = buffer + i * kVectorElements<Grad>;
       if (row < left)
-        copy_vector_async(to, grad + row * stride() + vector * kVectorBytes);
+        copy_vector_async(to, grad + row * stride() + offset(vector));
       else
         *reinterpret_cast<uint4*>(to) = uint4{0, 0, 0, 0};
     }
@@ -68,12 +91,12 @@ class Cubic3GradFetch {
     const GradStrides& strides = problem_.grad_strides;
     const bool active = warp_.lane < warp_.count;
     if (active) grad += pair_offset(strides, problem_.shape.in_channels, warp_.first + warp_.lane);
-    buffer += warp_.lane * kRow;
 #pragma unroll 1
     for (int i = 0; i < kChunk * kRow; ++i) {
       const int row = i / kRow, element = i - row * kRow;
       const int64_t offset = row * strides.sample + kernel_offset(strides, element / 9, element / 3 % 3, element % 3);
-      buffer[row * kElements + element] = active && row < left ? grad[offset] : Grad{};
+      buffer[row * kElements + (kTapMajor ? element * kLanes + warp_.lane : warp_.lane * kRow + element)] =
+          active && row < left ? grad[offset] : Grad{};
     }
   }
 

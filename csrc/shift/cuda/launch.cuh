@@ -159,10 +159,10 @@ int64_t launch_backward_general(const BackwardProblem& problem, cudaStream_t str
   return plan.tiles;
 }
 
-template <typename Acc, typename Grad, int kSlices>
+template <typename Acc, typename Grad, int kSlices, bool kTapMajor = false>
 int64_t launch_backward_cubic3(const BackwardProblem& problem, cudaStream_t stream) {
   const int64_t tiles = cubic3_backward_tiles(problem.shape);
-  launch(backward_cubic3<Acc, Grad, kSlices>, dim3(static_cast<unsigned>(tiles)), kCubic3Threads,
+  launch(backward_cubic3<Acc, Grad, kSlices, kTapMajor>, dim3(static_cast<unsigned>(tiles)), kCubic3Threads,
          Cubic3BackwardShared<Acc, Grad, kSlices>::kTotal, stream, problem, access_of(problem),
          cubic3_sample_warps(problem.shape));
   return tiles;
@@ -185,6 +185,8 @@ int64_t launch_backward_tiles(const BackwardProblem& problem, cudaStream_t strea
     if (size == 5) return launch_backward_rows<Acc, Grad, 5>(problem, stream);
     if constexpr (sizeof(Acc) == 4)
       if (size == 7) return launch_backward_rows<Acc, Grad, 7>(problem, stream);
+    if constexpr (sizeof(Acc) == 4)
+      if (grad_is_tap_major(problem)) return launch_backward_cubic3<Acc, Grad, 1, true>(problem, stream);
     if (problem.shape.slices == 1) return launch_backward_cubic3<Acc, Grad, 1>(problem, stream);
     return launch_backward_cubic3<Acc, Grad, 3>(problem, stream);
   });

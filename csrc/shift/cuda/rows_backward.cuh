@@ -23,26 +23,44 @@ struct BackwardRowsShared {  // byte offsets; the planes k and e and the buffers
                 kElements * sizeof(Grad) % kVectorBytes == 0);
 };
 
-// Starts to bring the gradients of a slice into `buffer`, [pairs, K, K]; zeros where there is no pair.
+// Starts to bring the gradients of a slice into `buffer`, [pairs, K, K], or [K, K, pairs] where they are tap-major;
+// zeros where there is no pair.
 template <int kSize, typename Grad>
-__device__ __forceinline__ void fetch_rows_grad(const BackwardProblem& problem, bool vectors, const Rows<kSize>& rows,
-                                                int64_t sample, int slice, Grad* buffer) {
+__device__ __forceinline__ void fetch_rows_grad(const BackwardProblem& problem, const TileAccess& vectors,
+                                                const Rows<kSize>& rows, int64_t sample, int slice, Grad* buffer) {
+  constexpr int kWidth = kVectorElements<Grad>, kOfTap = kLanes / kWidth, kVectors = kOfTap * rows.kPlane;
   const GradStrides& strides = problem.grad_strides;
   const Grad* grad = static_cast<const Grad*>(problem.grad) + sample * strides.sample + slice * strides.kernel[0];
-  if (vectors && problem.shape.slices == 1 && rows.count == kLanes) {
-    grad += rows.first * rows.kPlane;
-    for (int i = threadIdx.x * kVectorElements<Grad>; i < kLanes * rows.kPlane;
-         i += rows.kThreads * kVectorElements<Grad>)
-      copy_vector_async(buffer + i, grad + i);
+  if (vectors.grad && problem.shape.slices == 1 && rows.count == kLanes) {
+    const bool tap_major = vectors.grad_is_tap_major;
+    grad += rows.first * (tap_major ? 1 : rows.kPlane);
+#pragma unroll
+    for (int first = 0; first < kVectors; first += rows.kThreads) {
+      const int vector = first + threadIdx.x;
+      if (vector >= kVectors) break;
+      copy_vector_async(
+          buffer + vector * kWidth,
+          grad + (tap_major ? vector / kOfTap * strides.kernel[2] + vector % kOfTap * kWidth : vector * kWidth));
+    }
     return;
   }
 #pragma unroll 1
   for (int i = threadIdx.x; i < kLanes * rows.kPlane; i += rows.kThreads) {
-    const int pair = i / rows.kPlane, element = i - pair * rows.kPlane;
+    const int pair = vectors.grad_is_tap_major ? i % kLanes : i / rows.kPlane;
+    const int element = vectors.grad_is_tap_major ? i / kLanes : i - pair * rows.kPlane;
     buffer[i] = pair < rows.count ? grad[pair_offset(strides, problem.shape.in_channels, rows.first + pair) +
                                          kernel_offset(strides, 0, element / kSize, element % kSize)]
                                   : Grad{};
   }
+}
+
+// Row `warp` of the lane's pair in a buffer.
+template <int kSize, typename Grad, typename Acc>
+__device__ __forceinline__ void read_rows_grad(const Rows<kSize>& rows, bool tap_major, const Grad* buffer,
+                                               Acc (&values)[kSize]) {
+  if (!tap_major) return read_elements(buffer, rows.at(rows.warp, 0), values);
+#pragma unroll
+  for (int z = 0; z < kSize; ++z) values[z] = load_element<Acc>(buffer + (rows.warp * kSize + z) * kLanes + rows.lane);
 }
 
 // Warp z's part, h and e of its column given: adds to grad_weight and to the shares of gs.
@@ -124,7 +142,7 @@ __global__ void __launch_bounds__(Rows<kSize>::kThreads, sizeof(Acc) == 4 && kSi
   Acc weight[kSize][kSize], grad_weight[kSize][kSize] = {}, shares[3] = {0, 0, 0};
   load_rows_weight(shape, problem.weight_dtype, problem.weight, problem.weight_strides, vectors.weight, rows, k_plane,
                    weight);
-  if (shape.samples > 0) fetch_rows_grad(problem, vectors.grad, rows, 0, 0, buffers);
+  if (shape.samples > 0) fetch_rows_grad(problem, vectors, rows, 0, 0, buffers);
   commit_copies();
   int64_t sample = 0, group = 0;
   int slice = 0;
@@ -133,7 +151,7 @@ __global__ void __launch_bounds__(Rows<kSize>::kThreads, sizeof(Acc) == 4 && kSi
     const int64_t next_sample = slice + 1 < shape.slices ? sample : sample + 1;
     const int next_slice = slice + 1 < shape.slices ? slice + 1 : 0;
     if (next_sample < shape.samples)
-      fetch_rows_grad(problem, vectors.grad, rows, next_sample, next_slice, buffers + (turn ^ 1) * Shared::kElements);
+      fetch_rows_grad(problem, vectors, rows, next_sample, next_slice, buffers + (turn ^ 1) * Shared::kElements);
     commit_copies();
     if (in_group == 0 && slice == 0) {
       const int left = static_cast<int>(shape.samples - sample < kRowsGroup ? shape.samples - sample : kRowsGroup);
@@ -143,7 +161,7 @@ __global__ void __launch_bounds__(Rows<kSize>::kThreads, sizeof(Acc) == 4 && kSi
     __syncthreads();
     const Acc* taps = all_taps + in_group * kRowsTapStride;
     Acc values[kSize], h[kSize], e[kSize];
-    read_elements(buffers + turn * Shared::kElements, rows.at(rows.warp, 0), values);
+    read_rows_grad(rows, vectors.grad_is_tap_major, buffers + turn * Shared::kElements, values);
     apply_taps<true>(taps + kRowsAxis2, values, h);
     differentiate<true>(h, e);
 #pragma unroll

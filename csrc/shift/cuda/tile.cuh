@@ -10,9 +10,9 @@
 
 namespace crossd_ops::cuda {
 
-// Which tensors can be moved in vectors.
+// Which tensors can be moved in vectors, and whether the gradient is so as a tap-major one.
 struct TileAccess {
-  bool weight, grad_weight, grad, out;
+  bool weight, grad_weight, grad, out, grad_is_tap_major;
 };
 
 template <typename T>
