@@ -68,8 +68,8 @@ class ConvolutionGradients {
     return need_kernels_ ? split_samples(join_samples(grads), kernels.size(1)) : kernels;
   }
 
-  // With columns x (B, C Kh Kw, pixels) of the input, of which y = w x:  g_w = g x^T,  g_x = w^T g. Some samples at a
-  // time where output channels come all at once.
+  // With columns x (B, C Kh Kw, pixels) of the input, of which y = w x:  g_w = g x^T,  g_x = w^T g. On a GPU, where
+  // output channels come all at once, some samples at a time.
   Tensor add_matrix(const Tensor& grad, const Tensor& kernels) {
     const int64_t groups = problem_.geometry.groups, samples = problem_.samples(), chunk = problem_.samples_of_chunk();
     const Tensor w = kernel_matrices(kernels, groups), g = as_matrices(grad, groups);
@@ -80,7 +80,7 @@ class ConvolutionGradients {
       const Tensor g_of_chunk = part_of(g, 0, block, blocks);
       if (need_input_) {
         add_grad_columns(first, count, transposed(part_of(w, 0, block, blocks)), g_of_chunk);
-        if (chunk < samples) finish_grad_input(first, count);
+        if (problem_.on_gpu) finish_grad_input(first, count);  // so columns of one kind are there at a time
       }
       if (!need_kernels_) continue;
       if (chunk < samples)
@@ -89,6 +89,7 @@ class ConvolutionGradients {
         columns_.emplace(image_to_columns(input_, problem_));
       multiply_into(part_of(kernel_matrices(*grad_kernels_, groups), 0, block, blocks), g_of_chunk,
                     transposed(*columns_));
+      if (problem_.on_gpu) columns_.reset();
     }
     return need_kernels_ ? *grad_kernels_ : kernels;
   }

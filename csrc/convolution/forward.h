@@ -46,10 +46,12 @@ class SampleConvolution {
     const Tensor products = as_matrices(result, groups), w = kernel_matrices(kernels, groups);
     for (int64_t first = 0; first < samples; first += chunk) {
       const int64_t count = std::min(chunk, samples - first), block = first * groups, blocks = count * groups;
-      if (chunk < samples)
+      if (chunk < samples) {
+        columns_.reset();  // of the chunk before, whose memory does for these
         columns_.emplace(image_to_columns(part_of(input_, 0, first, count), problem_));
-      else if (!columns_)
+      } else if (!columns_) {
         columns_.emplace(image_to_columns(input_, problem_));
+      }
       multiply_into(part_of(products, 0, block, blocks), part_of(w, 0, block, blocks), *columns_);
     }
     return bias ? sum_of(result, along_channels(*bias, sizes)) : result;

@@ -176,6 +176,7 @@ def _multiply(problem: _Problem, kernels: Tensor, bias: Tensor | None) -> Tensor
             torch.bmm(columns.mT, w[blocks].mT, out=products[blocks])
         else:
             torch.bmm(w[blocks], columns, out=products[blocks])
+        del columns  # before there are those of the next chunk
     if transposed:
         result = products.mT.unflatten(2, problem.result)
     else:
@@ -226,14 +227,16 @@ def _matrix_gradients(problem: _Problem, grad: Tensor, kernels: Tensor, needs: t
     w = kernels.view(problem.samples * problem.groups, kernels.shape[1] // problem.groups, -1)
     source, product = _as_matrices(grad, problem.groups), torch.empty_like(kernels)
     channels_last = problem.format is not torch.contiguous_format and problem.groups == 1
+    images = []  # which are parts of one
     for chunk in problem.chunks():
         blocks, image = problem.blocks(chunk), problem.input[chunk]
         if needs[0]:
             of_columns = grad.new_empty(len(w[blocks]), w.shape[2], source.shape[2])
             torch.bmm(w[blocks].mT, source[blocks], out=of_columns)
             if not problem.columns_are_the_image:
-                of_input = _own.columns_to_image(of_columns, image.shape, channels_last)
-                problem.in_format(of_input)
+                images.append(_own.columns_to_image(of_columns, image.shape, channels_last))
+                problem.in_format(images[-1])
+            del of_columns
         if needs[1]:
             torch.bmm(source[blocks], problem.columns(image).mT, out=product.view(w.shape)[blocks])
     return product if needs[1] else kernels
