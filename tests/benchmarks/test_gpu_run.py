@@ -59,7 +59,7 @@ def test_every_part_runs(dry_run: Path) -> None:
     operators = {row["operator"] for row in found["operators"]["rows"]}
     assert operators == {
         *("fourier_shift_slice", "fourier_shift", "rotation_head", "rotation_shift", "predict_shift"),
-        *("crossd_conv2d", "crossd_conv3d"),
+        *("crossd_conv2d", "crossd_conv3d", "sample_conv2d", "sample_conv3d"),
     }
     for row in found["operators"]["rows"]:
         assert row["deviation"] < (0.05 if row["dtype"] == "bfloat16" else 1e-4), row
@@ -79,7 +79,8 @@ def test_report(dry_run: Path, tmp_path: Path) -> None:
     assert main(["report", *map(str, files), "--out", str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
     assert all(f"| {name} " in text for names in CALLS.values() for name in names)
-    for title in ("Parts", "Operators", "Losing shapes", "Training steps", "Methods of the per-sample convolution"):
+    titles = ("Parts", "Operators", "Losing shapes", "Training steps", "Methods of the per-sample convolution")
+    for title in (*titles, "Where the choice loses"):
         assert f"## {title}\n" in text
     assert "A dry run" in text
     for name in ("gpu_bandwidth", "gpu_roofline", "gpu_networks"):
