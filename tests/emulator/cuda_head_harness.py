@@ -152,7 +152,7 @@ def want_few_blocks(csrc: Path) -> None:
     source = csrc / "head" / "cuda" / "head_launch.cuh"
     text, usual = source.read_text(), "kHeadBlocks = 256, kHeadWantedItems = 1024;"
     assert text.count(usual) == 1, "the constants that set the number of blocks have other names"
-    source.write_text(text.replace(usual, "kHeadBlocks = 2, kHeadWantedItems = 1;"))
+    source.write_text(text.replace(usual, "kHeadBlocks = 2, kHeadWantedItems = 6;"))
 
 
 def _nan(*size: int) -> Tensor:

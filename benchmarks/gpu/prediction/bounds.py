@@ -110,8 +110,9 @@ def instructions(launch: Launch, loops: dict[str, dict[str, int]]) -> Counter[st
     """Of all warps of a launch, by class."""
     found: Counter[str] = Counter()
     for path, counts in loops.items():
-        runs = launch.loops.get(path.rpartition("/")[2], 0.0) if path else 1.0
-        of_all = launch.blocks if path == ONE_WARP else launch.warps * runs / counts.get("iterations", 1)
+        loop = path.removesuffix(ONE_WARP).removesuffix("/")
+        runs = launch.loops.get(loop, launch.loops.get(loop.rpartition("/")[2], 0.0)) if loop else 1.0
+        of_all = (launch.warps if loop == path else launch.blocks) * runs / counts.get("iterations", 1)
         for name, count in counts.items():
             if name != "iterations":
                 found[name] += count * of_all  # type: ignore[assignment]

@@ -31,7 +31,7 @@ class Launch:
     kernel: str
     blocks: int
     threads: int
-    loops: dict[str, float]  # by function and variable: iterations of a warp, in the mean
+    loops: dict[str, float]  # by function and variable, or all loops around: iterations of a warp, in the mean
     arrays: dict[str, int]  # bytes
     again: int = 0  # bytes that are read again by other blocks: from L2
     tiles: int = 0  # of 32 pairs, as often as a warp or a block takes one up

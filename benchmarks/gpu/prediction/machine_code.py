@@ -4,7 +4,7 @@ A warp's instructions are counted along the longest way through each loop's body
 the longer counts, what a `break` leaves out counts, and so does the rarely taken side of a branch. Loops within count
 on their own. Subroutines that are called (a division's slow way) and the code for warps that have diverged are not
 followed, and neither is what follows a loop for the rest of its iterations, known by its lines, which are the loop's.
-What one warp of a block does alone, behind such a condition in the source, is counted apart.
+What one warp of a block does alone, behind such a condition in the source, is counted apart, in loops too.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _FUNCTION = re.compile(r"__device__|__global__|^ {4}\w+\((const \w+Problem|\w+Sh
 _CALLED = re.compile(r"\b(?!__launch_bounds__|sizeof)(\w+)\(")
 _STEPS = 4  # of an innermost loop of unknown length, in one iteration of the machine code's
 _REST, _REST_LENGTH = 0.9, 12  # a block with this share of a loop's lines, and so many instructions, is of its rest
-_ALONE = re.compile(r"\bif \((threadIdx\.x (==|>=|< kLanes)|warp != 0|lane != 0)")
+_ALONE = re.compile(r"\bif \((threadIdx\.x (==|>=|< k(Lanes|HiddenChannels))|warp != 0|lane != 0)")
 ONE_WARP = "one warp"  # in place of a loop's name
 _KERNEL = -1  # in place of a loop's head: the kernel itself
 
@@ -74,7 +74,7 @@ def instruction_class(opcode: str) -> str:
 def loops_of(code: str) -> list[Loop]:
     """The loops of one kernel's disassembly, the kernel itself first, then in the order of the code."""
     found, of_one = _found_loops(code)
-    return [*map(_unrolled, found.values()), *([Loop(ONE_WARP, of_one)] if of_one else [])]
+    return [*map(_unrolled, found.values()), *(Loop(name, counts) for name, counts in of_one.items())]
 
 
 def steps_of(code: str, loops: Collection[str], accesses: Collection[int]) -> dict[str, float]:
@@ -91,8 +91,8 @@ def steps_of(code: str, loops: Collection[str], accesses: Collection[int]) -> di
     return {str(of_step): round(sum(counts) / len(counts), 2) for of_step, counts in sorted(steps.items())}
 
 
-def _found_loops(code: str) -> tuple[dict[str, list[Loop]], dict[str, int]]:
-    """By name, all that the compiler made of each; and what one warp of a block does alone."""
+def _found_loops(code: str) -> tuple[dict[str, list[Loop]], dict[str, dict[str, int]]]:
+    """By name, all that the compiler made of each; and what one warp of a block does alone in it."""
     blocks = _blocks(code)
     before = [[index for index, block in enumerate(blocks) if other in block.follow] for other in range(len(blocks))]
     dominators = _dominators(before)
@@ -115,10 +115,14 @@ def _found_loops(code: str) -> tuple[dict[str, list[Loop]], dict[str, int]]:
     alone = _of_one_warp(blocks, before, dominators)
     found: dict[str, list[Loop]] = {}
     for head, way in ways.items():
-        of_all = [index for index in way if head != _KERNEL or index not in alone]
+        of_all = [index for index in way if index not in alone]
         iterations = 1 if head == _KERNEL else _source_of(blocks, head, bodies[head])[2]
         found.setdefault(names[head], []).append(Loop(names[head], _classes(blocks, of_all), iterations))
-    return found, _classes(blocks, [index for index in ways[_KERNEL] if index in alone])
+    of_one = {
+        f"{names[head]}/{ONE_WARP}".lstrip("/"): _classes(blocks, [index for index in way if index in alone])
+        for head, way in ways.items()
+    }
+    return found, {name: counts for name, counts in of_one.items() if counts}
 
 
 def _classes(blocks: list[_Block], way: list[int]) -> dict[str, int]:
@@ -132,7 +136,8 @@ def _unrolled(found: list[Loop]) -> Loop:
     if longest is shortest:
         return longest
     accesses = [loop.counts.get("global", 0) or loop.counts.get("shared", 0) for loop in (longest, shortest)]
-    return replace(longest, iterations=max(accesses[0] // accesses[1], 1) if accesses[1] else 1)
+    times = accesses[0] // accesses[1] if accesses[1] else 1
+    return replace(longest, iterations=max(times, longest.iterations))
 
 
 def _blocks(code: str) -> list[_Block]:

@@ -5,6 +5,7 @@ And those of the whole head, as csrc/head/cuda/head_launch.cuh makes them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -93,6 +94,7 @@ class WholeHeadProblem:
     dtype: str
     packed: bool
     beside: bool = False  # another gradient of the input is added to it
+    need_input: bool = True  # whether that of the input is wanted
 
     @property
     def chunks(self) -> int:
@@ -119,6 +121,26 @@ class WholeHeadProblem:
         return min(self.samples * self.parts, _BLOCKS)
 
     @property
+    def ranges(self) -> int:
+        """Of pixels of one sample, that blocks have."""
+        firsts = [self.samples * self.parts * block // self.blocks for block in range(self.blocks + 1)]
+        return sum((last - 1) // self.parts - first // self.parts + 1 for first, last in itertools.pairwise(firsts))
+
+    @property
+    def on_tensor_cores(self) -> bool:
+        return self.dtype == "bfloat16"
+
+    @property
+    def stays(self) -> bool:
+        """Whether a warp has one chunk of channels alone."""
+        return self.chunks <= self.ways
+
+    @property
+    def vectors(self) -> float:
+        """Of channels of a pixel in shared memory, that a warp works on."""
+        return math.ceil(self.channels / (8 if self.on_tensor_cores else 4)) / self.ways
+
+    @property
     def input_bytes(self) -> int:
         return self.samples * self.channels * self.pixels * launches.TYPES[self.dtype][1]
 
@@ -129,16 +151,17 @@ class WholeHeadProblem:
     def launch(self, kernel: str, loops: dict[str, float], slabs: int = 1, **arrays: int) -> launches.Launch:
         """One that makes the hidden channels, with what it does besides."""
         tile = _TILE * _WARPS // self.ways
-        items = self.samples * self.parts / self.blocks
         tiles = self.samples * math.ceil(self.pixels / tile) / self.blocks
-        chunks, vectors = self.chunks / self.ways, math.ceil(self.channels / 4) / self.ways
-        pixels = 4 / self.ways  # of the quarters of a tile, a warp's turns
-        of_all = {"item": items, "first": tiles, "for_each_pixel.i": tiles * pixels}
-        of_all |= {"for_each_pixel.other": tiles * pixels * self.ways, "make_hidden.chunk": tiles * chunks}
-        of_all |= {"make_hidden.channel": tiles * vectors, "load_weights.h": 4.0 if chunks <= 1 else 4 * tiles * chunks}
-        of_all |= {"load_tile.i": 2 * tiles * chunks} if self.packed else {"load_tile.channel": tiles * vectors}
+        chunks, pixels = self.chunks / self.ways, 4 / self.ways  # pixels: of the quarters of a tile, a warp's turns
+        of_all = {"item": self.ranges / self.blocks, "first": tiles, "advance.while": 0.0}
+        of_all |= {"for_each_pixel.pixel": tiles * pixels, "for_each_pixel.other": tiles * pixels * self.ways}
+        of_all |= {"make_hidden.chunk": tiles * chunks}
+        of_all["load_weights.h"] = (8.0 if self.on_tensor_cores else 4.0) * (1 if self.stays else tiles * chunks)
+        if not self.on_tensor_cores:
+            of_all["add_hidden.channel"] = tiles * self.vectors
+        of_all |= {"load_tile.i": 2 * tiles * chunks} if self.packed else {"load_tile.channel": tiles * self.vectors}
         named = {name if "." in name else f"{kernel}.{name}": count for name, count in (of_all | loops).items()}
-        weights = (self.blocks * slabs * (1 if chunks <= 1 else math.ceil(tiles)) - 1) * self.weight_bytes
+        weights = (self.blocks * slabs * (1 if self.stays else math.ceil(tiles)) - 1) * self.weight_bytes
         kernel = f"{kernel}<{launches.TYPES[self.dtype][0]}>"
         return launches.Launch(
             kernel,
@@ -155,6 +178,7 @@ def whole_head_forward_launches(problem: WholeHeadProblem, *, training: bool) ->
     pooled = 4 * problem.samples * problem.parts * _POOLED
     statistics = problem.launch("head_moments", {}, partial=moments)
     loops = {"join_moments.block": problem.blocks / _HIDDEN if training else 0.0, "join_lanes.distance": 3.0}
+    loops["i"] = problem.ranges / problem.blocks  # at most once for each range
     pool = problem.launch("head_pool", loops, partial=(moments if training else 0) + pooled)
     parts = problem.parts * 4 / 32
     of_samples = 4 * problem.samples * 15  # statistics, and the shift
@@ -169,25 +193,32 @@ def whole_head_forward_launches(problem: WholeHeadProblem, *, training: bool) ->
 
 
 def whole_head_backward_launches(problem: WholeHeadProblem, *, training: bool) -> list[launches.Launch]:
-    """Of every gradient."""
-    blocks, slabs, vectors = problem.blocks, problem.slabs, math.ceil(problem.channels / 4)
+    """Of every gradient of the parameters."""
+    blocks, slabs = problem.blocks, problem.slabs
     sums, columns = 4 * blocks * _SUMS, problem.chunks * _TILE
     weights = 4 * blocks * _HIDDEN * columns
     first = problem.launch("head_sums", {"thread": 64 * 3 / _WARPS}, partial=sums)
     tiles = problem.samples * math.ceil(problem.pixels / (_TILE * _WARPS // problem.ways)) / blocks
     of_warp = problem.chunks / problem.ways / slabs  # chunks of channels of its own, in the mean
+    vectors = tiles * math.ceil(problem.channels / 4) / problem.ways / slabs
     loops = {
         "join_sums.block": blocks / _WARPS if training else 0.0,
-        "add_grad_weight.pixel": _TILE * tiles * of_warp,
-        "make_grad_input.channel": tiles * vectors / problem.ways / slabs,
-        "write_grad_weight.i": 2.0 * problem.ways,
-        "write_grad_weight.warp": 2.0 * _WARPS,
+        "write_grad_weight.i": problem.ways / 2,
+        "write_grad_weight.warp": _WARPS / 2,
     }
-    if problem.packed:
-        loops["store_tile.i"] = 2 * tiles * of_warp
-    else:
-        loops["store_tile.channel"] = tiles * vectors / problem.ways / slabs
-    arrays = {"grad_input": problem.input_bytes, "beside": problem.input_bytes if problem.beside else 0}
+    if not problem.on_tensor_cores:
+        loops |= {"add_grad_weight.pixel": _TILE * tiles * of_warp, "make_grad_input.channel": vectors}
+    loops |= {"store_tile.i": 2 * tiles * of_warp} if problem.packed else {"store_tile.channel": vectors}
+    # Weights and tile again, where others came after them.
+    for name in ("load_weights.h", "load_tile.i", "load_tile.channel"):
+        if problem.stays:
+            loops[f"head_gradient.item/head_gradient.first/{name}"] = 0.0
+    if not problem.need_input:
+        loops |= {"make_grad_input.channel": 0.0, "store_tile.i": 0.0, "store_tile.channel": 0.0}
+    arrays = {
+        "grad_input": problem.input_bytes if problem.need_input else 0,
+        "beside": problem.input_bytes if problem.beside else 0,
+    }
     again = 4 * blocks * 32 if training else 0  # of the sums, which every block reads
     main = problem.launch("head_gradient", loops, slabs, partial=weights + again, **arrays)
     count = (_SUMS + _HIDDEN * columns) // 32 + 1
@@ -207,7 +238,8 @@ def _whole_head_problem(call: Call) -> WholeHeadProblem:
     samples, channels, *pixels = input.sizes
     packed = input.channels_last and channels * input.item_bytes % 16 == 0
     beside = call.arguments.get("grad_beside") is not None
-    return WholeHeadProblem(samples, channels, math.prod(pixels), input.dtype, packed, beside)
+    need_input = call.arguments.get("need_input", True)
+    return WholeHeadProblem(samples, channels, math.prod(pixels), input.dtype, packed, beside, need_input)
 
 
 @model("crossd_ops.predict_shift")

@@ -24,7 +24,7 @@ __device__ __forceinline__ void write_rows(const HeadParameters& parameters, con
   const int thread = threadIdx.x, score = thread / kHiddenChannels, channel = thread % kHiddenChannels;
   if (thread < kHeadChannels) shared.bias2[thread] = value(parameters.bias2, thread);
   if (score < kHeadChannels) shared.rows[kWeight2 + score][channel] = value(parameters.weight2, thread);
-  if (score > 0) return;
+  if (threadIdx.x >= kHiddenChannels) return;
   shared.rows[kBias][channel] = value(parameters.bias1, channel);
   shared.rows[kMean][channel] = mean[channel];
   shared.rows[kScale][channel] = static_cast<float>(1 / sqrt(variance[channel] + parameters.epsilon));
@@ -32,34 +32,56 @@ __device__ __forceinline__ void write_rows(const HeadParameters& parameters, con
   shared.rows[kOffset][channel] = value(parameters.offset, channel);
 }
 
+// What a thread needs for its quarter of every pixel, from the rows of shared memory.
+struct QuarterRows {
+  Four mean, scale, gain, offset, weight2[kHeadChannels];
+  float bias2;
+
+  __device__ __forceinline__ explicit QuarterRows(const HeadShared& shared)
+      : mean(shared.row(kMean)),
+        scale(shared.row(kScale)),
+        gain(shared.row(kGain)),
+        offset(shared.row(kOffset)),
+        bias2(shared.bias2[threadIdx.x % kQuarters]) {
+#pragma unroll
+    for (int score = 0; score < kHeadChannels; ++score) weight2[score] = shared.row(kWeight2 + score);
+  }
+};
+
 // Of a pixel, a thread's own: four hidden channels and a score.
 struct HeadQuarter {
   Four normalised, active;  // n and max(gain n + offset, 0), with the names of head/problem.h
+  bool is_off[kOfQuarter];  // whether the maximum is 0
   float score;
 };
+// Of what each quarter of a pixel adds to the scores the sums, a score to each quarter.
+__device__ __forceinline__ float sum_of_quarters(const float (&scores)[kHeadChannels]) {
+  const bool odd = threadIdx.x & 1, second = threadIdx.x & 2;
+  float halves[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float own = odd ? scores[2 * i + 1] : scores[2 * i], others = odd ? scores[2 * i] : scores[2 * i + 1];
+    halves[i] = own + __shfl_xor_sync(kAllLanes, others, 1);
+  }
+  return (second ? halves[1] : halves[0]) + __shfl_xor_sync(kAllLanes, second ? halves[0] : halves[1], 2);
+}
 // By all quarters of a pixel.
-__device__ __forceinline__ HeadQuarter quarter_of(const Four& hidden, const HeadShared& shared) {
+__device__ __forceinline__ HeadQuarter quarter_of(const Four& hidden, const QuarterRows& rows) {
   HeadQuarter result;
-  const Four mean = load_four(shared.row(kMean)), scale = load_four(shared.row(kScale));
-  const Four gain = load_four(shared.row(kGain)), offset = load_four(shared.row(kOffset));
 #pragma unroll
   for (int i = 0; i < kOfQuarter; ++i) {
-    result.normalised.at[i] = (hidden.at[i] - mean.at[i]) * scale.at[i];
-    const float value = fma(gain.at[i], result.normalised.at[i], offset.at[i]);
-    result.active.at[i] = value <= 0 ? 0 : value;  // NaN stays
+    result.normalised.at[i] = (hidden.at[i] - rows.mean.at[i]) * rows.scale.at[i];
+    const float value = fma(rows.gain.at[i], result.normalised.at[i], rows.offset.at[i]);
+    result.is_off[i] = value <= 0;  // NaN stays
+    result.active.at[i] = result.is_off[i] ? 0 : value;
   }
-  const int quarter = threadIdx.x % kQuarters;
-  result.score = shared.bias2[quarter];
+  float scores[kHeadChannels] = {};
 #pragma unroll
-  for (int score = 0; score < kHeadChannels; ++score) {
-    const Four weight = load_four(shared.row(kWeight2 + score));
-    float sum = 0;
+  for (int score = 0; score < kHeadChannels; ++score)
 #pragma unroll
-    for (int i = 0; i < kOfQuarter; ++i) sum = fma(weight.at[i], result.active.at[i], sum);
-    sum += __shfl_xor_sync(kAllLanes, sum, 1);
-    sum += __shfl_xor_sync(kAllLanes, sum, 2);
-    if (score == quarter) result.score += sum;
-  }
+    for (int i = 0; i < kOfQuarter; ++i)
+      scores[score] = fma(rows.weight2[score].at[i], result.active.at[i], scores[score]);
+  result.score = rows.bias2 + sum_of_quarters(scores);
   return result;
 }
 
@@ -89,20 +111,27 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadForwardBlocks)
   join_moments(problem, work, moments, reinterpret_cast<double*>(scratch), statistics);
   write_rows(problem.parameters, statistics, statistics + kHiddenChannels, tiles.shared);
   __syncthreads();
-  for (int64_t item = tiles.first_item(); item < tiles.last_item(); ++item) {
-    const PixelRange range = range_of(work.parts, problem.input.shape, item);
+  for (int64_t item = tiles.first_item(); item < tiles.last_item();) {
+    float* target = pooled_parts + item * kHeadChannels * 3;
+    const PixelRange range = tiles.next_range(item);
+    PixelWalk walk = tiles.walk(range);
     Pooled<float> pooled;
     for (int64_t first = range.first; first < range.last; first += tiles.pixels()) {
-      tiles.make_hidden(
-          place_of_pixel(problem.input.shape, problem.input.strides, range, tiles.first_of_warp(first) + tiles.lane));
+      tiles.make_hidden(range.sample, walk.place(problem.input.strides));
+      walk.advance(tiles.pixels(), problem.input.shape.columns);
       __syncthreads();
-      tiles.for_each_pixel(range, first, [&](const float*, bool inside, const Four& hidden) {
-        const float score = quarter_of(hidden, tiles.shared).score;
+      const QuarterRows rows(tiles.shared);
+      tiles.for_each_pixel(range, first, [&](int, bool inside, const Four& hidden) {
+        const float score = quarter_of(hidden, rows).score;
         if (inside) pooled.add(score);
       });
       __syncthreads();
     }
-    write_pooled(pooled, tiles.shared.tile[0], pooled_parts + item * kHeadChannels * 3);
+    write_pooled(pooled, tiles.shared.tile[0], target);
+    // The sum has the place of the first part; the others have nothing.
+    const int values = static_cast<int>(pooled_parts + item * kHeadChannels * 3 - target);
+    for (int i = kHeadChannels * 3 + threadIdx.x; i < values; i += kHeadThreads)
+      target[i] = i % 3 == 0 ? Pooled<float>().maximum : 0;
   }
 }
 

@@ -71,13 +71,14 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadForwardBlocks)
     tiles.shared.rows[kBias][threadIdx.x] =
         load_as<float>(problem.parameters.bias1.dtype, problem.parameters.bias1.data, threadIdx.x);
   HiddenMoments own;
-  for (int64_t item = tiles.first_item(); item < tiles.last_item(); ++item) {
-    const PixelRange range = range_of(work.parts, problem.input.shape, item);
+  for (int64_t item = tiles.first_item(); item < tiles.last_item();) {
+    const PixelRange range = tiles.next_range(item);
+    PixelWalk walk = tiles.walk(range);
     for (int64_t first = range.first; first < range.last; first += tiles.pixels()) {
-      tiles.make_hidden(
-          place_of_pixel(problem.input.shape, problem.input.strides, range, tiles.first_of_warp(first) + tiles.lane));
+      tiles.make_hidden(range.sample, walk.place(problem.input.strides));
+      walk.advance(tiles.pixels(), problem.input.shape.columns);
       __syncthreads();
-      tiles.for_each_pixel(range, first, [&](const float*, bool inside, const Four& hidden) {
+      tiles.for_each_pixel(range, first, [&](int, bool inside, const Four& hidden) {
         if (inside) own.add(hidden);
       });
       __syncthreads();
@@ -122,7 +123,7 @@ __device__ __forceinline__ void join_moments(const HeadForward& problem, const H
     }
     sums[threadIdx.x * 2] = sum, sums[threadIdx.x * 2 + 1] = squares;
     __syncthreads();
-    if (row == 0) {
+    if (threadIdx.x < kHiddenChannels) {
       for (int other = 1; other < kRows; ++other) {
         sum += sums[(other * kHiddenChannels + channel) * 2];
         squares += sums[(other * kHiddenChannels + channel) * 2 + 1];
@@ -130,11 +131,11 @@ __device__ __forceinline__ void join_moments(const HeadForward& problem, const H
       squares = fmax(squares - sum * sum / pixels, 0.0);
       mean = from + sum / pixels, variance = squares / pixels;
     }
-  } else if (row == 0) {
+  } else if (threadIdx.x < kHiddenChannels) {
     mean = load_as<float>(problem.given_mean.dtype, problem.given_mean.data, channel);
     variance = load_as<float>(problem.given_variance.dtype, problem.given_variance.data, channel);
   }
-  if (row == 0) {
+  if (threadIdx.x < kHiddenChannels) {
     shared[channel] = static_cast<float>(mean), shared[kHiddenChannels + channel] = static_cast<float>(variance);
     if (blockIdx.x == 0) problem.mean[channel] = shared[channel];
     if (blockIdx.x == 0) problem.variance[channel] = shared[kHiddenChannels + channel];

@@ -1,22 +1,14 @@
 // What the kernels of the whole head share: tiles of 32 pixels and 32 channels, one for each warp at a time.
 //
 // `ways` warps share the pixels of a tile where the input has more channels, and take other channels of them. A tile
-// goes from the input into shared memory, in float32 and pixel by pixel whatever the layout: channels-last in vectors
-// of 16 bytes, any other layout with the lanes along the pixels. There each lane has a pixel, and makes what its
-// warp's channels add to the hidden ones. Then four threads, the quarters, have a pixel, each with four of its hidden
-// channels and one of its scores, and add up what the ways have.
+// goes from the input into shared memory, pixel by pixel whatever the layout: channels-last in vectors of 16 bytes, any
+// other layout with the lanes along the pixels. There a warp makes what its channels add to the hidden ones of its
+// pixels (head_products.cuh). Then four threads, the quarters, have a pixel, each with four of its hidden channels and
+// one of its scores, and add up what the ways have.
 #pragma once
-#include "head/cuda/rotation.cuh"
-#include "head/problem.h"
+#include "head/cuda/head_products.cuh"
 
 namespace crossd_ops::cuda {
-
-constexpr int kTile = kLanes;             // pixels, and channels
-constexpr int kQuarters = kHeadChannels;  // threads of a pixel
-constexpr int kOfQuarter = kHiddenChannels / kQuarters;
-constexpr int kTileRow = kTile + 4;  // floats: vectors in a column lie in other banks
-constexpr int kWeightRow = kHiddenChannels + 4;
-static_assert(kOfQuarter == 4 && kVectorBytes == 4 * sizeof(float));
 
 // How the pixels are dealt out: an item is a part of a sample, and each block has a run of them.
 struct HeadWork {
@@ -27,61 +19,28 @@ struct HeadWork {
   int packed, grad_packed;  // whether the input, and its gradient, are met in vectors along the channels
 };
 
-// What every pixel needs, in rows of the hidden channels; the last four are those of the second convolution.
-enum HeadRow {
-  kBias,
-  kMean,
-  kScale,
-  kGain,
-  kOffset,
-  kMeanGrad,
-  kMeanProduct,
-  kWeight2,
-  kHeadRows = kWeight2 + kHeadChannels
-};
+// A lane's pixels of a range, one of each tile.
+struct PixelWalk {
+  int64_t row, column, left;  // left: of the range, from this pixel on
 
-struct alignas(kVectorBytes) HeadShared {
-  float weights[kHeadWarps][kTile * kWeightRow];      // of each warp's channels: [channel][hidden channel]
-  float tile[kHeadWarps][kTile * kTileRow];           // [pixel][channel]
-  float hidden[kHeadWarps][kTile * kHiddenChannels];  // of each warp's channels alone; see hidden_place
-  float rows[kHeadRows][kHiddenChannels];
-  float bias2[kHeadChannels];
-  float channels[kHeadChannels * 3];  // backward, see write_channels
-
-  // Of the thread's quarter.
-  __device__ __forceinline__ const float* row(int row) const {
-    return rows[row] + threadIdx.x % kQuarters * kOfQuarter;
+  __device__ __forceinline__ PixelWalk(const MapShape& shape, const PixelRange& range, int64_t pixel)
+      : row(pixel / shape.columns), column(pixel % shape.columns), left(range.last - pixel) {}
+  __device__ __forceinline__ void advance(int pixels, int64_t columns) {
+    left -= pixels, column += pixels;
+    while (column >= columns) column -= columns, ++row;
+  }
+  // Where the pixel lies, from its sample's first one on, or -1 behind the range's end.
+  __device__ __forceinline__ int64_t place(const MapStrides& strides) const {
+    return left > 0 ? row * strides.row + column * strides.column : -1;
   }
 };
 
-struct Four {
-  float at[4];
-};
-__device__ __forceinline__ Four load_four(const float* shared) {
-  const float4 vector = *reinterpret_cast<const float4*>(shared);
-  return {{vector.x, vector.y, vector.z, vector.w}};
-}
-__device__ __forceinline__ void store_four(float* shared, const float* values) {
-  *reinterpret_cast<float4*>(shared) = make_float4(values[0], values[1], values[2], values[3]);
-}
-
-// In an order in which neither the lanes of a row nor those of a column meet in a bank.
-__device__ __forceinline__ int hidden_place(int pixel, int quarter) {
-  return (pixel * kQuarters + (quarter ^ (pixel >> 1 & 3))) * kOfQuarter;
-}
-
-// Where a pixel of a range lies, or -1 behind its end.
-__device__ __forceinline__ int64_t place_of_pixel(const MapShape& shape, const MapStrides& strides,
-                                                  const PixelRange& range, int64_t pixel) {
-  if (pixel >= range.last) return -1;
-  const int64_t in_sample = shape.rows == 1 ? pixel * strides.column : offset_of(strides, shape.columns, pixel);
-  return range.sample * strides.sample + in_sample;
-}
-
-// A warp's channels of its pixels, of which each lane says where its own lies. channels: those from the first on.
+// A warp's channels of its pixels, of which each lane says where its own lies. channels: those from the first on;
+// behind them come zeros, of bfloat16 up to a whole 16.
 template <typename T>
 __device__ __forceinline__ void load_tile(const T* first, int64_t channel_stride, bool packed, int64_t place,
-                                          int channels, float* tile) {
+                                          int channels, TileElement<T>* tile) {
+  using Element = TileElement<T>;
   const int lane = threadIdx.x % kLanes;
   if (packed) {
     constexpr int size = Pack<T>::size, kPacks = kTile / size;
@@ -92,23 +51,36 @@ __device__ __forceinline__ void load_tile(const T* first, int64_t channel_stride
       const int64_t from = __shfl_sync(kAllLanes, place, pixel);
       Pack<T> pack{};
       if (from >= 0 && channel < channels) pack = *reinterpret_cast<const Pack<T>*>(first + from + channel);
-      float values[size];
+      Element* at = tile + tile_place<Element>(pixel, channel);
+      if constexpr (std::is_same_v<T, Element>) {
+        *reinterpret_cast<Pack<T>*>(at) = pack;
+      } else {
+        float values[size];
 #pragma unroll
-      for (int j = 0; j < size; ++j) values[j] = load_element<float>(&pack.elements[j]);
+        for (int j = 0; j < size; ++j) values[j] = load_element<float>(&pack.elements[j]);
 #pragma unroll
-      for (int j = 0; j < size; j += 4) store_four(tile + pixel * kTileRow + channel + j, values + j);
+        for (int j = 0; j < size; j += 4) store_four(at + j, values + j);
+      }
     }
   } else {
-#pragma unroll 2
-    for (int channel = 0; channel < channels; channel += 4) {
-      float values[4];
+    constexpr int size = Pack<Element>::size;
+    const T* from = first + place;
+    const int left = place < 0 ? 0 : channels;
+#pragma unroll(8 / size)
+    for (int channel = 0; channel < channels; channel += size) {
+      Pack<Element> pack{};
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-        values[j] = place >= 0 && channel + j < channels
-                        ? load_element<float>(first + place + (channel + j) * channel_stride)
-                        : 0;
-      store_four(tile + lane * kTileRow + channel, values);
+      for (int j = 0; j < size; ++j, from += channel_stride) {
+        if (channel + j >= left) continue;
+        if constexpr (std::is_same_v<T, Element>)
+          pack.elements[j] = *from;
+        else
+          pack.elements[j] = load_element<float>(from);
+      }
+      *reinterpret_cast<Pack<Element>*>(tile + tile_place<Element>(lane, channel)) = pack;
     }
+    if (std::is_same_v<Element, BFloat16> && (channels - 1 & 8) == 0)
+      *reinterpret_cast<Pack<Element>*>(tile + tile_place<Element>(lane, (channels - 1 & 16) + 8)) = {};
   }
   __syncwarp();
 }
@@ -131,7 +103,7 @@ __device__ __forceinline__ void store_tile(const float* tile, T* first, const T*
       if (beside) other = *reinterpret_cast<const Pack<T>*>(beside + to + channel);
 #pragma unroll
       for (int j = 0; j < size; j += 4) {
-        const Four values = load_four(tile + pixel * kTileRow + channel + j);
+        const Four values = load_four(tile + tile_place<float>(pixel, channel + j));
 #pragma unroll
         for (int k = 0; k < 4; ++k)
           pack.elements[j + k] = convert<T>(values.at[k] + load_element<float>(&other.elements[j + k]));
@@ -145,7 +117,7 @@ __device__ __forceinline__ void store_tile(const float* tile, T* first, const T*
   if (place < 0) return;
 #pragma unroll 2
   for (int channel = 0; channel < channels; channel += 4) {
-    const Four values = load_four(tile + lane * kTileRow + channel);
+    const Four values = load_four(tile + tile_place<float>(lane, channel));
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       if (channel + j >= channels) return;
@@ -158,6 +130,8 @@ __device__ __forceinline__ void store_tile(const float* tile, T* first, const T*
 // What a thread is in its block, and the way from the input to the hidden channels.
 template <typename T>
 struct HeadTiles {
+  using Element = TileElement<T>;
+  using Products = TileProducts<Element>;
   const HeadInput& input;
   const HeadValues& weight1;
   const HeadWork& work;
@@ -188,72 +162,70 @@ struct HeadTiles {
   __device__ __forceinline__ int64_t first_item() const { return work.items * blockIdx.x / work.blocks; }
   __device__ __forceinline__ int64_t last_item() const { return work.items * (blockIdx.x + 1) / work.blocks; }
 
+  // What the block has of the next sample, whose items begin with `item`; which is then behind them.
+  __device__ __forceinline__ PixelRange next_range(int64_t& item) const {
+    PixelRange range = range_of(work.parts, input.shape, item);
+    const int64_t next_sample = (range.sample + 1) * work.parts.count;
+    if (next_sample <= last_item()) {
+      range.last = input.shape.rows * input.shape.columns, item = next_sample;
+    } else {
+      item = last_item();
+      range.last = (item - range.sample * work.parts.count) * work.parts.pixels;
+    }
+    return range;
+  }
+  __device__ __forceinline__ PixelWalk walk(const PixelRange& range) const {
+    return {input.shape, range, first_of_warp(range.first) + lane};
+  }
+
+  __device__ __forceinline__ Element* tile() const { return reinterpret_cast<Element*>(shared.tile[warp]); }
+  __device__ __forceinline__ Element* weights() const { return reinterpret_cast<Element*>(shared.weights[warp]); }
   __device__ __forceinline__ void load_weights(int chunk) {
-    float* row = shared.weights[warp] + lane * kWeightRow;
-    const int64_t channel = static_cast<int64_t>(chunk) * kTile + lane;
-    with_element_type(weight1.dtype, [&](auto type) {
-      const auto* data = static_cast<const decltype(type)*>(weight1.data) + channel;
-#pragma unroll 1
-      for (int h = 0; h < kHiddenChannels; h += 4) {
-        float values[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          values[i] = channel < input.channels ? load_element<float>(data + (h + i) * input.channels) : 0;
-        store_four(row + h, values);
-      }
-    });
+    Products::load_weights(weight1, input.channels, static_cast<int64_t>(chunk) * kTile, weights());
   }
   // Weights and tile of one of the warp's chunks.
-  __device__ __forceinline__ void load(int chunk, int64_t place) {
+  __device__ __forceinline__ void load(int chunk, int64_t sample, int64_t place) {
     if (!stays()) __syncwarp(), load_weights(chunk);
-    const int64_t first = static_cast<int64_t>(chunk) * kTile * input.strides.channel;
+    const int64_t first = sample * input.strides.sample + static_cast<int64_t>(chunk) * kTile * input.strides.channel;
     load_tile(static_cast<const T*>(input.data) + first, input.strides.channel, work.packed, place, channels_of(chunk),
-              shared.tile[warp]);
+              tile());
   }
 
   // Of the lane's pixel, of the warp's channels, into shared memory. To be followed by __syncthreads.
-  __device__ __forceinline__ void make_hidden(int64_t place) {
-    float hidden[kHiddenChannels] = {};
-    const float *row = shared.tile[warp] + lane * kTileRow, *weights = shared.weights[warp];
+  __device__ __forceinline__ void make_hidden(int64_t sample, int64_t place) {
+    typename Products::Hidden hidden;
 #pragma unroll 1
     for (int chunk = way; chunk < chunks; chunk += work.ways) {
-      load(chunk, place);
-      const int channels = channels_of(chunk);
-#pragma unroll 1
-      for (int channel = 0; channel < channels; channel += 4) {
-        const Four x = load_four(row + channel);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-#pragma unroll
-          for (int h = 0; h < kHiddenChannels; h += 4) {
-            const Four weight = load_four(weights + (channel + j) * kWeightRow + h);
-#pragma unroll
-            for (int i = 0; i < 4; ++i) hidden[h + i] = fma(x.at[j], weight.at[i], hidden[h + i]);
-          }
-        }
-      }
+      load(chunk, sample, place);
+      Products::add_hidden(tile(), weights(), channels_of(chunk), hidden);
     }
-#pragma unroll
-    for (int quarter = 0; quarter < kQuarters; ++quarter)
-      store_four(shared.hidden[warp] + hidden_place(lane, quarter), hidden + quarter * kOfQuarter);
+    Products::store_hidden(hidden, shared.hidden[warp]);
   }
 
-  // After it use(place in shared.hidden[first warp], whether the pixel is inside, the hidden channels of the quarter),
-  // by whole warps: lanes of pixels outside take part in shuffles.
+  // Where the warps that share pixels have their hidden channels.
+  __device__ __forceinline__ float* shared_hidden() const { return shared.hidden[warp - way]; }
+
+  // After it use(pixel of the tile, whether it is inside, the hidden channels of the quarter), by whole warps: lanes of
+  // pixels outside take part in shuffles.
   template <typename Use>
   __device__ __forceinline__ void for_each_pixel(const PixelRange& range, int64_t first, Use&& use) {
-    const int first_warp = warp - way;
+    const Four bias = shared.row(kBias);
+    const int64_t pixels_left = range.last - first_of_warp(first);
+    const int inside = pixels_left < kTile ? static_cast<int>(pixels_left) : kTile;
+    int pixel = way * (kLanes / kQuarters) + lane / kQuarters;
+    const float* at = shared_hidden() + hidden_place(pixel, lane % kQuarters);
+    const int step = work.ways * (kLanes / kQuarters);
 #pragma unroll 1
-    for (int i = way * kLanes + lane; i < kTile * kQuarters; i += kLanes * work.ways) {
-      const int pixel = i / kQuarters, place = hidden_place(pixel, i % kQuarters);
-      Four hidden = load_four(shared.row(kBias));
+    for (; pixel < kTile; pixel += step, at += step * kHiddenChannels) {  // eight pixels on, vectors lie as here
+      Four hidden = bias;
+      const float* part = at;
 #pragma unroll 1
-      for (int other = first_warp; other < first_warp + work.ways; ++other) {
-        const Four part = load_four(shared.hidden[other] + place);
+      for (int other = 0; other < work.ways; ++other, part += kTile * kHiddenChannels) {
+        const Four of_way = load_four(part);
 #pragma unroll
-        for (int j = 0; j < kOfQuarter; ++j) hidden.at[j] += part.at[j];
+        for (int j = 0; j < kOfQuarter; ++j) hidden.at[j] += of_way.at[j];
       }
-      use(shared.hidden[first_warp] + place, first_of_warp(first) + pixel < range.last, hidden);
+      use(pixel, pixel < inside, hidden);
     }
   }
 };
