@@ -189,7 +189,7 @@ class ColumnsInRows {
 
 // Where a vector of a row of a tile lies; what a warp stores at once, 16 or 32 bytes of a row, is in different banks.
 template <typename T>
-__device__ __forceinline__ int tile_place(int row, int vector) {
+__device__ __forceinline__ int result_place(int row, int vector) {
   constexpr int kTileVectors = kColumns / kVector<T>, kVectors = static_cast<int>(sizeof(T)) / 2;
   return row * kTileVectors + (vector ^ (row * kVectors % kTileVectors));
 }
@@ -240,7 +240,7 @@ class WarpTile {
         for (int half = 0; half < 2; ++half) {
           const int row = first_row_ + m * 16 + half * 8 + lane_ / 4;
           const float* sums = sums_[m][n] + 2 * half;
-          T* elements = reinterpret_cast<T*>(tile + tile_place<T>(row, column / kVector<T>));
+          T* elements = reinterpret_cast<T*>(tile + result_place<T>(row, column / kVector<T>));
           store_pair(elements + column % kVector<T>, sums[0] + of_channels[0], sums[1] + of_channels[1]);
         }
       }
@@ -284,7 +284,7 @@ __device__ __forceinline__ void write_tile(const uint4* tile, int pixels, int ch
   for (int i = threadIdx.x; i < kRows * kColumns / kVector<T>; i += kTilesThreads) {
     const int row = i / (kColumns / kVector<T>), vector = i % (kColumns / kVector<T>);
     if (row < pixels && vector * kVector<T> < channels)
-      store_vector(begin_of(row) + vector * kVector<T>, tile[tile_place<T>(row, vector)]);
+      store_vector(begin_of(row) + vector * kVector<T>, tile[result_place<T>(row, vector)]);
   }
 }
 
