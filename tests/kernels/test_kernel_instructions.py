@@ -262,6 +262,7 @@ def test_wavefronts_are_those_of_the_table(costs: dict[str, dict[str, float]]) -
         ("backward", launches.ShiftProblem(20, 70, 5, 1, "float64", "float64")),
         # Enough tiles for fewer splits of the samples, and for fewer warps that share pairs.
         ("forward", launches.ShiftProblem(6, 32 * 600, 5, 1, "float32", "float32")),
+        ("forward", launches.ShiftProblem(9, 128 * 513, 3, 1, "float32", "bfloat16")),
         ("backward", launches.ShiftProblem(16, 32 * 512, 3, 1, "float32", "bfloat16")),
         ("backward", launches.ShiftProblem(8, 32 * 1024, 3, 1, "float32", "bfloat16")),
     ],
@@ -300,6 +301,8 @@ def test_launches_of_the_head_are_those_of_the_launchers(
         ("forward", launches.ShiftProblem(32, 4096, 3, 1, "float32", "bfloat16")),
         ("forward", launches.ShiftProblem(32, 192, 7, 1, "float32", "float32")),
         ("backward", launches.ShiftProblem(32, 192, 7, 1, "float32", "bfloat16")),
+        # Four warps share the pairs, and one of them ends the work alone.
+        ("backward", launches.ShiftProblem(32, 1024, 3, 1, "float32", "bfloat16", tap_major=True)),
     ],
 )
 def test_the_loops_add_up_to_what_runs(direction: str, problem: launches.ShiftProblem) -> None:

@@ -112,7 +112,8 @@ def instructions(launch: Launch, loops: dict[str, dict[str, int]]) -> Counter[st
     for path, counts in loops.items():
         loop = path.removesuffix(ONE_WARP).removesuffix("/")
         runs = launch.loops.get(loop, launch.loops.get(loop.rpartition("/")[2], 0.0)) if loop else 1.0
-        of_all = (launch.warps if loop == path else launch.blocks) * runs / counts.get("iterations", 1)
+        lone_warps = launch.blocks if launch.lone_warps is None else launch.lone_warps
+        of_all = (launch.warps if loop == path else lone_warps) * runs / counts.get("iterations", 1)
         for name, count in counts.items():
             if name != "iterations":
                 found[name] += count * of_all  # type: ignore[assignment]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 _LANES = 32
 _WANTED_BLOCKS = _WANTED_WARPS = 1024
 _CUBIC3_WARPS, _SUM_THREADS, _SUM_ROWS = 4, 512, 8
+_UNROLLED = 4  # iterations of a loop of unknown length in one of the machine code's
 _GROUP, _PHASES, _ROWS_GROUP = 32, 5, 16  # samples whose phases are computed at a time, phases of each; K = 5, 7
 _HEAD_THREADS, _HEAD_WANTED_BLOCKS, _HEAD_SMALLEST_PART, _HEAD_CHANNELS = 256, 512, 1024, 4
 TYPES = {"float64": ("double", 8), "float32": ("float", 4), "bfloat16": ("BFloat16", 2), "float16": ("Float16", 2)}
@@ -20,7 +21,7 @@ TYPES = {"float64": ("double", 8), "float32": ("float", 4), "bfloat16": ("BFloat
 # Loops that fast ways do not take: elements moved one by one; what is no loop of ours (turns of an angle over 1e5).
 SLOW_LOOPS = re.compile(
     r"(.*/)?(load_(cubic3|rows)_weight\.i|store_elements\.i|bring_(elements|vectors)\.\w+|store_rows_plane\.i|"
-    r"store_(cubic3|rows)_grad_weight\.i|fetch_rows_grad\.i|\w+)"
+    r"store_(cubic3|rows)_grad_weight\.i(/one warp)?|fetch_rows_grad\.i|\w+)"
 )
 
 
@@ -37,6 +38,7 @@ class Launch:
     tiles: int = 0  # of 32 pairs, as often as a warp or a block takes one up
     tile_samples: int = 0  # samples that each of the 32 pairs is worked on for, of all these tiles
     wavefronts: int | None = None  # of shared memory, where the launch alone tells them
+    lone_warps: int | None = None  # those that do what one of several warps does; None: one of each block
 
     @property
     def warps(self) -> int:
@@ -117,7 +119,10 @@ def forward_launches(problem: ShiftProblem) -> list[Launch]:
     rows, size = problem.size != 3, problem.size
     warps = size if rows else _CUBIC3_WARPS
     tiles = math.ceil(problem.pairs / (_LANES if rows else _LANES * warps))
-    samples = _samples_per_split(problem, tiles, 1 if rows else problem.chunk)
+    if rows:
+        samples = _samples_per_split(problem, tiles, 1, _WANTED_BLOCKS)
+    else:
+        samples = _samples_per_split(problem, tiles, problem.chunk, _WANTED_BLOCKS // 2)
     splits = math.ceil(problem.samples / samples)
     if rows:
         kernel = f"forward_rows<{problem.types}, {size}>"
@@ -164,7 +169,7 @@ def backward_launches(problem: ShiftProblem) -> list[Launch]:
             "backward_cubic3.slice": samples * problem.slices / sample_warps,
             "compute_phases.task": _turns(samples, _GROUP, _PHASES, warps),
             "write_partial.task": _turns(samples, _GROUP, 3, warps),
-            "store_cubic3_grad_weight.other": (sample_warps > 1) / sample_warps,
+            "store_cubic3_grad_weight.other": (sample_warps - 1) / _UNROLLED,
         }
     tiles_of_32 = math.ceil(problem.pairs / _LANES)
     main_tiles = tiles_of_32 * (_sample_warps(problem) if size == 3 else 1)
@@ -172,7 +177,8 @@ def backward_launches(problem: ShiftProblem) -> list[Launch]:
     arrays = {"grad": problem.out_bytes, "weight": problem.weight_bytes, "shift": problem.shift_bytes}
     arrays |= {"grad_weight": problem.weight_bytes, "partial": partial}
     main = Launch(
-        kernel, tiles, warps * _LANES, loops, arrays, tiles=main_tiles, tile_samples=tiles_of_32 * samples
+        kernel, tiles, warps * _LANES, loops, arrays, tiles=main_tiles, tile_samples=tiles_of_32 * samples,
+        lone_warps=tiles_of_32,
     )  # fmt: skip
     return [main, sum_launch(problem.accumulate, samples, tiles, problem.shift_bytes)]
 
@@ -184,8 +190,8 @@ def sum_launch(accumulate: str, samples: int, tiles: int, shift_bytes: int) -> L
     return Launch(f"sum_partials<{accumulate}>", math.ceil(3 * samples / _SUM_ROWS), _SUM_THREADS, sums, arrays)
 
 
-def _samples_per_split(problem: ShiftProblem, tiles: int, chunk: int) -> int:
-    most, wanted = math.ceil(problem.samples / (2 * chunk)), math.ceil(_WANTED_BLOCKS / tiles)
+def _samples_per_split(problem: ShiftProblem, tiles: int, chunk: int, blocks: int) -> int:
+    most, wanted = math.ceil(problem.samples / (2 * chunk)), math.ceil(blocks / tiles)
     return math.ceil(math.ceil(problem.samples / max(1, min(wanted, most))) / chunk) * chunk
 
 

@@ -4,7 +4,8 @@ A warp's instructions are counted along the longest way through each loop's body
 the longer counts, what a `break` leaves out counts, and so does the rarely taken side of a branch. Loops within count
 on their own. Subroutines that are called (a division's slow way) and the code for warps that have diverged are not
 followed, and neither is what follows a loop for the rest of its iterations, known by its lines, which are the loop's.
-What one warp of a block does alone, behind such a condition in the source, is counted apart, in loops too.
+What one warp of a block, or of those that share a tile, does alone, behind such a condition in the source, is counted
+apart, in loops too.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _FUNCTION = re.compile(r"__device__|__global__|^ {4}\w+\((const \w+Problem|\w+Sh
 _CALLED = re.compile(r"\b(?!__launch_bounds__|sizeof)(\w+)\(")
 _STEPS = 4  # of an innermost loop of unknown length, in one iteration of the machine code's
 _REST, _REST_LENGTH = 0.9, 12  # a block with this share of a loop's lines, and so many instructions, is of its rest
-_ALONE = re.compile(r"\bif \((threadIdx\.x (==|>=|< k(Lanes|HiddenChannels))|warp != 0|lane != 0)")
+_ALONE = re.compile(r"\bif \((sample_warp != 0|threadIdx\.x (==|>=|< k(Lanes|HiddenChannels))|warp != 0|lane != 0)")
 ONE_WARP = "one warp"  # in place of a loop's name
 _KERNEL = -1  # in place of a loop's head: the kernel itself
 

@@ -98,7 +98,7 @@ __device__ void store_cubic3_grad_weight(const BackwardProblem& problem, bool ve
     for (int i = 0; i < kCubic3Volume; ++i) stage[warp.lane * kCubic3Volume + i] = grad_weight[i];
   }
   __syncthreads();
-  if (sample_warp > 0) return;
+  if (sample_warp != 0) return;
   for (int other = 1; other < sample_warps; ++other) {
     const Acc* theirs = reinterpret_cast<const Acc*>(warp_piece + other * piece_bytes);
 #pragma unroll

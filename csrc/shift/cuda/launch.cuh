@@ -97,18 +97,19 @@ void launch_forward_general(const ForwardProblem& problem, cudaStream_t stream) 
          plan.shared_elements * sizeof(Acc), stream, problem, plan.tile_pairs);
 }
 
-// Splits the samples among blocks where there are few tiles; each split has a multiple of `chunk` samples, two chunks
-// at least.
-inline int64_t samples_per_split(const ShiftShape& shape, int64_t tiles, int64_t chunk) {
+// Splits the samples among blocks, of which `blocks` are wanted, where there are few tiles; each split has a multiple
+// of `chunk` samples, two chunks at least.
+inline int64_t samples_per_split(const ShiftShape& shape, int64_t tiles, int64_t chunk, int64_t blocks) {
   const int64_t most = std::min<int64_t>(ceil_divide(shape.samples, 2 * chunk), 65535),
-                wanted = ceil_divide(kWantedBlocks, tiles);
+                wanted = ceil_divide(blocks, tiles);
   return ceil_divide(ceil_divide(shape.samples, std::clamp<int64_t>(wanted, 1, most)), chunk) * chunk;
 }
 
 template <typename Acc, typename Out, int kSlices, bool kTapMajor = false>
 void launch_forward_cubic3(const ForwardProblem& problem, cudaStream_t stream) {
   const int64_t tiles = ceil_divide(pair_count(problem.shape), kCubic3Threads);
-  const int64_t per_split = samples_per_split(problem.shape, tiles, kForwardChunk<Acc, kSlices>);
+  // Each split transforms the weights anew; half of the blocks are 4 of the 6 that a multiprocessor has room for.
+  const int64_t per_split = samples_per_split(problem.shape, tiles, kForwardChunk<Acc, kSlices>, kWantedBlocks / 2);
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(ceil_divide(problem.shape.samples, per_split)));
   launch(forward_cubic3<Acc, Out, kSlices, kTapMajor>, grid, kCubic3Threads, kForwardCubic3SharedBytes<Acc, kSlices>,
          stream, problem, access_of(problem), per_split);
@@ -117,7 +118,7 @@ void launch_forward_cubic3(const ForwardProblem& problem, cudaStream_t stream) {
 template <typename Acc, typename Out, int kSize>
 void launch_forward_rows(const ForwardProblem& problem, cudaStream_t stream) {
   const int64_t tiles = ceil_divide(pair_count(problem.shape), kLanes),
-                per_split = samples_per_split(problem.shape, tiles, 1);
+                per_split = samples_per_split(problem.shape, tiles, 1, kWantedBlocks);
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(ceil_divide(problem.shape.samples, per_split)));
   launch(forward_rows<Acc, Out, kSize>, grid, Rows<kSize>::kThreads, kForwardRowsSharedBytes<Acc, kSize>, stream,
          problem, access_of(problem), per_split);
