@@ -35,7 +35,8 @@ BOUNDS = {"Python": 95.0, "C++ (CPU)": 90.0, "CUDA (emulated)": 90.0}
 GCOV = ("--coverage", "-fprofile-update=atomic")
 # Programs of the emulator, and the groups of cases that they are asked for.
 CUDA_CHECKS = {"check_kernels": ("dtypes", "kernels", "layouts", "sizes", "special")}
-CUDA_CHECKS |= {"rotation_head_check": (), "cuda_head_check": (), "tiles_check": (), "tiles_input_check": ()}
+CUDA_CHECKS |= {"rotation_head_check": (), "cuda_head_check": ()}
+CUDA_CHECKS |= {"tiles_check": (), "tiles_input_check": (), "tiles_kernels_check": ()}
 # Tests that build, train or measure in other processes: minutes, of which the counters see nothing.
 LONG_TESTS = (
     *("aot_inductor", "build", "compile_network", "cpp", "cuda_kernels_emulated", "distributed", "documentation"),

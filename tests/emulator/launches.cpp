@@ -10,6 +10,7 @@
 
 #include "convolution/cuda/columns_launch.cuh"
 #include "convolution/cuda/tiles_input_launch.cuh"
+#include "convolution/cuda/tiles_kernels_launch.cuh"
 #include "convolution/cuda/tiles_launch.cuh"
 #include "head/cuda/head_launch.cuh"
 #include "head/cuda/rotation_launch.cuh"
@@ -121,6 +122,18 @@ void launch_all_tiles() {
     }
 }
 
+void launch_all_tiles_kernels() {
+  alignas(16) char memory = 0;  // not null: for sums of pixels that blocks share
+  for (const Dtype dtype : {Dtype::bfloat16, Dtype::float16})
+    for (const int64_t samples : {1, 512}) {  // in narrow tiles that share pixels, and in wide ones
+      TilesKernelsProblem problem{samples, 1, 64, 8};
+      problem.image = problem.result = {32, 32}, problem.kernel = {3, 3}, problem.stride = problem.dilation = {1, 1};
+      problem.partial = plan_of_kernels_gradient(problem).splits > 1 ? &memory : nullptr;
+      problem.dtype = dtype;
+      cuda::launch_tiles_kernels_gradient(problem, nullptr);
+    }
+}
+
 }  // namespace check
 
 int main() {
@@ -129,4 +142,5 @@ int main() {
   check::launch_all_whole_heads();
   check::launch_all_columns();
   check::launch_all_tiles();
+  check::launch_all_tiles_kernels();
 }

@@ -71,6 +71,11 @@ ADDRESS_TILES_INPUT = faults(
     Mutant("convolution/cuda/tiles_input.cuh", "column < shape.in_channels", "true"),
     Mutant("convolution/cuda/tiles_input.cuh", "is_tap && has_column_", "has_column_"),
 )
+ADDRESS_TILES_KERNELS = faults(
+    OUT_OF_BOUNDS,
+    Mutant("convolution/cuda/tiles_kernels.cuh", "is_pixel && has_channel_", "is_pixel"),
+    Mutant("convolution/cuda/tiles_kernels.cuh", "row < rows && column.tap[0] < tiles.kernel[0]", "row < rows", 1),
+)
 SHIFT = [
     *faults(
         "divergent barrier",
@@ -114,6 +119,7 @@ KINDS = [
     Suite("faults_address_head", ADDRESS_HEAD, "rotation_head_check.cpp", BRIEF, "address"),
     Suite("faults_address_tiles", ADDRESS_TILES, "tiles_check.cpp", BRIEF, "address"),
     Suite("faults_address_tiles_input", ADDRESS_TILES_INPUT, "tiles_input_check.cpp", BRIEF, "address"),
+    Suite("faults_address_tiles_kernels", ADDRESS_TILES_KERNELS, "tiles_kernels_check.cpp", BRIEF, "address"),
     Suite("faults_shift", SHIFT, "check_kernels.cpp", BRIEF),
     Suite("faults_head", HEAD, "rotation_head_check.cpp", BRIEF),
 ]

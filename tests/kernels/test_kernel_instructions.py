@@ -31,7 +31,7 @@ from benchmarks.gpu.prediction.machine_code import ONE_WARP, Loop, loops_of, ste
 TOLERANCE = 0.03  # of a loop's instructions
 LEAST = 8  # a change of fewer instructions is none
 CHECKED = ARCHITECTURES if UPDATE else ("sm_90",)
-PREDICTED = re.compile(r"\w+_(cubic3|rows|tiles)<|sum_partials<|rotation_head_|head_")
+PREDICTED = re.compile(r"\w+_(cubic3|rows|tiles)<|sum_partials<|add_splits<|rotation_head_|head_")
 OF_ANY_SIZES = re.compile(r"\w+_general<")  # whose steps alone are counted
 STEP_LOOPS = ("convolve.j", "backward_general_slice.from")
 
@@ -155,6 +155,7 @@ def test_every_loop_is_one_that_the_prediction_knows(architecture: str) -> None:
     axes = (4, 4), (3, 3), (1, 1), (1, 1), (1, 1)
     of_input = tiles_models.TilesInputProblem(2, 1, 32, 64, *axes, "bfloat16", {"grad": 1, "kernels": 1})
     known["grad_input_tiles"] = set(tiles_models.tiles_input_launches(of_input)[0].loops)
+    known["grad_kernels_tiles"], known["add_splits"] = {"grad_kernels_tiles.step"}, {"add_splits.split"}
     head = launches.HeadProblem(2, 200 * 200, "float32", False)
     for launch in (*launches.head_forward_launches(head), *launches.head_backward_launches(head)):
         known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)

@@ -25,6 +25,7 @@ from emulator.build import compiler, why_not
 from emulator.columns_metering import ColumnsCase
 from emulator.cuda_head_metering import WholeHeadCase
 from emulator.metering import SECTOR_BYTES, HeadCase, Launch, ShiftCase
+from emulator.tiles_kernels_metering import TilesKernelsCase
 from emulator.tiles_metering import TilesCase
 
 TABLE = Path(__file__).with_name("kernel_traffic.json")
@@ -74,7 +75,14 @@ TILES = {
     "3x3, stride 2": functools.partial(TilesCase, 2, 32, 64, 16, stride=2),
     "5x5 of few channels": functools.partial(TilesCase, 2, 8, 24, 9, 5),
 }
-CASES: dict[str, ShiftCase | HeadCase | WholeHeadCase | ColumnsCase | TilesCase] = {
+TILES_KERNELS = {  # the gradient of the kernels
+    "3x3": functools.partial(TilesKernelsCase, 2, 64, 64, 14),
+    "3x3, many samples": functools.partial(TilesKernelsCase, 40, 64, 64, 6),
+    "3x3, shared pixels": functools.partial(TilesKernelsCase, 1, 64, 64, 24),
+    "5x5 of few channels": functools.partial(TilesKernelsCase, 2, 8, 24, 9, 5),
+}
+Case = ShiftCase | HeadCase | WholeHeadCase | ColumnsCase | TilesCase | TilesKernelsCase
+CASES: dict[str, Case] = {
     f"{group} {name}, {type_name}": make(**{argument: dtype})
     for group, cases, argument in (
         ("shift", SHIFTS, "other"),
@@ -82,15 +90,18 @@ CASES: dict[str, ShiftCase | HeadCase | WholeHeadCase | ColumnsCase | TilesCase]
         ("whole-head", WHOLE_HEADS, "input"),
         ("columns", COLUMNS, "image"),
         ("tiles", TILES, "image"),
+        ("tiles-kernels", TILES_KERNELS, "image"),
     )
     for name, make in cases.items()
     for type_name, dtype in TYPES.items()
+    if group != "tiles-kernels" or type_name == "bfloat16"
 }
 
+DIRECTIONS: dict[type, tuple[str, ...]] = {TilesCase: ("forward", "input"), TilesKernelsCase: ("backward",)}
 PLACES = [
     (name, direction)
     for name, case in CASES.items()
-    for direction in (("forward", "input") if isinstance(case, TilesCase) else ("forward", "backward"))
+    for direction in DIRECTIONS.get(type(case), ("forward", "backward"))
 ]
 
 each_place = pytest.mark.parametrize("name, direction", PLACES)
@@ -134,6 +145,8 @@ REASONS = (  # the first that fits holds
     Reason(
         "", "^grad_input_tiles", "write grad_input", "pixels of few channels begin inside sectors: L2 joins the parts"
     ),
+    Reason("", "^grad_kernels_tiles", "read grad", "by each tile of columns: from L2"),
+    Reason("", "^grad_kernels_tiles", "read input", "by each tap: from L1 of a tile with several, else from L2"),
     Reason("14x14", "columns_from_", "write columns", "rows of whole vectors begin inside sectors: L2 joins the parts"),
 )
 

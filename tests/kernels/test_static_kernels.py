@@ -226,12 +226,14 @@ def test_vectorised_kernels_move_16_bytes_at_a_time(instructions: dict[str, dict
 def test_tiles_are_multiplied_by_tensor_cores(instructions: dict[str, dict[str, str]], architecture: str) -> None:
     """A step's copies and products are in one loop, and nothing there goes by generic addresses."""
     kernels = {name: code for name, code in instructions[architecture].items() if "_tiles<" in name}
-    assert len(kernels) == 12
+    assert len(kernels) == 16
     for name, code in kernels.items():
         (loop,) = (loop for loop in innermost_loops(code) if "HMMA" in loop)
-        assert re.search(r"\bHMMA\.(16816\.F32|1688\.F32\.TF32)", loop) and re.search(r"\bLDSM\.16\.M88\.4", loop), name
-        transposes = name.startswith("grad_input_tiles<") and "float" not in name
-        assert bool(re.search(r"\bLDSM\.16\.MT88\.4", loop)) == transposes, name
+        assert re.search(r"\bHMMA\.(16816\.F32|1688\.F32\.TF32)", loop), name
+        # Operands whose rows are those of the reduction are transposed.
+        plain, transposed = not name.startswith("grad_kernels"), name.startswith("grad") and "float" not in name
+        assert bool(re.search(r"\bLDSM\.16\.M88\.4", loop)) == plain, name
+        assert bool(re.search(r"\bLDSM\.16\.MT88\.4", loop)) == transposed, name
         assert re.search(COPY, loop), name
         assert not re.search(r"\b(LD|ST)(\.|\s)", code), name
 

@@ -42,6 +42,22 @@ CUDA_TILES_INPUT = [
     Mutant("convolution/cuda/tiles_input_launch.cuh", "shape.dilation[i] / common", "shape.dilation[i]"),
     Mutant("convolution/tiles_problem.h", "tiles_along(image[i], stride[i])", "image[i] / stride[i]"),
 ]  # fmt: skip
+TILES_KERNELS = "convolution/cuda/tiles_kernels.cuh"
+CUDA_TILES_KERNELS = [
+    Mutant(TILES_KERNELS, "lane() / 16 * 8 + lane() % 8", "lane() / 8 % 2 * 8 + lane() % 8"),
+    Mutant(TILES_KERNELS, "input_place_ ^ n % 2 * 2", "input_place_"),
+    Mutant(TILES_KERNELS, "grad_place_ ^ 2 * m", "grad_place_"),
+    Mutant(TILES_KERNELS, "stages + free_stage * kKernelsStageVectors<kChunks>", "stages"),
+    Mutant(TILES_KERNELS, "wait_copies<kTilesStages - 2>();", "wait_copies<kTilesStages - 1>();"),
+    Mutant(TILES_KERNELS, "is_pixel ? y_ * tiles.stride[0] : kFarAway", "y_ * tiles.stride[0]"),
+    Mutant(TILES_KERNELS, "pixels_left_ > 0", "pixels_left_ >= 0"),
+    Mutant(TILES_KERNELS, "x_ >= tiles.result[1]", "x_ > tiles.result[1]"),
+    Mutant(TILES_KERNELS, "column.tap[1] * tiles.dilation[1]", "column.tap[1]"),
+    Mutant(TILES_KERNELS, "place.group * tiles.in_channels", "0"),
+    Mutant(TILES_KERNELS, "split * fours + own", "own"),
+    Mutant(TILES_KERNELS, "left < shape.of_split ? left : shape.of_split", "left"),
+    Mutant("convolution/tiles_kernels_problem.h", "of_split * kKernelsStepPixels", "of_split"),
+]  # fmt: skip
 
 
 def barriers(name: str) -> Suite:
@@ -53,6 +69,8 @@ def barriers(name: str) -> Suite:
 TILES_SUITES = [
     Suite("cuda_tiles", CUDA_TILES, "tiles_check.cpp", BRIEF),
     Suite("cuda_tiles_input", CUDA_TILES_INPUT, "tiles_input_check.cpp", BRIEF),
+    Suite("cuda_tiles_kernels", CUDA_TILES_KERNELS, "tiles_kernels_check.cpp", BRIEF),
     barriers("tiles"),
     barriers("tiles_input"),
+    barriers("tiles_kernels"),
 ]

@@ -11,6 +11,9 @@ from benchmarks.gpu.prediction.trace import Call
 
 _MANY_ROWS, _FEW_ROWS, _COLUMNS, _WANTED_BLOCKS = 128, 64, 64, 512  # csrc/convolution/tiles_problem.h
 _STEP_VECTORS, _THREADS, _VECTOR_BYTES, _LANES = 4, 128, 16, 32
+# csrc/convolution/tiles_kernels_problem.h
+_GRADIENT_ROWS, _CHUNK_COLUMNS, _WIDE_CHUNKS, _STEP_PIXELS = 64, 64, 3, 32
+_WANTED_GRADIENT_BLOCKS, _LEAST_STEPS = 96, 8
 
 
 def _rows_of_tile(parts: int, pixels: int, channels: int) -> int:
@@ -160,3 +163,74 @@ def tiles_input_gradient(call: Call) -> list[AnyLaunch]:
         (stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]), grad.dtype, arrays,
     )  # fmt: skip
     return [*tiles_input_launches(problem)]
+
+
+@dataclass(frozen=True)
+class TilesKernelsProblem:
+    """The gradient of the kernels of a convolution in tiles, of a half type."""
+
+    samples: int
+    groups: int
+    in_channels: int
+    out_channels: int
+    pixels: int
+    taps: int
+    dtype: str
+    arrays: dict[str, int]  # bytes of "input", "grad" and "grad_kernels"
+
+    def across(self, chunks: int) -> int:
+        """Tiles along the columns."""
+        return math.ceil(self.taps * self.in_channels / (chunks * _CHUNK_COLUMNS))
+
+    @property
+    def down(self) -> int:
+        """Tiles along the output channels."""
+        return math.ceil(self.out_channels / _GRADIENT_ROWS)
+
+    @property
+    def plan(self) -> tuple[int, int, int]:
+        """Chunks of a tile, tiles, and splits."""
+        rows = self.samples * self.groups * self.down
+        wide, narrow = rows * self.across(_WIDE_CHUNKS), rows * self.across(1)
+        if wide * _WIDE_CHUNKS * 10 <= narrow * 11 and wide >= _WANTED_GRADIENT_BLOCKS:
+            return _WIDE_CHUNKS, wide, 1
+        steps = math.ceil(self.pixels / _STEP_PIXELS)
+        splits = min(max(steps // _LEAST_STEPS, 1), math.ceil(_WANTED_GRADIENT_BLOCKS / max(narrow, 1)))
+        return 1, narrow, math.ceil(steps / math.ceil(steps / splits))
+
+
+def tiles_kernels_launches(problem: TilesKernelsProblem) -> list[launches.Launch]:
+    chunks, tiles, splits = problem.plan
+    type_name, size = launches.TYPES[problem.dtype]
+    blocks, across = tiles * splits, problem.across(chunks)
+    steps = math.ceil(problem.pixels / _STEP_PIXELS) / splits
+    # Copies and matrices of a step; a tile's results there and back, where they do not go to memory as they are.
+    of_step = ((1 + chunks) + 2 * (1 + chunks)) * _THREADS // _LANES * 8
+    of_results = 0 if splits > 1 else 2 * 64 * chunks
+    # Other tiles of columns read the gradient again; the input other tiles of output channels, and those of other taps.
+    again = (across - 1) * problem.arrays["grad"]
+    again += (problem.down * min(across, problem.taps) - 1) * problem.arrays["input"]
+    grad_kernels = problem.arrays["grad_kernels"]
+    partial = {"partial": grad_kernels // size * 4 * splits}
+    arrays = problem.arrays if splits == 1 else {name: problem.arrays[name] for name in ("input", "grad")} | partial
+    main = launches.Launch(
+        f"grad_kernels_tiles<{type_name}, {chunks}>", blocks, _THREADS, {"grad_kernels_tiles.step": steps}, arrays,
+        again, wavefronts=blocks * (steps * of_step + of_results),
+    )  # fmt: skip
+    if splits == 1:
+        return [main]
+    blocks = math.ceil(grad_kernels / size / 4 / _THREADS)
+    arrays = partial | {"grad_kernels": grad_kernels}
+    return [main, launches.Launch(f"add_splits<{type_name}>", blocks, _THREADS, {"add_splits.split": splits}, arrays)]
+
+
+@model("crossd_prediction.tiles_kernels_gradient")
+def tiles_kernels_gradient(call: Call) -> list[AnyLaunch]:
+    grad, input, result = call["grad"], call["input"], call.results[0]
+    samples, out_channels, in_channels, *kernel = result.sizes
+    arrays = {"input": input.bytes, "grad": grad.bytes, "grad_kernels": result.bytes}
+    groups, pixels, taps = call["groups"], math.prod(grad.sizes[2:]), math.prod(kernel)
+    problem = TilesKernelsProblem(
+        samples, groups, in_channels, out_channels // groups, pixels, taps, grad.dtype, arrays
+    )
+    return [*tiles_kernels_launches(problem)]

@@ -17,7 +17,8 @@ inline int int_of_tiles(int64_t value) {
   return static_cast<int>(value);
 }
 
-inline TilesShape tiles_shape(const TilesProblem& problem) {
+template <typename Problem>
+TilesShape tiles_shape(const Problem& problem) {
   TilesShape shape{};
   shape.groups = int_of_tiles(problem.groups), shape.in_channels = int_of_tiles(problem.in_channels);
   shape.out_channels = int_of_tiles(problem.out_channels);

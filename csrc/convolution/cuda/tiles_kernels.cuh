@@ -1,0 +1,283 @@
+// The gradient of the kernels of the convolution in tiles, as implicit products of matrices on tensor cores.
+//
+//   grad_kernels[b, t, o, c] = sum over pixels p of grad[b, p, o] * input[b, p * stride - padding + t * dilation, c]
+//
+// 0 outside of the image; channels of the same group. A block makes a tile of a sample: output channels times columns,
+// which are the input channels of one tap after the other's, in vectors, so that few channels fill a tile as well as
+// many. The reduction goes along pixels, some in a step; where blocks share them (see plan_of_kernels_gradient), each
+// leaves sums in float, which are added in a fixed order. Bytes: the gradient of the kernels once, grad once for each
+// tile of columns, the input once for each tap and tile of output channels, all but the first time from caches.
+#pragma once
+#include "convolution/cuda/tiles.cuh"
+#include "convolution/tiles_kernels_problem.h"
+
+namespace crossd_ops::cuda {
+
+// TilesKernelsProblem in 32 bits but for offsets between samples.
+struct KernelsShape {
+  TilesShape tiles;
+  int grad_pixel[2];
+  int64_t grad_sample;
+  int samples;
+  int of_split;  // pixels
+  int step[2];   // whole rows of the result and the rest, from a thread's pixel to its next
+};
+
+// A row of a step is a pixel, a row of a tile an output channel; both have eight vectors, of output channels or of a
+// chunk of columns.
+constexpr int kStepPixels = static_cast<int>(kKernelsStepPixels), kKernelsRows = static_cast<int>(kKernelsTileRows);
+constexpr int kRowVectors = 8, kHalfTypeVector = 8, kRowsOfThreads = kTilesThreads / kRowVectors;
+static_assert(kKernelsTileRows == kRowVectors * kHalfTypeVector && kKernelsTileRows == kKernelsChunkColumns);
+constexpr int kChunkVectors = kStepPixels * kRowVectors;
+template <int kChunks>
+constexpr int kKernelsStageVectors = (1 + kChunks) * kChunkVectors;
+template <int kChunks>
+constexpr size_t kKernelsSharedBytes = kTilesStages * kKernelsStageVectors<kChunks> * kVectorBytes;
+
+// Where a vector of a row lies, so that those of eight neighbouring rows are in different banks.
+__device__ __forceinline__ int row_place(int row, int vector) {
+  return row * kRowVectors + (vector ^ row % kRowVectors);
+}
+
+// A tile of which sample and group a block makes, and of which pixels.
+struct KernelsPlace {
+  int split, sample, group, first_channel, first_column, first_pixel, last_pixel;  // columns in vectors
+};
+template <int kChunks>
+__device__ __forceinline__ KernelsPlace kernels_place(const KernelsShape& shape) {
+  const TilesShape& tiles = shape.tiles;
+  const int columns = tiles.kernel[0] * tiles.kernel[1] * tiles.in_channels / kHalfTypeVector;
+  const int across = (columns + kChunks * kRowVectors - 1) / (kChunks * kRowVectors);
+  const int down = (tiles.out_channels + kKernelsRows - 1) / kKernelsRows;
+  const int block = static_cast<int>(blockIdx.x), rows = block / across, group = rows / down;
+  const int sample = group / tiles.groups,
+            split = kChunks == 1 ? sample / shape.samples : 0;  // wide tiles see all pixels
+  const int first_pixel = split * shape.of_split, left = tiles.pixels - first_pixel;
+  return {split,
+          sample - split * shape.samples,
+          group - sample * tiles.groups,
+          (rows - group * down) * kKernelsRows,
+          (block - rows * across) * kChunks * kRowVectors,
+          first_pixel,
+          first_pixel + (left < shape.of_split ? left : shape.of_split)};
+}
+
+// Of a vector of columns. Behind the last column, tap[0] is the kernel's size.
+struct KernelsColumn {
+  int tap[2], channel;
+};
+__device__ __forceinline__ KernelsColumn kernels_column(const TilesShape& shape, int vector) {
+  const int vectors = shape.in_channels / kHalfTypeVector, tap = vector / vectors;
+  const int down = tap / shape.kernel[1] < shape.kernel[0] ? tap / shape.kernel[1] : shape.kernel[0];
+  return {{down, tap % shape.kernel[1]}, (vector - tap * vectors) * kHalfTypeVector};
+}
+
+// Brings the steps of the reduction to shared memory, one after the other. A thread has a vector of output channels and
+// one of each chunk of columns, of some pixels of every step.
+template <typename T, int kChunks>
+class PixelsFetch {
+ public:
+  __device__ __forceinline__ PixelsFetch(const KernelsShape& shape, const KernelsPlace& place, const T* grad,
+                                         const T* input)
+      : shape_(shape), input_(input + int64_t{place.sample} * shape.tiles.input_sample) {
+    const TilesShape& tiles = shape.tiles;
+    const int vector = static_cast<int>(threadIdx.x) % kRowVectors;
+    const int first_row = static_cast<int>(threadIdx.x) / kRowVectors;
+    const int channel = place.first_channel + vector * kHalfTypeVector;
+    place_ = row_place(first_row, vector);
+    has_channel_ = channel < tiles.out_channels;
+    grad_ = grad + int64_t{place.sample} * shape.grad_sample + place.group * tiles.out_channels + channel;
+    pixels_left_ = place.last_pixel - place.first_pixel - first_row;
+    y_ = (place.first_pixel + first_row) / tiles.result[1], x_ = (place.first_pixel + first_row) % tiles.result[1];
+#pragma unroll
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      const KernelsColumn column = kernels_column(tiles, place.first_column + chunk * kRowVectors + vector);
+      const bool is_column = column.tap[0] < tiles.kernel[0];
+      top_[chunk] = is_column ? column.tap[0] * tiles.dilation[0] - tiles.padding[0] : kFarAway;
+      left_[chunk] = column.tap[1] * tiles.dilation[1] - tiles.padding[1];
+      offset_[chunk] = input_offset(top_[chunk], left_[chunk]) + place.group * tiles.in_channels + column.channel;
+    }
+  }
+
+  // The next step, into a stage of shared memory.
+  __device__ __forceinline__ void start(uint4* stage) {
+    const TilesShape& tiles = shape_.tiles;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      uint4* row = stage + place_ + i * kRowsOfThreads * kRowVectors;
+      const bool is_pixel = pixels_left_ > 0;
+      const T* from = grad_ + (y_ * shape_.grad_pixel[0] + x_ * shape_.grad_pixel[1]);
+      copy_vector_async<false>(row, from, is_pixel && has_channel_);
+      // Behind the last pixel nothing is seen, which 0 times NaN is not.
+      const unsigned down = is_pixel ? y_ * tiles.stride[0] : kFarAway, right = x_ * tiles.stride[1];
+      const unsigned of_pixel = input_offset(down, right);
+#pragma unroll
+      for (int chunk = 0; chunk < kChunks; ++chunk) {
+        const bool is_inside = top_[chunk] + down < static_cast<unsigned>(tiles.image[0]) &&
+                               left_[chunk] + right < static_cast<unsigned>(tiles.image[1]);
+        copy_vector_async<true>(row + (1 + chunk) * kChunkVectors, input_ + (offset_[chunk] + of_pixel), is_inside);
+      }
+      y_ += shape_.step[0], x_ += shape_.step[1];
+      if (x_ >= tiles.result[1]) x_ -= tiles.result[1], ++y_;
+      pixels_left_ -= kRowsOfThreads;
+    }
+  }
+
+ private:
+  static constexpr int kRows = kStepPixels / kRowsOfThreads, kFarAway = 1 << 30;
+
+  // Of a pixel from the image's first, which may lie before it: right modulo 2^32.
+  __device__ __forceinline__ unsigned input_offset(unsigned y, unsigned x) const {
+    return y * static_cast<unsigned>(shape_.tiles.input_pixel[0]) +
+           x * static_cast<unsigned>(shape_.tiles.input_pixel[1]);
+  }
+
+  const KernelsShape& shape_;
+  const T *input_, *grad_;
+  int place_;  // of the first row's vector in a stage; kRowsOfThreads rows further on it is the same
+  bool has_channel_;
+  int pixels_left_, y_, x_;                // from the next row on; of it
+  unsigned top_[kChunks], left_[kChunks];  // what the first pixel sees
+  unsigned offset_[kChunks];
+};
+
+// A warp's part of a tile, in registers: half of the output channels, half of each chunk of columns.
+template <typename T, int kChunks>
+class KernelsWarpTile {
+ public:
+  __device__ __forceinline__ KernelsWarpTile()
+      : grad_place_(row_place(lane() / 16 * 8 + lane() % 8, first_row() / kHalfTypeVector + lane() / 8 % 2)),
+        input_place_(row_place(lane() % 16, first_vector() + lane() / 16)) {}
+
+  __device__ __forceinline__ void add_step(const uint4* stage) {
+#pragma unroll
+    for (int pixel = 0; pixel < kStepPixels; pixel += 16) {
+      uint32_t grads[2][4];
+#pragma unroll
+      for (int m = 0; m < 2; ++m) load_matrices<true>(stage + pixel * kRowVectors + (grad_place_ ^ 2 * m), grads[m]);
+#pragma unroll
+      for (int n = 0; n < kPairs; ++n) {
+        const int chunk = 1 + n / 2;
+        uint32_t inputs[4];
+        load_matrices<true>(stage + chunk * kChunkVectors + pixel * kRowVectors + (input_place_ ^ n % 2 * 2), inputs);
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          multiply_add<T>(sums_[m][2 * n], grads[m], inputs[0], inputs[1]);
+          multiply_add<T>(sums_[m][2 * n + 1], grads[m], inputs[2], inputs[3]);
+        }
+      }
+    }
+  }
+
+  // Calls function(row, vector of its chunk, chunk, element of the vector, two neighbouring sums) for each pair.
+  template <typename Function>
+  __device__ __forceinline__ void for_each_pair(Function&& function) const {
+#pragma unroll
+    for (int n = 0; n < 2 * kPairs; ++n) {
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          function(first_row() + m * 16 + half * 8 + lane() / 4, first_vector() + n % 4, n / 4, lane() % 4 * 2,
+                   sums_[m][n][2 * half], sums_[m][n][2 * half + 1]);
+      }
+    }
+  }
+
+ private:
+  static constexpr int kPairs = kChunks * 2;  // of vectors of columns
+
+  __device__ __forceinline__ static int lane() { return static_cast<int>(threadIdx.x) % kLanes; }
+  __device__ __forceinline__ static int first_row() {
+    return static_cast<int>(threadIdx.x) / kLanes / 2 * (kKernelsRows / 2);
+  }
+  __device__ __forceinline__ static int first_vector() {
+    return static_cast<int>(threadIdx.x) / kLanes % 2 * (kRowVectors / 2);
+  }
+
+  // Of the row whose address the lane brings, in the first pixels of a step; an even number of vectors further on it is
+  // exchanged with another.
+  const int grad_place_, input_place_;
+  float sums_[2][2 * kPairs][4] = {};
+};
+
+// Of the tensor that a block writes: the elements that its tile's first row has of a vector of columns.
+__device__ __forceinline__ int64_t grad_kernels_offset(const KernelsShape& shape, const KernelsPlace& place,
+                                                       const KernelsColumn& column) {
+  const TilesShape& tiles = shape.tiles;
+  const int64_t sample = int64_t{place.split} * shape.samples + place.sample;
+  const int64_t tap = (sample * tiles.kernel[0] + column.tap[0]) * tiles.kernel[1] + column.tap[1];
+  return ((tap * tiles.groups + place.group) * tiles.out_channels + place.first_channel) * tiles.in_channels +
+         column.channel;
+}
+
+// A multiprocessor has registers for two blocks of wide tiles.
+template <typename T, int kChunks>
+__global__ void __launch_bounds__(kTilesThreads, kChunks == 1 ? 5 : 2)
+    grad_kernels_tiles(KernelsShape shape, const T* grad, const T* input, float* partial, T* grad_kernels) {
+  uint4* stages = dynamic_shared<uint4>();
+  const KernelsPlace place = kernels_place<kChunks>(shape);
+  const int steps = (place.last_pixel - place.first_pixel + kStepPixels - 1) / kStepPixels;
+  PixelsFetch<T, kChunks> fetch(shape, place, grad, input);
+  KernelsWarpTile<T, kChunks> tile;
+  // Copies of two steps are under way while one is worked on.
+  for (int step = 0; step < kTilesStages - 1; ++step) {
+    if (step < steps) fetch.start(stages + step * kKernelsStageVectors<kChunks>);
+    commit_copies();
+  }
+  int stage = 0;
+  for (int step = 0; step < steps; ++step) {
+    wait_copies<kTilesStages - 2>();
+    __syncthreads();  // the step is there for all, and the stage of the one before is no longer read
+    const int free_stage = stage ? stage - 1 : kTilesStages - 1;
+    if (step + kTilesStages - 1 < steps) fetch.start(stages + free_stage * kKernelsStageVectors<kChunks>);
+    commit_copies();
+    tile.add_step(stages + stage * kKernelsStageVectors<kChunks>);
+    stage = stage + 1 == kTilesStages ? 0 : stage + 1;
+  }
+  const TilesShape& tiles = shape.tiles;
+  const int rows = tiles.out_channels - place.first_channel;
+  if (kChunks == 1 && partial) {
+    tile.for_each_pair([&](int row, int vector, int chunk, int element, float first, float second) {
+      const KernelsColumn column = kernels_column(tiles, place.first_column + chunk * kRowVectors + vector);
+      if (row < rows && column.tap[0] < tiles.kernel[0])
+        store_pair(partial + grad_kernels_offset(shape, place, column) + row * tiles.in_channels + element, first,
+                   second);
+    });
+    return;
+  }
+  __syncthreads();
+  tile.for_each_pair([&](int row, int vector, int chunk, int element, float first, float second) {
+    T* elements = reinterpret_cast<T*>(stages + chunk * kKernelsRows * kRowVectors + row_place(row, vector));
+    store_pair(elements + element, first, second);
+  });
+  __syncthreads();
+  const int vector = static_cast<int>(threadIdx.x) % kRowVectors;
+#pragma unroll
+  for (int chunk = 0; chunk < kChunks; ++chunk) {
+    const KernelsColumn column = kernels_column(tiles, place.first_column + chunk * kRowVectors + vector);
+    T* to = grad_kernels + grad_kernels_offset(shape, place, column);
+#pragma unroll
+    for (int i = 0; i < kKernelsRows / kRowsOfThreads; ++i) {
+      const int row = static_cast<int>(threadIdx.x) / kRowVectors + i * kRowsOfThreads;
+      if (row < rows && column.tap[0] < tiles.kernel[0])
+        store_vector(to + row * tiles.in_channels, stages[chunk * kKernelsRows * kRowVectors + row_place(row, vector)]);
+    }
+  }
+}
+
+// A thread adds four neighbours of all splits, in their order.
+template <typename T>
+__global__ void add_splits(const float* partial, int splits, int64_t fours, T* grad_kernels) {
+  const int64_t own = static_cast<int64_t>(blockIdx.x) * kTilesThreads + threadIdx.x;
+  if (own >= fours) return;
+  float4 sums{};
+#pragma unroll 4
+  for (int split = 0; split < splits; ++split) {
+    const float4 part = reinterpret_cast<const float4*>(partial)[split * fours + own];
+    sums.x += part.x, sums.y += part.y, sums.z += part.z, sums.w += part.w;
+  }
+  reinterpret_cast<uint2*>(grad_kernels)[own] = {pack_pair(sums.x, sums.y, T{}), pack_pair(sums.z, sums.w, T{})};
+}
+
+}  // namespace crossd_ops::cuda

@@ -1,0 +1,173 @@
+// Runs the gradient of the kernels of the convolution in tiles as tiles_check.cpp runs the convolution: results must be
+// as close to sums in double as their dtype allows, and have the same bits in three orders of threads and in tiles of
+// both sizes; where blocks share pixels, the same bits in each order.
+#include <vector>
+
+#include "convolution/cuda/tiles_kernels_launch.cuh"
+#include "program.h"
+#include "tiles_case.h"
+
+namespace check {
+
+int runs = 3;
+
+enum class Nan { none, input, grad };  // in one pixel
+
+struct Case {
+  TilesKernelsProblem problem;    // without tensors and strides
+  int64_t input_room, grad_room;  // elements between pixels, and between their rows, that belong to none
+  Nan nan = Nan::none;
+
+  std::string name() const {
+    return text_of(problem) + " room " + std::to_string(input_room) + " and " + std::to_string(grad_room) +
+           (nan == Nan::input  ? " nan in the input"
+            : nan == Nan::grad ? " nan in the gradient"
+                               : "");
+  }
+};
+
+std::vector<Case> all_cases(bool brief) {
+  std::mt19937 random(20);
+  std::vector<Case> cases;
+  for (const Dtype dtype : {Dtype::bfloat16, Dtype::float16})
+    for (int64_t kernel = 1; kernel <= 7; ++kernel)
+      for (int64_t round = 0; round < (brief ? 1 : 3); ++round) {
+        TilesKernelsProblem problem{};
+        problem.samples = drawn(random, 1, 2), problem.groups = drawn(random, 1, 2), problem.dtype = dtype;
+        problem.in_channels = 8 * drawn(random, 1, 5), problem.out_channels = 8 * drawn(random, 1, 10);
+        draw_axis(random, problem, 0, drawn(random, 8, 14), kernel);
+        draw_axis(random, problem, 1, drawn(random, 8, 14), round == 2 ? drawn(random, 1, 7) : kernel);
+        cases.push_back({problem, 8 * drawn(random, 0, 2), 8 * drawn(random, 0, 2)});
+      }
+  // Whole tiles and steps, and a pixel, or channels, more and less; rows of one pixel; enough pixels to share.
+  for (const int64_t pixels : {31, 32, 33, 64, 97, 520})
+    for (const int64_t out_channels : {56, 64, 72})
+      for (const int64_t in_channels : {56, 64, 192, 200}) {
+        if (brief && (in_channels != 64 || out_channels != 72)) continue;
+        TilesKernelsProblem problem{1, 1, in_channels, out_channels};
+        problem.image = problem.result = {pixels % 2 ? 1 : pixels, pixels % 2 ? pixels : 1};
+        problem.kernel = problem.stride = problem.dilation = {1, 1}, problem.dtype = Dtype::bfloat16;
+        cases.push_back({problem, 0, 0});
+      }
+  // What pixels behind the last would see of the image.
+  TilesKernelsProblem few{1, 1, 8, 8};
+  few.image = {9, 9}, few.result = {4, 4}, few.kernel = {3, 3}, few.stride = {2, 2}, few.dilation = {1, 1};
+  few.dtype = Dtype::bfloat16;
+  for (const Nan nan : {Nan::input, Nan::grad, Nan::none}) cases.push_back({few, 0, 0, nan});
+  cases.back().problem.samples = 0;
+  return cases;
+}
+
+struct Tensors {
+  Tensors(const Case& one, std::mt19937& random)
+      : problem(strided(one)),
+        input(elements(problem.input_sample, one.input_room), problem.dtype, random),
+        grad(elements(problem.grad_sample, one.grad_room), problem.dtype, random),
+        grad_kernels(count(), problem.dtype, random) {
+    const size_t size = element_size(problem.dtype);
+    if (one.nan == Nan::input) std::memset(input.data_at(8 * problem.input_pixel[0] + 3), 0xff, size);
+    if (one.nan == Nan::grad) std::memset(grad.data_at(problem.grad_pixel[0] + 3), 0xff, size);
+    problem.input = input.data(), problem.grad = grad.data(), problem.grad_kernels = grad_kernels.data();
+  }
+  static TilesKernelsProblem strided(const Case& one) {
+    TilesKernelsProblem problem = one.problem;
+    problem.input_pixel[1] = problem.groups * problem.in_channels + one.input_room;
+    problem.input_pixel[0] = problem.image[1] * problem.input_pixel[1] + one.input_room;
+    problem.input_sample = problem.image[0] * problem.input_pixel[0];
+    problem.grad_pixel[1] = problem.groups * problem.out_channels + one.grad_room;
+    problem.grad_pixel[0] = problem.result[1] * problem.grad_pixel[1] + one.grad_room;
+    problem.grad_sample = problem.result[0] * problem.grad_pixel[0];
+    return problem;
+  }
+  // Of all samples, without the room behind the last.
+  int64_t elements(int64_t sample, int64_t room) const {
+    return problem.samples * sample - (problem.samples ? room : 0);
+  }
+  int64_t taps() const { return problem.kernel[0] * problem.kernel[1]; }
+  int64_t channels() const { return problem.groups * problem.out_channels; }
+  int64_t count() const { return problem.samples * taps() * channels() * problem.in_channels; }
+
+  // What element `at` of the gradient is, and how far it may be from that: zeros around the image.
+  std::pair<double, double> expected(int64_t at) const {
+    const TilesKernelsProblem& p = problem;
+    const int64_t c = at % p.in_channels, channel = at / p.in_channels % channels();
+    const int64_t tap = at / p.in_channels / channels() % taps(), sample = at / p.in_channels / channels() / taps();
+    const int64_t of_input = sample * p.input_sample + channel / p.out_channels * p.in_channels + c;
+    double sum = 0, magnitude = 0;
+    for (int64_t y = 0; y < p.result[0]; ++y)
+      for (int64_t x = 0; x < p.result[1]; ++x) {
+        const int64_t row = y * p.stride[0] - p.padding[0] + tap / p.kernel[1] * p.dilation[0];
+        const int64_t column = x * p.stride[1] - p.padding[1] + tap % p.kernel[1] * p.dilation[1];
+        const bool is_inside = row >= 0 && row < p.image[0] && column >= 0 && column < p.image[1];
+        const double seen = is_inside ? input.at(of_input + row * p.input_pixel[0] + column * p.input_pixel[1]) : 0;
+        const double product =
+            seen * grad.at(sample * p.grad_sample + y * p.grad_pixel[0] + x * p.grad_pixel[1] + channel);
+        sum += product, magnitude += std::fabs(product);
+      }
+    const double terms = double(p.result[0] * p.result[1] + 1);
+    return {sum, terms * 0x1p-24 * magnitude + 0.51 * unit_in_last_place(sum, p.dtype)};
+  }
+
+  std::string fault() const {
+    for (int64_t at = 0; at < count(); ++at) {
+      const auto [sum, allowed] = expected(at);
+      if (std::isnan(sum) && std::isnan(grad_kernels.at(at))) continue;
+      if (!(std::fabs(grad_kernels.at(at) - sum) <= allowed))
+        return "element " + std::to_string(at) + " is " + std::to_string(grad_kernels.at(at)) + ", the sum is " +
+               std::to_string(sum);
+    }
+    return "";
+  }
+
+  // The bits of the gradient, by a plan, or by the launcher's own.
+  std::string run(const KernelsPlan& plan, bool is_own) {
+    std::vector<float> sums(plan.splits > 1 ? plan.splits * count() : 0, NAN);
+    TilesKernelsProblem planned = problem;
+    planned.partial = sums.empty() ? nullptr : sums.data();
+    grad_kernels.poison();
+    if (is_own)
+      cuda::launch_tiles_kernels_gradient(planned, nullptr);
+    else if (problem.dtype == Dtype::bfloat16)
+      cuda::launch_tiles_kernels_gradient_as<cuda::BFloat16>(planned, plan, nullptr);
+    else
+      cuda::launch_tiles_kernels_gradient_as<cuda::Float16>(planned, plan, nullptr);
+    return grad_kernels.raw();
+  }
+
+  TilesKernelsProblem problem;
+  Elements input, grad, grad_kernels;
+};
+
+std::string fault_of(const Case& one) {
+  constexpr emu::Order orders[] = {emu::Order::random, emu::Order::forward, emu::Order::reverse};
+  std::mt19937 random(20);
+  Tensors tensors(one, random);
+  const KernelsPlan own = plan_of_kernels_gradient(tensors.problem);
+  const KernelsPlan narrow = kernels_plan(tensors.problem, 1, 1), wide = kernels_plan(tensors.problem, kWideChunks, 1);
+  std::string whole, shared;  // bits where each block sees all pixels, and where three share them
+  for (int run = 0; run < runs; ++run) {
+    emu::order = orders[run];
+    const std::string found = tensors.run(own, true);
+    const std::string fault = run == 0 ? tensors.fault() : "";
+    if (!fault.empty() || tensors.problem.samples == 0) return fault;
+    if (run == 0) whole = own.splits == 1 ? found : tensors.run(narrow, false);
+    if ((own.splits == 1 && found != whole) || tensors.run(narrow, false) != whole || tensors.run(wide, false) != whole)
+      return "depends on threads or tiles";
+    const std::string of_three = tensors.run(kernels_plan(tensors.problem, 1, 3), false);
+    const std::string fault_of_three = run == 0 ? tensors.fault() : "";
+    if (!fault_of_three.empty()) return "in splits: " + fault_of_three;
+    if (run == 0) shared = of_three;
+    if (of_three != shared) return "depends on threads where blocks share pixels";
+  }
+  return "";
+}
+
+}  // namespace check
+
+int main(int count, char** arguments) {
+  check::Program program(count, arguments);
+  if (program.has("--one-order")) check::runs = 1;
+  for (const check::Case& one : check::all_cases(program.has("brief")))
+    if (!program.goes_on_after(one.name(), [&] { return check::fault_of(one); })) return 1;
+  return program.finish();
+}

@@ -1,0 +1,135 @@
+"""The gradient of the kernels of the convolution in tiles, run by the emulator, and under sanitizers."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from emulator.build import EMULATOR, compile_program, run_program, why_not
+from emulator.tiles_kernels_harness import EmulatedTilesKernels, TilesKernelsProblem
+from emulator.tiles_kernels_metering import TilesKernelsCase
+from torch import Tensor
+
+from benchmarks.gpu.prediction import bounds, tiles_models
+
+CHECK = EMULATOR / "tiles_kernels_check.cpp"
+
+
+@pytest.mark.parametrize(
+    ("variant", "options"),
+    [("plain", ()), ("address", ("--one-order", "brief")), ("thread", ("--one-order", "brief"))],
+)
+def test_gradients_agree_with_the_definition(variant: str, options: tuple[str, ...]) -> None:
+    """In three orders of threads and tiles of both sizes, bit for bit the same."""
+    reason = why_not(variant)
+    if reason:
+        pytest.skip(reason)
+    process = run_program(compile_program(CHECK, variant), *options)
+    assert process.returncode == 0, process.stdout[-3000:]
+    assert process.stdout.splitlines()[-1].startswith("0 of ")
+
+
+def tensors(side: int = 9) -> tuple[Tensor, Tensor]:
+    """A gradient and an image, of two groups, channels-last."""
+    image = torch.randn(2, 48, side, 7)
+    grad = torch.randn(2, 16, (side - 1) // 2 + 1, 3)
+    grad, image = (tensor.bfloat16().contiguous(memory_format=torch.channels_last) for tensor in (grad, image))
+    return grad, image
+
+
+@pytest.mark.parametrize("side", [9, 401])
+def test_a_batch_is_what_torch_has_sample_by_sample(side: int) -> None:
+    """Another's definition, also where blocks share the pixels of a sample."""
+    reason = why_not("plain")
+    if reason:
+        pytest.skip(reason)
+    grad, image = tensors(side)
+    numbers = 2, 1, 1, 2  # stride, padding, dilation, groups
+    found = EmulatedTilesKernels().gradient(grad, image, (3, 5), *numbers)
+    for sample in range(2):
+        kernels = torch.zeros(16, 24, 3, 5, dtype=torch.float64, requires_grad=True)
+        F.conv2d(image[sample : sample + 1].double(), kernels, None, *numbers).backward(
+            grad[sample : sample + 1].double()
+        )
+        torch.testing.assert_close(found[sample].double(), kernels.grad, rtol=2**-8, atol=1e-2)
+
+
+def problem_of(
+    samples: int, in_channels: int, out_channels: int, side: int, taps: int = 9
+) -> tiles_models.TilesKernelsProblem:
+    """Between borders that keep the size."""
+    pixels = side * side
+    elements = {"input": samples * in_channels * pixels, "grad": samples * out_channels * pixels}
+    elements["grad_kernels"] = samples * in_channels * out_channels * taps
+    arrays = {name: 2 * count for name, count in elements.items()}
+    return tiles_models.TilesKernelsProblem(samples, 1, in_channels, out_channels, pixels, taps, "bfloat16", arrays)
+
+
+@pytest.mark.parametrize("sizes", [(2, 64, 64, 8), (40, 64, 64, 6), (1, 64, 64, 24)])
+def test_launches_of_the_prediction_are_those_of_the_launcher(sizes: tuple[int, int, int, int]) -> None:
+    """Narrow and wide tiles, and shared pixels: blocks, bytes, wavefronts, and tensor instructions of machine code."""
+    reason = why_not("meter")
+    if reason:
+        pytest.skip(reason)
+    expected, got = tiles_models.tiles_kernels_launches(problem_of(*sizes)), TilesKernelsCase(*sizes).measure()
+    assert [(one.kernel, one.blocks, one.threads) for one in got] == [
+        (one.kernel, one.blocks, one.threads) for one in expected
+    ]
+    for wanted, launch in zip(expected, got, strict=True):
+        assert {one.array: one.distinct_bytes for one in launch.arrays} == wanted.arrays
+        assert launch.shared(write=False)[0] + launch.shared(write=True)[0] == (wanted.wavefronts or 0)
+        counts = bounds.instructions(wanted, bounds.read_table()["kernels"]["sm_90"][wanted.kernel])
+        assert counts.get("tensor", 0) == launch.tensor_instructions
+
+
+def test_gradients_are_written_once_and_shared_memory_has_no_conflicts() -> None:
+    reason = why_not("meter")
+    if reason:
+        pytest.skip(reason)
+    (launch,) = TilesKernelsCase(samples=2, in_channels=64, out_channels=128, side=9).measure()
+    assert launch.blocks == 2 * 2 * 9
+    written, grad = launch.traffic("grad_kernels", write=True), launch.traffic("grad")
+    assert written.moved == written.distinct_bytes == written.size
+    assert grad.moved == 9 * grad.size
+    for write in (False, True):
+        wavefronts, ideal = launch.shared(write)
+        assert wavefronts == ideal > 0
+
+
+def test_plans_are_those_of_the_prediction() -> None:
+    reason = why_not("plain")
+    if reason:
+        pytest.skip(reason)
+    tiles, plans = EmulatedTilesKernels(), set()
+    for samples, side, channels, kernel in itertools.product((0, 1, 4, 32), (3, 7, 14, 56), (8, 64, 72, 512), (1, 3)):
+        problem = TilesKernelsProblem(samples, 1, channels, channels)
+        problem.result[:] = side, side
+        problem.kernel[:] = kernel, kernel
+        *plan, of_split = tiles.plan(problem)
+        assert problem_of(samples, channels, channels, side, kernel * kernel).plan == tuple(plan)
+        assert (plan[2] - 1) * of_split < side * side <= plan[2] * of_split and of_split % 32 == 0
+        plans.add((plan[0], plan[2] > 1))
+    assert plans == {(1, False), (1, True), (3, False)}
+
+
+@pytest.mark.parametrize("fault", ["float32", "channels", "address", "partial"])
+def test_what_is_no_whole_vector_is_refused(fault: str) -> None:
+    reason = why_not("plain")
+    if reason:
+        pytest.skip(reason)
+    grad, image = tensors()
+    tiles, message = EmulatedTilesKernels(), "expected tiles of a half type, in whole vectors of channels"
+    if fault == "float32":
+        grad, image = grad.float(), image.float()
+    elif fault == "channels":
+        grad, image = grad[:, :8], image[:, :24]
+    elif fault == "address":
+        image = torch.zeros(2, 49, 9, 7).bfloat16().contiguous(memory_format=torch.channels_last)[:, 1:]
+    else:
+        grad, image = tensors(401)
+        tiles.plan = lambda problem: (1, 1, 1, 0)  # type: ignore[method-assign]
+        message = "expected memory for sums where blocks share pixels, and only there"
+    with pytest.raises(RuntimeError, match=message):
+        tiles.gradient(grad, image, (3, 5), 2, 1, 1, 2)
