@@ -33,9 +33,12 @@ _HEAD_SAMPLES = 9
 _MAPS = ((5, 7), (40, 61))  # one part of a sample, and several
 _LAYOUTS = ("contiguous", "channels_last", "strided", "misaligned", "misaligned channels_last")
 # Channels of images of which columns are made and taken back, and whether these lie next to each other: in tiles of
-# vectors, the last of which is not full, and one by one. So many output channels that columns are chosen in every type.
-_IMAGES = ((5, False), (3, True), (40, True))
-_OUTPUTS = 32
+# vectors, the last of which is not full, and one by one. So many output channels that columns are chosen in every type,
+# and no whole vectors of them, which tiles want.
+_IMAGES, _PIXELS = ((5, False), (3, True), (40, True)), (9, 21)
+_OUTPUTS = 33
+# Of tiles: so many pixels that blocks share those of a sample, where they make the gradient of the kernels.
+_TILES_CHANNELS, _TILES_OUTPUTS, _TILES_PIXELS = 40, 72, (25, 23)
 # Of the whole head: channels that warps share in each way, and pixels, of which the last are more than one tile.
 _HEAD_CHANNELS, _HEAD_PIXELS = (3, 64, 288), ((1, 1), (13, 11))
 
@@ -71,7 +74,7 @@ def all_calls(operators: Any, device: torch.device, *, few: bool) -> Iterator[tu
             for stride in (1, 2):
                 yield (
                     f"convolution {_short(dtype)} {channels} channels_last={channels_last} {stride}",
-                    _convolution_call(operators, device, dtype, channels, channels_last, stride),
+                    _convolution_call(operators, device, dtype, (channels, *_PIXELS), _OUTPUTS, channels_last, stride),
                 )
             yield (
                 f"sample_convolution {_short(dtype)} {channels} channels_last={channels_last}",
@@ -79,6 +82,12 @@ def all_calls(operators: Any, device: torch.device, *, few: bool) -> Iterator[tu
             )
         if dtype is torch.float64:
             continue
+        for stride in (1, 2):
+            sizes = (_TILES_CHANNELS, *_TILES_PIXELS)
+            yield (
+                f"tiles {_short(dtype)} {stride}",
+                _convolution_call(operators, device, dtype, sizes, _TILES_OUTPUTS, True, stride),
+            )
         for channels, pixels, layout in itertools.product(_HEAD_CHANNELS, _HEAD_PIXELS, _LAYOUTS[:3]):
             for training in (True, False) if layout == "contiguous" else (True,):
                 yield (
@@ -135,15 +144,16 @@ def _head_call(
 
 
 def _convolution_call(
-    operators: Any, device: torch.device, dtype: torch.dtype, channels: int, channels_last: bool, stride: int
-) -> Callable[[], object]:
-    """Of two samples, whose columns are multiplied: there is no operator that only makes them."""
+    operators: Any, device: torch.device, dtype: torch.dtype, sizes: tuple[int, int, int], outputs: int,
+    channels_last: bool, stride: int,
+) -> Callable[[], object]:  # fmt: skip
+    """Of two samples, whose columns are multiplied, or tiles: there is no operator that only makes them."""
 
     def call() -> object:
         of_shift = torch.float64 if dtype is torch.float64 else torch.float32
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        image = _random(2, channels, 9, 21, dtype=dtype).to(device, memory_format=layout)
-        weight = _random(_OUTPUTS, channels, 3, 3, 3, dtype=dtype).to(device)
+        image = _random(2, *sizes, dtype=dtype).to(device, memory_format=layout)
+        weight = _random(outputs, sizes[0], 3, 3, 3, dtype=dtype).to(device)
         shift, place = _random(2, 3, dtype=of_shift).to(device), (stride, 1, 1, 1)
         result = operators.convolution(image, weight, shift, None, place)
         grad = _random(*result.shape, dtype=dtype).to(device, memory_format=layout)
@@ -159,7 +169,7 @@ def _sample_convolution_call(
 
     def call() -> object:
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        image = _random(2, channels, 9, 21, dtype=dtype).to(device, memory_format=layout)
+        image = _random(2, channels, *_PIXELS, dtype=dtype).to(device, memory_format=layout)
         weight, place = _random(2, _OUTPUTS, channels, 3, 3, dtype=dtype).to(device), (1, 1, 1, 1)
         result = operators.sample_convolution(image, weight, None, place)
         grad = _random(*result.shape, dtype=dtype).to(device, memory_format=layout)

@@ -11,6 +11,7 @@
 #include "convolution/choice.h"
 #include "convolution/columns.h"
 #include "convolution/sample_kernels.h"
+#include "convolution/tiles.h"
 
 namespace crossd_ops {
 
@@ -24,6 +25,7 @@ class ConvolutionGradients {
   // channels. Empty where nobody needs it; else there until the next call.
   Tensor add(const Tensor& grad, const Tensor& kernels) {
     if (method_ == Method::matrix) return add_matrix(grad, kernels);
+    if (method_ == Method::tiles) return add_tiles(grad, kernels);
     return method_ == Method::loop && problem_.samples() > 1 ? add_samples(grad, kernels) : add_grouped(grad, kernels);
   }
 
@@ -93,6 +95,41 @@ class ConvolutionGradients {
     }
     return need_kernels_ ? *grad_kernels_ : kernels;
   }
+
+  // As SampleConvolution's; the gradient of the kernels is tap-major too.
+  Tensor add_tiles(const Tensor& grad, const Tensor& given) {
+    const Tensor kernels = in_tap_major_order(given);
+    const ProfilerRange range("crossd_ops::convolve_tiles_backward");
+#if defined(CROSSD_WITH_CUDA)
+    if (input_.is_cuda()) {
+      const CudaDevice device(input_);
+      const Tensor whole_grad = in_whole_vectors(grad);
+      if (need_input_) {
+        grad_input_.emplace(new_tensor(input_, sizes_of(input_), MemoryFormat::channels_last));
+        cuda::tiles_input_gradient(tiles_input_problem(whole_grad, kernels, *grad_input_, problem_), device.stream());
+      }
+      return need_kernels_ ? grad_kernels_in_tiles(whole_grad, kernels, device.stream()) : kernels;
+    }
+#endif
+    return add_samples(grad, kernels);
+  }
+
+#if defined(CROSSD_WITH_CUDA)
+  Tensor grad_kernels_in_tiles(const Tensor& grad, const Tensor& kernels, void* stream) {
+    const std::vector<int64_t> sizes = sizes_of(kernels);
+    const Tensor image = in_whole_vectors(input_);
+    Tensor grad_kernels = new_strided_tensor(kernels, sizes, tap_major_strides(sizes), kernels.scalar_type());
+    TilesKernelsProblem tiles = tiles_kernels_problem(grad, image, grad_kernels, problem_);
+    const int64_t splits = plan_of_kernels_gradient(tiles).splits;
+    std::optional<Tensor> partial;
+    if (splits > 1) {
+      partial.emplace(new_tensor(kernels, {splits * kernels.numel()}, ScalarType::Float));
+      tiles.partial = partial->mutable_data_ptr();
+    }
+    cuda::tiles_kernels_gradient(tiles, stream);
+    return grad_kernels;
+  }
+#endif
 
   // Groups of channels-last images are no matrices.
   MemoryFormat format_of_grad_input() const {

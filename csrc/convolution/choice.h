@@ -40,6 +40,7 @@
 #include "convolution/gpu_costs.h"
 #include "convolution/method_table.h"
 #include "convolution/problem.h"
+#include "convolution/tiles.h"
 
 namespace crossd_ops {
 
@@ -48,7 +49,7 @@ enum class Method {  // in the order of kMethodNames
   loop,              // one convolution for each sample
   matrix,            // image to columns and a batched matrix product
   small,   // the same without a tensor in between, by products of our own: forward, on the CPU, methods/small.h
-  tiles,   // products of our own on tensor cores: forward, on a GPU, tiles.h
+  tiles,   // products of our own on tensor cores: on a GPU, tiles.h
   shared,  // the weight as it is, of all samples, and shifted columns: on the CPU, methods/shared.h
 };
 constexpr std::array<const char*, 6> kMethodNames = {"grouped", "loop", "matrix", "small", "tiles", "shared"};
@@ -92,13 +93,16 @@ inline bool can_have_tiles(const ConvolutionProblem& problem, bool backward) {
   const auto& [stride, padding, dilation, groups] = problem.geometry;
   const int64_t vector = tiles_vector(problem.dtype);
   const double of_kernels = static_cast<double>(problem.rows() * problem.shape.in_channels * problem.kernel_elements());
+  const double of_result = static_cast<double>(problem.rows() * problem.pixels());
   bool fits = problem.input_elements / static_cast<double>(problem.samples()) <= kMostElements &&
-              of_kernels <= kMostElements && problem.tiles() <= kMostElements;
+              of_kernels <= kMostElements && (!backward || of_result <= kMostElements) &&
+              tiled_work(problem, backward).blocks <= kMostElements;
   for (const auto* numbers : {&stride, &padding, &dilation})
     for (const int64_t number : *numbers) fits = fits && number <= kMostStep;
-  return fits && problem.on_gpu && !backward && problem.kernel.size() == 2 &&
-         (size_of(problem.dtype) == 2 || problem.tf32) && problem.format == MemoryFormat::channels_last &&
-         problem.shape.in_channels % vector == 0 && problem.rows() / groups % vector == 0;
+  return fits && problem.on_gpu && problem.kernel.size() == 2 &&
+         (size_of(problem.dtype) == 2 || (problem.tf32 && !backward)) &&
+         problem.format == MemoryFormat::channels_last && problem.shape.in_channels % vector == 0 &&
+         problem.rows() / groups % vector == 0;
 }
 
 inline bool is_possible(const ConvolutionProblem& problem, Method method, bool backward) {
@@ -113,16 +117,16 @@ inline bool is_possible(const ConvolutionProblem& problem, Method method, bool b
   return false;
 }
 
-inline GpuProblem counts_of(const ConvolutionProblem& problem) {
+// Of one product: the backward has two, of the same sizes.
+inline GpuProblem counts_of(const ConvolutionProblem& problem, bool backward) {
   const double kernels =
       static_cast<double>(problem.samples() * problem.rows() * problem.shape.in_channels * problem.kernel_elements());
-  const double of_tile = static_cast<double>(problem.rows_of_tile() * kTileColumns * problem.kernel_elements());
   return {problem.input_elements,
           static_cast<double>(ConvolutionProblem::product(problem.result)),
           kernels,
           problem.columns_are_the_image() ? 0 : static_cast<double>(problem.columns()),
           static_cast<double>(problem.multiply_adds()),
-          static_cast<double>(problem.tiles()) * of_tile * static_cast<double>(problem.shape.in_channels),
+          tiled_work(problem, backward).multiply_adds,
           problem.format == MemoryFormat::channels_last,
           problem.geometry.groups > 1,
           problem.dtype,
@@ -135,7 +139,7 @@ inline Choice choose_on_gpu(const ConvolutionProblem& problem, bool backward) {
   if (!tiles && !can_have_columns(problem)) return {Method::grouped, "the borders outweigh the image"};
   if (!tiles && !have_room(problem))
     return {Method::grouped, "the columns of one sample would take more than a gigabyte"};
-  const GpuProblem counts = counts_of(problem);
+  const GpuProblem counts = counts_of(problem, backward);
   Choice choice = {Method::grouped, "fewest seconds by bytes and multiply-adds"};
   double least = grouped_seconds(counts);
   const auto consider = [&](Method method, double seconds) {

@@ -30,7 +30,7 @@ inline std::string explain_convolution(const Tensor& input, const Tensor& weight
   problem.on_gpu = problem.on_gpu || on_gpu;
   require(!problem.is_empty(), [&] { return "input: expected samples and channels, got " + shape_text(input); });
   const Choice choice = choose(problem, backward);
-  GpuProblem counts = counts_of(problem);
+  GpuProblem counts = counts_of(problem, backward);
   counts.channels_last = counts.channels_last && problem.on_gpu;
   const double passes = backward ? 2 : 1;  // a convolution each for the gradients of the input and of the kernels
   std::ostringstream text;

@@ -69,7 +69,7 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad, cons
             need_shift ? gradients.grad_shift(shift.scalar_type()) : nothing(shift)};
   }
   const int64_t block = rows_of_block(problem, input);
-  SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block);
+  SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block, method == Method::tiles);
   KernelGradients<Device> of_kernels(weight, problem, block, need_weight, need_shift);
   ConvolutionGradients of_convolution(input, problem, method, need_input, need_weight || need_shift);
   for (int64_t first = 0; first < problem.rows(); first += block) {

@@ -11,7 +11,6 @@
 #include "common/library_calls.h"
 #include "common/memory_format.h"
 #include "convolution/tf32.h"
-#include "convolution/tiles_problem.h"
 #include "shift/op.h"
 
 namespace crossd_ops {
@@ -20,6 +19,7 @@ struct ConvolutionProblem {
   ShiftShape shape;             // of all kernels
   Geometry geometry;            // of one sample's convolution
   std::vector<int64_t> kernel;  // sizes of a kernel, one for each axis of the convolution
+  std::vector<int64_t> image;   // pixels of the input along each of them
   std::vector<int64_t> result;  // sizes of the output: (B, O, ...)
   Tensor shift;                 // dense, of the type that the kernels compute in; undefined where they are given
   Dtype dtype;                  // of input, kernels and output
@@ -48,13 +48,6 @@ struct ConvolutionProblem {
     constexpr int64_t kMostOfChunk = 1 << 26;
     return on_gpu ? std::clamp<int64_t>(kMostOfChunk / std::max<int64_t>(1, columns() / samples()), 1, samples())
                   : samples();
-  }
-  int64_t rows_of_tile() const {
-    return crossd_ops::rows_of_tile(samples() * geometry.groups, pixels(), rows() / geometry.groups);
-  }
-  int64_t tiles() const {  // of the whole result, see convolution/tiles.h
-    return samples() * geometry.groups * tiles_along(pixels(), rows_of_tile()) *
-           tiles_along(rows() / geometry.groups, kTileColumns);
   }
   bool columns_are_the_image() const {
     const auto all = [](const std::vector<int64_t>& numbers, int64_t value) {
@@ -172,6 +165,7 @@ inline void set_result(ConvolutionProblem& problem, const Tensor& input) {
       return "input: expected at least " + std::to_string(reach) + " pixels along each axis with padding, got " +
              shape_text(input);
     });
+    problem.image.push_back(input.size(2 + i));
     problem.result.push_back(room / stride[i] + 1);
   }
   for (const int64_t size : problem.result) work *= static_cast<double>(std::max<int64_t>(size, 1));
@@ -198,6 +192,7 @@ inline ConvolutionProblem checked_problem(const Tensor& input, const ShiftShape&
   ConvolutionProblem problem{shape,
                              std::move(geometry),
                              std::move(kernel),
+                             {},
                              {},
                              std::move(shift),
                              dtype,

@@ -112,6 +112,21 @@ def test_columns_are_made_and_taken_back_in_every_type_and_layout() -> None:
     assert seen == {(dtype, *kind, stride) for dtype in DTYPES for kind in kinds for stride in (1, 2)}
 
 
+@pytest.mark.usefixtures("compiled_library")
+def test_tiles_are_made_and_taken_back_in_half_types() -> None:
+    """And made in float32, rounded; of strides too, and where blocks share the pixels of a sample."""
+    seen = {}
+    with gpu_stand_in():
+        for name, call in all_calls(torch.ops.crossd_ops, CPU, few=False):
+            if name.startswith("tiles"):
+                _, calls = record(call)
+                operators = [one.operator.partition(".")[2] for one in calls]
+                seen[name] = [operator for operator in operators if "tiles" in operator]
+    gradients = ["tiles_input_gradient", "tiles_kernels_gradient"]
+    assert seen == {f"tiles {dtype} {stride}": ["convolve_tiles", *([] if dtype == "float32" else gradients)]
+                    for dtype in DTYPES[1:] for stride in (1, 2)}  # fmt: skip
+
+
 class RecordedHeads:
     """Notes how the maps of the calls lie, and how their gradients lie beside them."""
 

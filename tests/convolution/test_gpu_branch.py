@@ -101,9 +101,9 @@ from crossd_ops import crossd_conv2d, fourier_shift_slice, sample_conv2d
 
 def compare(dtype, kernel, channels, groups, with_bias):
     torch.manual_seed(1)
-    input = torch.randn(3, channels, 14, 11).to(dtype).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(32, channels // groups, *kernel).to(dtype)
-    shift, bias = torch.randn(3, 3), torch.randn(32).to(dtype) if with_bias else None
+    input = torch.randn(3, channels, 14, 11).to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.randn(32, channels // groups, *kernel).to(dtype).requires_grad_()
+    shift, bias = torch.randn(3, 3).requires_grad_(), torch.randn(32).to(dtype) if with_bias else None
     numbers = 2, 2, 1, groups
     with profile() as profiler:
         output = crossd_conv2d(input, weight, shift, bias, *numbers, dim=1)
@@ -115,10 +115,24 @@ def compare(dtype, kernel, channels, groups, with_bias):
     torch.testing.assert_close(given, wanted, rtol=0, atol=0)
     called = [event.name for event in profiler.events() if event.name.startswith("crossd_ops::")]
     assert called == [f"crossd_ops::{name}" for name in ("convolution", "fourier_shift", "convolve_tiles")], called
+    grad = torch.randn_like(output)
+    of_all = [input, weight, shift]
+    with profile() as profiler:
+        found = torch.autograd.grad(output, of_all, grad, retain_graph=True)
+    called = [event.name for event in profiler.events() if event.name.startswith("crossd_ops::")]
+    tiles = dtype is not torch.float32  # whose kernels have no gradient in tiles
+    assert ("crossd_ops::convolve_tiles_backward" in called) == tiles, called
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    near = dict(rtol=0, atol=0) if tiles else dict(rtol=1e-4, atol=1e-3)
+    for result, expected in zip(found, torch.autograd.grad(wanted, of_all, grad, retain_graph=True)):
+        torch.testing.assert_close(result, expected, **near)
+    for one, result in zip(of_all, found):
+        (alone,) = torch.autograd.grad(output, one, grad, retain_graph=True)
+        torch.testing.assert_close(alone, result, rtol=0, atol=0)
 
 compare(torch.bfloat16, (3, 3, 3), 16, 1, True)
 compare(torch.bfloat16, (5, 5, 5), 32, 2, False)
-compare(torch.float16, (7, 7, 7), 8, 1, True)
+compare(torch.float16, (7, 7, 7), 32, 1, True)
 compare(torch.bfloat16, (4, 2, 4), 16, 2, False)
 compare(torch.float32, (3, 3, 3), 12, 1, True)
 """

@@ -29,6 +29,11 @@ _stand_ins.define("tap_major_kernels(Tensor weight, Tensor shift, int dim, int? 
 _stand_ins.impl("tap_major_kernels", lambda *call: _operators.fourier_shift(*call), "Meta")
 _stand_ins.define("convolve_tiles(Tensor input, Tensor kernels, Tensor? bias, int[] sizes, int groups) -> Tensor")
 _stand_ins.impl("convolve_tiles", lambda input, kernels, bias, sizes, groups: _empty(input, sizes, True), "Meta")
+_NUMBERS = "int[] stride, int[] padding, int[] dilation, int groups"
+_stand_ins.define(f"tiles_input_gradient(Tensor grad, Tensor kernels, int[] sizes, {_NUMBERS}) -> Tensor")
+_stand_ins.impl("tiles_input_gradient", lambda grad, kernels, sizes, *numbers: _empty(grad, sizes, True), "Meta")
+_stand_ins.define(f"tiles_kernels_gradient(Tensor grad, Tensor input, int[] sizes, {_NUMBERS}) -> Tensor")
+_stand_ins.impl("tiles_kernels_gradient", lambda grad, input, sizes, *numbers: _tap_major(grad, sizes), "Meta")
 for _name in ("image_to_columns", "columns_to_image"):
     _stand_ins.define(f"{_name}(Tensor input, int[] sizes, bool channels_last) -> Tensor")
     _stand_ins.impl(_name, lambda input, sizes, channels_last: _empty(input, sizes, channels_last), "Meta")
@@ -38,6 +43,12 @@ _own: Any = torch.ops.crossd_prediction
 def _empty(input: Tensor, sizes: Sequence[int], channels_last: bool) -> Tensor:
     result = input.new_empty(sizes)
     return result.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else result
+
+
+def _tap_major(like: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Kernels (B, O, C, Kh, Kw) that lie as (B, Kh, Kw, O, C)."""
+    samples, rows, channels, *kernel = sizes
+    return like.new_empty(samples, *kernel, rows, channels).permute(0, 3, 4, 1, 2)
 
 
 class _Problem:
@@ -137,13 +148,8 @@ def _sample_convolution(input: Tensor, weight: Tensor, bias: Tensor | None, plac
     problem = _Problem(input, weight, None, place)
     method, kernels = problem.method(backward=False), weight.contiguous()
     if method == "tiles":
-        kernels = _in_tap_major_order(kernels)
+        kernels = _tap_major(kernels, kernels.shape).copy_(kernels)
     _convolve(problem, method, kernels, bias)
-
-
-def _in_tap_major_order(kernels: Tensor) -> Tensor:
-    samples, rows, channels, *kernel = kernels.shape
-    return kernels.new_empty(samples, *kernel, rows, channels).permute(0, 3, 4, 1, 2).copy_(kernels)
 
 
 def _convolve(problem: _Problem, method: str, kernels: Tensor, bias: Tensor | None) -> None:
@@ -195,8 +201,8 @@ def _convolution_backward(
     need_shift: bool,
 ) -> None:
     problem = _Problem(input, weight, shift, place)
-    needs = need_input, need_weight or need_shift
-    grad_kernels = _gradients(problem, grad, problem.kernels(), needs)
+    needs, method = (need_input, need_weight or need_shift), problem.method(backward=True)
+    grad_kernels = _gradients(problem, method, grad, problem.kernels(tap_major=method == "tiles"), needs)
     if needs[1]:
         _operators.fourier_shift_backward(
             grad_kernels, weight, problem.shift, problem.dim, problem.index, need_weight, need_shift
@@ -208,13 +214,18 @@ def _sample_convolution_backward(
 ) -> None:
     if need_input or need_weight:
         problem = _Problem(input, weight, None, place)
-        _gradients(problem, grad, weight.contiguous(), (need_input, need_weight)).contiguous()
+        method, kernels = problem.method(backward=True), weight.contiguous()
+        if method == "tiles":
+            kernels = _tap_major(kernels, kernels.shape).copy_(kernels)
+        _gradients(problem, method, grad, kernels, (need_input, need_weight)).contiguous()
 
 
-def _gradients(problem: _Problem, grad: Tensor, kernels: Tensor, needs: tuple[bool, bool]) -> Tensor:
+def _gradients(problem: _Problem, method: str, grad: Tensor, kernels: Tensor, needs: tuple[bool, bool]) -> Tensor:
     """Of input and kernels; returns that of the kernels."""
-    if problem.method(backward=True) == "matrix":
+    if method == "matrix":
         return _matrix_gradients(problem, grad, kernels, needs)
+    if method == "tiles":
+        return _tiles_gradients(problem, grad, kernels, needs)
     groups = problem.samples * problem.groups
     stacked = _stack_samples(grad), _stack_samples(problem.input), kernels.flatten(0, 1)
     found = problem.gradients(*stacked, groups, needs)
@@ -240,6 +251,18 @@ def _matrix_gradients(problem: _Problem, grad: Tensor, kernels: Tensor, needs: t
         if needs[1]:
             torch.bmm(source[blocks], problem.columns(image).mT, out=product.view(w.shape)[blocks])
     return product if needs[1] else kernels
+
+
+def _tiles_gradients(problem: _Problem, grad: Tensor, kernels: Tensor, needs: tuple[bool, bool]) -> Tensor:
+    numbers = [*problem.stride], [*problem.padding], [*problem.dilation], problem.groups
+    if memory_format_of(grad) is torch.contiguous_format:
+        grad = grad.contiguous(memory_format=torch.channels_last)
+    if needs[0]:
+        problem.in_format(_own.tiles_input_gradient(grad, kernels, problem.input.shape, *numbers))
+    if not needs[1]:
+        return kernels
+    of_kernels: Tensor = _own.tiles_kernels_gradient(grad, problem.input, kernels.shape, *numbers)
+    return of_kernels
 
 
 def _as_matrices(tensor: Tensor, groups: int) -> Tensor:
