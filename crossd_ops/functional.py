@@ -129,7 +129,7 @@ def crossd_conv2d(
 
     Between the passes autograd keeps input, weight and shift alone: the kernels are built anew in the backward pass.
     On a GPU float32 is rounded to TF32 where torch's own convolutions may do so, `torch.backends.cudnn.allow_tf32` (by
-    default on); but as matrices, which contiguous images and backward passes mostly become, it is multiplied as
+    default on); but as matrices, which contiguous images mostly become, it is multiplied as
     `torch.backends.cuda.matmul.allow_tf32` (off) says.
 
     Args:

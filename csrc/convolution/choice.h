@@ -86,7 +86,7 @@ inline bool can_be_small(const ConvolutionProblem& problem, bool backward) { ret
 
 inline bool can_be_shared(const ConvolutionProblem& problem) { return !problem.on_gpu && problem.has_weight(); }
 
-// Channels-last images of half types, or of float32 that may be rounded (forward), in whole vectors of channels; with
+// Channels-last images of half types, or of float32 that may be rounded, in whole vectors of channels; with
 // sizes that the kernels can count in 32 bits.
 inline bool can_have_tiles(const ConvolutionProblem& problem, bool backward) {
   constexpr int64_t kMostElements = 1 << 28, kMostStep = 1 << 12;
@@ -99,8 +99,7 @@ inline bool can_have_tiles(const ConvolutionProblem& problem, bool backward) {
               tiled_work(problem, backward).blocks <= kMostElements;
   for (const auto* numbers : {&stride, &padding, &dilation})
     for (const int64_t number : *numbers) fits = fits && number <= kMostStep;
-  return fits && problem.on_gpu && problem.kernel.size() == 2 &&
-         (size_of(problem.dtype) == 2 || (problem.tf32 && !backward)) &&
+  return fits && problem.on_gpu && problem.kernel.size() == 2 && (size_of(problem.dtype) == 2 || problem.tf32) &&
          problem.format == MemoryFormat::channels_last && problem.shape.in_channels % vector == 0 &&
          problem.rows() / groups % vector == 0;
 }

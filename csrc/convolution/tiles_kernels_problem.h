@@ -16,7 +16,7 @@ struct TilesKernelsProblem {
   const void* grad;    // [B, result, groups * O], likewise
   void* partial;       // float [splits, B, kernel, groups * O, C], contiguous; null where there is one split
   void* grad_kernels;  // [B, kernel, groups * O, C], contiguous
-  Dtype dtype;         // of all other tensors: bfloat16 or float16
+  Dtype dtype;         // of all other tensors: bfloat16, float16, or float32, which is rounded to TF32
 };
 
 // Of a block: output channels, and columns, which are input channels of one tap after the other's; pixels of a step.

@@ -120,12 +120,10 @@ def compare(dtype, kernel, channels, groups, with_bias):
     with profile() as profiler:
         found = torch.autograd.grad(output, of_all, grad, retain_graph=True)
     called = [event.name for event in profiler.events() if event.name.startswith("crossd_ops::")]
-    tiles = dtype is not torch.float32  # whose kernels have no gradient in tiles
-    assert ("crossd_ops::convolve_tiles_backward" in called) == tiles, called
+    assert "crossd_ops::convolve_tiles_backward" in called, called
     assert found[0].is_contiguous(memory_format=torch.channels_last)
-    near = dict(rtol=0, atol=0) if tiles else dict(rtol=1e-4, atol=1e-3)
     for result, expected in zip(found, torch.autograd.grad(wanted, of_all, grad, retain_graph=True)):
-        torch.testing.assert_close(result, expected, **near)
+        torch.testing.assert_close(result, expected, rtol=0, atol=0)
     for one, result in zip(of_all, found):
         (alone,) = torch.autograd.grad(output, one, grad, retain_graph=True)
         torch.testing.assert_close(alone, result, rtol=0, atol=0)

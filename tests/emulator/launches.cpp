@@ -124,7 +124,7 @@ void launch_all_tiles() {
 
 void launch_all_tiles_kernels() {
   alignas(16) char memory = 0;  // not null: for sums of pixels that blocks share
-  for (const Dtype dtype : {Dtype::bfloat16, Dtype::float16})
+  for (const Dtype dtype : {Dtype::bfloat16, Dtype::float16, Dtype::float32})
     for (const int64_t samples : {1, 512}) {  // in narrow tiles that share pixels, and in wide ones
       TilesKernelsProblem problem{samples, 1, 64, 8};
       problem.image = problem.result = {32, 32}, problem.kernel = {3, 3}, problem.stride = problem.dilation = {1, 1};

@@ -29,15 +29,16 @@ struct Case {
 std::vector<Case> all_cases(bool brief) {
   std::mt19937 random(20);
   std::vector<Case> cases;
-  for (const Dtype dtype : {Dtype::bfloat16, Dtype::float16})
+  for (const Dtype dtype : {Dtype::bfloat16, Dtype::float16, Dtype::float32})
     for (int64_t kernel = 1; kernel <= 7; ++kernel)
       for (int64_t round = 0; round < (brief ? 1 : 3); ++round) {
         TilesKernelsProblem problem{};
         problem.samples = drawn(random, 1, 2), problem.groups = drawn(random, 1, 2), problem.dtype = dtype;
-        problem.in_channels = 8 * drawn(random, 1, 5), problem.out_channels = 8 * drawn(random, 1, 10);
+        const int64_t vector = tiles_vector(dtype);
+        problem.in_channels = vector * drawn(random, 1, 5), problem.out_channels = vector * drawn(random, 1, 10);
         draw_axis(random, problem, 0, drawn(random, 8, 14), kernel);
         draw_axis(random, problem, 1, drawn(random, 8, 14), round == 2 ? drawn(random, 1, 7) : kernel);
-        cases.push_back({problem, 8 * drawn(random, 0, 2), 8 * drawn(random, 0, 2)});
+        cases.push_back({problem, vector * drawn(random, 0, 2), vector * drawn(random, 0, 2)});
       }
   // Whole tiles and steps, and a pixel, or channels, more and less; rows of one pixel; enough pixels to share.
   for (const int64_t pixels : {31, 32, 33, 64, 97, 520})
@@ -48,6 +49,8 @@ std::vector<Case> all_cases(bool brief) {
         problem.image = problem.result = {pixels % 2 ? 1 : pixels, pixels % 2 ? pixels : 1};
         problem.kernel = problem.stride = problem.dilation = {1, 1}, problem.dtype = Dtype::bfloat16;
         cases.push_back({problem, 0, 0});
+        problem.dtype = Dtype::float32;
+        if (in_channels < 192) cases.push_back({problem, 0, 0});
       }
   // What pixels behind the last would see of the image.
   TilesKernelsProblem few{1, 1, 8, 8};
@@ -99,9 +102,10 @@ struct Tensors {
         const int64_t row = y * p.stride[0] - p.padding[0] + tap / p.kernel[1] * p.dilation[0];
         const int64_t column = x * p.stride[1] - p.padding[1] + tap % p.kernel[1] * p.dilation[1];
         const bool is_inside = row >= 0 && row < p.image[0] && column >= 0 && column < p.image[1];
-        const double seen = is_inside ? input.at(of_input + row * p.input_pixel[0] + column * p.input_pixel[1]) : 0;
+        const double seen =
+            is_inside ? input.operand_at(of_input + row * p.input_pixel[0] + column * p.input_pixel[1]) : 0;
         const double product =
-            seen * grad.at(sample * p.grad_sample + y * p.grad_pixel[0] + x * p.grad_pixel[1] + channel);
+            seen * grad.operand_at(sample * p.grad_sample + y * p.grad_pixel[0] + x * p.grad_pixel[1] + channel);
         sum += product, magnitude += std::fabs(product);
       }
     const double terms = double(p.result[0] * p.result[1] + 1);
@@ -129,8 +133,10 @@ struct Tensors {
       cuda::launch_tiles_kernels_gradient(planned, nullptr);
     else if (problem.dtype == Dtype::bfloat16)
       cuda::launch_tiles_kernels_gradient_as<cuda::BFloat16>(planned, plan, nullptr);
-    else
+    else if (problem.dtype == Dtype::float16)
       cuda::launch_tiles_kernels_gradient_as<cuda::Float16>(planned, plan, nullptr);
+    else
+      cuda::launch_tiles_kernels_gradient_as<float>(planned, plan, nullptr);
     return grad_kernels.raw();
   }
 

@@ -94,7 +94,6 @@ CASES: dict[str, Case] = {
     )
     for name, make in cases.items()
     for type_name, dtype in TYPES.items()
-    if group != "tiles-kernels" or type_name == "bfloat16"
 }
 
 DIRECTIONS: dict[type, tuple[str, ...]] = {TilesCase: ("forward", "input"), TilesKernelsCase: ("backward",)}
@@ -137,6 +136,7 @@ REASONS = (  # the first that fits holds
     Reason("head 7x7", "", "map$", "less than a row of vectors for each warp, an element at a time: from L1", "L1"),
     Reason("", "columns_from_", "read image", "a pixel is in as many columns as a kernel has elements: from L1 and L2"),
     Reason("", "image_from_", "read columns", "a tap's piece of a row begins inside a sector: the rest from L1 and L2"),
+    Reason("few channels", "^grad_input_tiles", "read kernels", "rows of 16 bytes, half a sector, and by each tile"),
     Reason("", "^(convolve|grad_input)_tiles", "read kernels", "by each tile of a sample's pixels: from L2", "L2"),
     Reason("", "^convolve_tiles", "read input", "by each tap from L1, and by each tile of channels from L2"),
     Reason("", "^convolve_tiles", "read bias", "an element at a time, by each tile: from L1 and L2"),

@@ -42,11 +42,13 @@ CUDA_TILES_INPUT = [
     Mutant("convolution/cuda/tiles_input_launch.cuh", "shape.dilation[i] / common", "shape.dilation[i]"),
     Mutant("convolution/tiles_problem.h", "tiles_along(image[i], stride[i])", "image[i] / stride[i]"),
 ]  # fmt: skip
-TILES_KERNELS = "convolution/cuda/tiles_kernels.cuh"
+TILES_KERNELS, TILES_OPERANDS = "convolution/cuda/tiles_kernels.cuh", "convolution/cuda/tiles_kernels_operands.cuh"
 CUDA_TILES_KERNELS = [
-    Mutant(TILES_KERNELS, "lane() / 16 * 8 + lane() % 8", "lane() / 8 % 2 * 8 + lane() % 8"),
-    Mutant(TILES_KERNELS, "input_place_ ^ n % 2 * 2", "input_place_"),
-    Mutant(TILES_KERNELS, "grad_place_ ^ 2 * m", "grad_place_"),
+    Mutant(TILES_OPERANDS, "lane() / 16 * 8 + lane() % 8", "lane() / 8 % 2 * 8 + lane() % 8"),
+    Mutant(TILES_OPERANDS, "place_ ^ block * 2", "place_"),
+    Mutant(TILES_OPERANDS, "block * 4 + half * 2", "block * 4"),
+    Mutant(TILES_OPERANDS, "depth_is_second_ ? i % 2 : i / 2", "i % 2"),
+    Mutant(TILES_OPERANDS, "lane() / 4 % 4", "lane() % 4"),
     Mutant(TILES_KERNELS, "stages + free_stage * kKernelsStageVectors<kChunks>", "stages"),
     Mutant(TILES_KERNELS, "wait_copies<kTilesStages - 2>();", "wait_copies<kTilesStages - 1>();"),
     Mutant(TILES_KERNELS, "is_pixel ? y_ * tiles.stride[0] : kFarAway", "y_ * tiles.stride[0]"),

@@ -167,7 +167,7 @@ def tiles_input_gradient(call: Call) -> list[AnyLaunch]:
 
 @dataclass(frozen=True)
 class TilesKernelsProblem:
-    """The gradient of the kernels of a convolution in tiles, of a half type."""
+    """The gradient of the kernels of a convolution in tiles."""
 
     samples: int
     groups: int
@@ -203,10 +203,10 @@ def tiles_kernels_launches(problem: TilesKernelsProblem) -> list[launches.Launch
     chunks, tiles, splits = problem.plan
     type_name, size = launches.TYPES[problem.dtype]
     blocks, across = tiles * splits, problem.across(chunks)
-    steps = math.ceil(problem.pixels / _STEP_PIXELS) / splits
+    steps = math.ceil(problem.pixels * size / 2 / _STEP_PIXELS) / splits  # half as many pixels of float32 in a step
     # Copies and matrices of a step; a tile's results there and back, where they do not go to memory as they are.
     of_step = ((1 + chunks) + 2 * (1 + chunks)) * _THREADS // _LANES * 8
-    of_results = 0 if splits > 1 else 2 * 64 * chunks
+    of_results = 0 if splits > 1 else size * 64 * chunks
     # Other tiles of columns read the gradient again; the input other tiles of output channels, and those of other taps.
     again = (across - 1) * problem.arrays["grad"]
     again += (problem.down * min(across, problem.taps) - 1) * problem.arrays["input"]

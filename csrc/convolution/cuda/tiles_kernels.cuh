@@ -8,7 +8,7 @@
 // leaves sums in float, which are added in a fixed order. Bytes: the gradient of the kernels once, grad once for each
 // tile of columns, the input once for each tap and tile of output channels, all but the first time from caches.
 #pragma once
-#include "convolution/cuda/tiles.cuh"
+#include "convolution/cuda/tiles_kernels_operands.cuh"
 #include "convolution/tiles_kernels_problem.h"
 
 namespace crossd_ops::cuda {
@@ -23,31 +23,20 @@ struct KernelsShape {
   int step[2];   // whole rows of the result and the rest, from a thread's pixel to its next
 };
 
-// A row of a step is a pixel, a row of a tile an output channel; both have eight vectors, of output channels or of a
-// chunk of columns.
-constexpr int kStepPixels = static_cast<int>(kKernelsStepPixels), kKernelsRows = static_cast<int>(kKernelsTileRows);
-constexpr int kRowVectors = 8, kHalfTypeVector = 8, kRowsOfThreads = kTilesThreads / kRowVectors;
-static_assert(kKernelsTileRows == kRowVectors * kHalfTypeVector && kKernelsTileRows == kKernelsChunkColumns);
-constexpr int kChunkVectors = kStepPixels * kRowVectors;
 template <int kChunks>
 constexpr int kKernelsStageVectors = (1 + kChunks) * kChunkVectors;
 template <int kChunks>
 constexpr size_t kKernelsSharedBytes = kTilesStages * kKernelsStageVectors<kChunks> * kVectorBytes;
 
-// Where a vector of a row lies, so that those of eight neighbouring rows are in different banks.
-__device__ __forceinline__ int row_place(int row, int vector) {
-  return row * kRowVectors + (vector ^ row % kRowVectors);
-}
-
 // A tile of which sample and group a block makes, and of which pixels.
 struct KernelsPlace {
   int split, sample, group, first_channel, first_column, first_pixel, last_pixel;  // columns in vectors
 };
-template <int kChunks>
+template <typename T, int kChunks>
 __device__ __forceinline__ KernelsPlace kernels_place(const KernelsShape& shape) {
   const TilesShape& tiles = shape.tiles;
-  const int columns = tiles.kernel[0] * tiles.kernel[1] * tiles.in_channels / kHalfTypeVector;
-  const int across = (columns + kChunks * kRowVectors - 1) / (kChunks * kRowVectors);
+  const int columns = tiles.kernel[0] * tiles.kernel[1] * tiles.in_channels / kVector<T>;
+  const int across = (columns + kChunks * kRowVectors<T> - 1) / (kChunks * kRowVectors<T>);
   const int down = (tiles.out_channels + kKernelsRows - 1) / kKernelsRows;
   const int block = static_cast<int>(blockIdx.x), rows = block / across, group = rows / down;
   const int sample = group / tiles.groups,
@@ -57,7 +46,7 @@ __device__ __forceinline__ KernelsPlace kernels_place(const KernelsShape& shape)
           sample - split * shape.samples,
           group - sample * tiles.groups,
           (rows - group * down) * kKernelsRows,
-          (block - rows * across) * kChunks * kRowVectors,
+          (block - rows * across) * kChunks * kRowVectors<T>,
           first_pixel,
           first_pixel + (left < shape.of_split ? left : shape.of_split)};
 }
@@ -66,10 +55,11 @@ __device__ __forceinline__ KernelsPlace kernels_place(const KernelsShape& shape)
 struct KernelsColumn {
   int tap[2], channel;
 };
+template <typename T>
 __device__ __forceinline__ KernelsColumn kernels_column(const TilesShape& shape, int vector) {
-  const int vectors = shape.in_channels / kHalfTypeVector, tap = vector / vectors;
+  const int vectors = shape.in_channels / kVector<T>, tap = vector / vectors;
   const int down = tap / shape.kernel[1] < shape.kernel[0] ? tap / shape.kernel[1] : shape.kernel[0];
-  return {{down, tap % shape.kernel[1]}, (vector - tap * vectors) * kHalfTypeVector};
+  return {{down, tap % shape.kernel[1]}, (vector - tap * vectors) * kVector<T>};
 }
 
 // Brings the steps of the reduction to shared memory, one after the other. A thread has a vector of output channels and
@@ -81,17 +71,17 @@ class PixelsFetch {
                                          const T* input)
       : shape_(shape), input_(input + int64_t{place.sample} * shape.tiles.input_sample) {
     const TilesShape& tiles = shape.tiles;
-    const int vector = static_cast<int>(threadIdx.x) % kRowVectors;
-    const int first_row = static_cast<int>(threadIdx.x) / kRowVectors;
-    const int channel = place.first_channel + vector * kHalfTypeVector;
-    place_ = row_place(first_row, vector);
+    const int vector = static_cast<int>(threadIdx.x) % kRowVectors<T>;
+    const int first_row = static_cast<int>(threadIdx.x) / kRowVectors<T>;
+    const int channel = place.first_channel + vector * kVector<T>;
+    place_ = row_place<T>(first_row, vector);
     has_channel_ = channel < tiles.out_channels;
     grad_ = grad + int64_t{place.sample} * shape.grad_sample + place.group * tiles.out_channels + channel;
     pixels_left_ = place.last_pixel - place.first_pixel - first_row;
     y_ = (place.first_pixel + first_row) / tiles.result[1], x_ = (place.first_pixel + first_row) % tiles.result[1];
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk) {
-      const KernelsColumn column = kernels_column(tiles, place.first_column + chunk * kRowVectors + vector);
+      const KernelsColumn column = kernels_column<T>(tiles, place.first_column + chunk * kRowVectors<T> + vector);
       const bool is_column = column.tap[0] < tiles.kernel[0];
       top_[chunk] = is_column ? column.tap[0] * tiles.dilation[0] - tiles.padding[0] : kFarAway;
       left_[chunk] = column.tap[1] * tiles.dilation[1] - tiles.padding[1];
@@ -104,7 +94,7 @@ class PixelsFetch {
     const TilesShape& tiles = shape_.tiles;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      uint4* row = stage + place_ + i * kRowsOfThreads * kRowVectors;
+      uint4* row = stage + place_ + i * kTilesThreads;
       const bool is_pixel = pixels_left_ > 0;
       const T* from = grad_ + (y_ * shape_.grad_pixel[0] + x_ * shape_.grad_pixel[1]);
       copy_vector_async<false>(row, from, is_pixel && has_channel_);
@@ -119,12 +109,12 @@ class PixelsFetch {
       }
       y_ += shape_.step[0], x_ += shape_.step[1];
       if (x_ >= tiles.result[1]) x_ -= tiles.result[1], ++y_;
-      pixels_left_ -= kRowsOfThreads;
+      pixels_left_ -= kRowsOfThreads<T>;
     }
   }
 
  private:
-  static constexpr int kRows = kStepPixels / kRowsOfThreads, kFarAway = 1 << 30;
+  static constexpr int kRows = kStepPixels<T> / kRowsOfThreads<T>, kFarAway = 1 << 30;
 
   // Of a pixel from the image's first, which may lie before it: right modulo 2^32.
   __device__ __forceinline__ unsigned input_offset(unsigned y, unsigned x) const {
@@ -146,20 +136,18 @@ template <typename T, int kChunks>
 class KernelsWarpTile {
  public:
   __device__ __forceinline__ KernelsWarpTile()
-      : grad_place_(row_place(lane() / 16 * 8 + lane() % 8, first_row() / kHalfTypeVector + lane() / 8 % 2)),
-        input_place_(row_place(lane() % 16, first_vector() + lane() / 16)) {}
+      : grad_(first_row(), /*depth_is_second=*/true), input_(first_column(), /*depth_is_second=*/false) {}
 
   __device__ __forceinline__ void add_step(const uint4* stage) {
 #pragma unroll
-    for (int pixel = 0; pixel < kStepPixels; pixel += 16) {
+    for (int pixel = 0; pixel < kStepPixels<T>; pixel += Operands::kDepth) {
       uint32_t grads[2][4];
 #pragma unroll
-      for (int m = 0; m < 2; ++m) load_matrices<true>(stage + pixel * kRowVectors + (grad_place_ ^ 2 * m), grads[m]);
+      for (int m = 0; m < 2; ++m) grad_.load(stage, pixel, m, grads[m]);
 #pragma unroll
       for (int n = 0; n < kPairs; ++n) {
-        const int chunk = 1 + n / 2;
         uint32_t inputs[4];
-        load_matrices<true>(stage + chunk * kChunkVectors + pixel * kRowVectors + (input_place_ ^ n % 2 * 2), inputs);
+        input_.load(stage + (1 + n / 2) * kChunkVectors, pixel, n % 2, inputs);
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
           multiply_add<T>(sums_[m][2 * n], grads[m], inputs[0], inputs[1]);
@@ -169,7 +157,7 @@ class KernelsWarpTile {
     }
   }
 
-  // Calls function(row, vector of its chunk, chunk, element of the vector, two neighbouring sums) for each pair.
+  // Calls function(row, chunk, column of the chunk, two neighbouring sums) for each pair.
   template <typename Function>
   __device__ __forceinline__ void for_each_pair(Function&& function) const {
 #pragma unroll
@@ -178,26 +166,25 @@ class KernelsWarpTile {
       for (int m = 0; m < 2; ++m) {
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          function(first_row() + m * 16 + half * 8 + lane() / 4, first_vector() + n % 4, n / 4, lane() % 4 * 2,
+          function(first_row() + m * 16 + half * 8 + lane() / 4, n / 4, first_column() + n % 4 * 8 + lane() % 4 * 2,
                    sums_[m][n][2 * half], sums_[m][n][2 * half + 1]);
       }
     }
   }
 
  private:
-  static constexpr int kPairs = kChunks * 2;  // of vectors of columns
+  using Operands = OperandsAcrossRows<T>;
+  static constexpr int kPairs = kChunks * 2;  // of eight columns
 
   __device__ __forceinline__ static int lane() { return static_cast<int>(threadIdx.x) % kLanes; }
   __device__ __forceinline__ static int first_row() {
     return static_cast<int>(threadIdx.x) / kLanes / 2 * (kKernelsRows / 2);
   }
-  __device__ __forceinline__ static int first_vector() {
-    return static_cast<int>(threadIdx.x) / kLanes % 2 * (kRowVectors / 2);
+  __device__ __forceinline__ static int first_column() {
+    return static_cast<int>(threadIdx.x) / kLanes % 2 * (kKernelsRows / 2);
   }
 
-  // Of the row whose address the lane brings, in the first pixels of a step; an even number of vectors further on it is
-  // exchanged with another.
-  const int grad_place_, input_place_;
+  const Operands grad_, input_;
   float sums_[2][2 * kPairs][4] = {};
 };
 
@@ -216,8 +203,8 @@ template <typename T, int kChunks>
 __global__ void __launch_bounds__(kTilesThreads, kChunks == 1 ? 5 : 2)
     grad_kernels_tiles(KernelsShape shape, const T* grad, const T* input, float* partial, T* grad_kernels) {
   uint4* stages = dynamic_shared<uint4>();
-  const KernelsPlace place = kernels_place<kChunks>(shape);
-  const int steps = (place.last_pixel - place.first_pixel + kStepPixels - 1) / kStepPixels;
+  const KernelsPlace place = kernels_place<T, kChunks>(shape);
+  const int steps = (place.last_pixel - place.first_pixel + kStepPixels<T> - 1) / kStepPixels<T>;
   PixelsFetch<T, kChunks> fetch(shape, place, grad, input);
   KernelsWarpTile<T, kChunks> tile;
   // Copies of two steps are under way while one is worked on.
@@ -238,8 +225,9 @@ __global__ void __launch_bounds__(kTilesThreads, kChunks == 1 ? 5 : 2)
   const TilesShape& tiles = shape.tiles;
   const int rows = tiles.out_channels - place.first_channel;
   if (kChunks == 1 && partial) {
-    tile.for_each_pair([&](int row, int vector, int chunk, int element, float first, float second) {
-      const KernelsColumn column = kernels_column(tiles, place.first_column + chunk * kRowVectors + vector);
+    tile.for_each_pair([&](int row, int chunk, int own, float first, float second) {
+      const int vector = own / kVector<T>, element = own % kVector<T>;
+      const KernelsColumn column = kernels_column<T>(tiles, place.first_column + chunk * kRowVectors<T> + vector);
       if (row < rows && column.tap[0] < tiles.kernel[0])
         store_pair(partial + grad_kernels_offset(shape, place, column) + row * tiles.in_channels + element, first,
                    second);
@@ -247,21 +235,22 @@ __global__ void __launch_bounds__(kTilesThreads, kChunks == 1 ? 5 : 2)
     return;
   }
   __syncthreads();
-  tile.for_each_pair([&](int row, int vector, int chunk, int element, float first, float second) {
-    T* elements = reinterpret_cast<T*>(stages + chunk * kKernelsRows * kRowVectors + row_place(row, vector));
-    store_pair(elements + element, first, second);
+  constexpr int kTileVectors = kKernelsRows * kRowVectors<T>;  // of a chunk
+  tile.for_each_pair([&](int row, int chunk, int own, float first, float second) {
+    T* elements = reinterpret_cast<T*>(stages + chunk * kTileVectors + row_place<T>(row, own / kVector<T>));
+    store_pair(elements + own % kVector<T>, first, second);
   });
   __syncthreads();
-  const int vector = static_cast<int>(threadIdx.x) % kRowVectors;
+  const int vector = static_cast<int>(threadIdx.x) % kRowVectors<T>;
 #pragma unroll
   for (int chunk = 0; chunk < kChunks; ++chunk) {
-    const KernelsColumn column = kernels_column(tiles, place.first_column + chunk * kRowVectors + vector);
+    const KernelsColumn column = kernels_column<T>(tiles, place.first_column + chunk * kRowVectors<T> + vector);
     T* to = grad_kernels + grad_kernels_offset(shape, place, column);
 #pragma unroll
-    for (int i = 0; i < kKernelsRows / kRowsOfThreads; ++i) {
-      const int row = static_cast<int>(threadIdx.x) / kRowVectors + i * kRowsOfThreads;
+    for (int i = 0; i < kKernelsRows / kRowsOfThreads<T>; ++i) {
+      const int row = static_cast<int>(threadIdx.x) / kRowVectors<T> + i * kRowsOfThreads<T>;
       if (row < rows && column.tap[0] < tiles.kernel[0])
-        store_vector(to + row * tiles.in_channels, stages[chunk * kKernelsRows * kRowVectors + row_place(row, vector)]);
+        store_vector(to + row * tiles.in_channels, stages[chunk * kTileVectors + row_place<T>(row, vector)]);
     }
   }
 }
@@ -277,7 +266,10 @@ __global__ void add_splits(const float* partial, int splits, int64_t fours, T* g
     const float4 part = reinterpret_cast<const float4*>(partial)[split * fours + own];
     sums.x += part.x, sums.y += part.y, sums.z += part.z, sums.w += part.w;
   }
-  reinterpret_cast<uint2*>(grad_kernels)[own] = {pack_pair(sums.x, sums.y, T{}), pack_pair(sums.z, sums.w, T{})};
+  if constexpr (sizeof(T) == 4)
+    reinterpret_cast<float4*>(grad_kernels)[own] = sums;
+  else
+    reinterpret_cast<uint2*>(grad_kernels)[own] = {pack_pair(sums.x, sums.y, T{}), pack_pair(sums.z, sums.w, T{})};
 }
 
 }  // namespace crossd_ops::cuda

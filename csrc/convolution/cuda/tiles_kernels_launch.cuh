@@ -10,12 +10,13 @@ namespace crossd_ops::cuda {
 inline void check_tiles_kernels(const TilesKernelsProblem& problem, const KernelsPlan& plan) {
   const int64_t whole[] = {problem.in_channels,    problem.out_channels, problem.input_sample,  problem.input_pixel[0],
                            problem.input_pixel[1], problem.grad_sample,  problem.grad_pixel[0], problem.grad_pixel[1]};
-  bool fits = problem.dtype == Dtype::bfloat16 || problem.dtype == Dtype::float16;
-  for (const int64_t size : whole) fits = fits && size % kHalfTypeVector == 0;
+  bool fits = problem.dtype != Dtype::float64;
+  for (const int64_t size : whole) fits = fits && size % tiles_vector(problem.dtype) == 0;
   for (const void* tensor : {problem.input, problem.grad, static_cast<const void*>(problem.partial),
                              static_cast<const void*>(problem.grad_kernels)})
     fits = fits && reinterpret_cast<uintptr_t>(tensor) % kVectorBytes == 0;
-  if (!fits) throw std::runtime_error("crossd_ops: expected tiles of a half type, in whole vectors of channels");
+  if (!fits)
+    throw std::runtime_error("crossd_ops: expected tiles of a half type or float32, in whole vectors of channels");
   if ((plan.splits > 1) != (problem.partial != nullptr))
     throw std::runtime_error("crossd_ops: expected memory for sums where blocks share pixels, and only there");
 }
@@ -25,7 +26,8 @@ void launch_grad_kernels_tiles(const TilesKernelsProblem& problem, const Kernels
   KernelsShape shape{};
   shape.tiles = tiles_shape(problem), shape.grad_sample = problem.grad_sample;
   shape.samples = int_of_tiles(problem.samples), shape.of_split = int_of_tiles(plan.of_split);
-  shape.step[0] = kRowsOfThreads / shape.tiles.result[1], shape.step[1] = kRowsOfThreads % shape.tiles.result[1];
+  shape.step[0] = kRowsOfThreads<T> / shape.tiles.result[1];
+  shape.step[1] = kRowsOfThreads<T> % shape.tiles.result[1];
   for (int i = 0; i < 2; ++i) shape.grad_pixel[i] = int_of_tiles(problem.grad_pixel[i]);
   int_of_tiles(problem.result[0] * problem.grad_pixel[0] + problem.result[1] * problem.grad_pixel[1]);
   launch(grad_kernels_tiles<T, kChunks>, dim3(static_cast<unsigned>(int_of_tiles(plan.tiles * plan.splits))),
@@ -55,8 +57,10 @@ inline void launch_tiles_kernels_gradient(const TilesKernelsProblem& problem, cu
   if (plan.tiles == 0) return;  // a grid without blocks is an error
   if (problem.dtype == Dtype::bfloat16)
     launch_tiles_kernels_gradient_as<BFloat16>(problem, plan, stream);
-  else
+  else if (problem.dtype == Dtype::float16)
     launch_tiles_kernels_gradient_as<Float16>(problem, plan, stream);
+  else
+    launch_tiles_kernels_gradient_as<float>(problem, plan, stream);
 }
 
 }  // namespace crossd_ops::cuda
