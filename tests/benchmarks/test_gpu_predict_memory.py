@@ -84,8 +84,8 @@ def test_a_step_takes_what_torch_counts(place: int, of_torch: list[list[int]]) -
     """
     traced = traced_step(*STEPS[place])
     peak, kept = of_torch[place]
-    assert traced.peak_bytes == pytest.approx(peak, rel=0.1)
-    assert traced.kept_bytes == pytest.approx(kept, rel=0.1)
+    assert traced.peak_bytes == pytest.approx(peak, rel=0.15)
+    assert traced.kept_bytes == pytest.approx(kept, rel=0.15)
 
 
 def measured(case: NetworkCase, variant: str) -> tuple[int, int]:

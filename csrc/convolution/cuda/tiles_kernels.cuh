@@ -257,7 +257,8 @@ __global__ void __launch_bounds__(kTilesThreads, kChunks == 1 ? 5 : 2)
 
 // A thread adds four neighbours of all splits, in their order.
 template <typename T>
-__global__ void add_splits(const float* partial, int splits, int64_t fours, T* grad_kernels) {
+__global__ void __launch_bounds__(kTilesThreads)
+    add_splits(const float* partial, int splits, int64_t fours, T* grad_kernels) {
   const int64_t own = static_cast<int64_t>(blockIdx.x) * kTilesThreads + threadIdx.x;
   if (own >= fours) return;
   float4 sums{};
