@@ -41,7 +41,7 @@ _CLASSES = {
 }
 _UNROLL = re.compile(r"#pragma unroll (\d+)")
 # A function's first line, or the second of a kernel's: its name is the first that is called in it.
-_FUNCTION = re.compile(r"__device__|__global__|^ {4}\w+\((const \w+Problem|\w+Shape|Head\w+) ")
+_FUNCTION = re.compile(r"__device__|__global__|^ {4}\w+\((const \w+Problem|const float\*|\w+Shape|Head\w+) ")
 _CALLED = re.compile(r"\b(?!__launch_bounds__|sizeof)(\w+)\(")
 _STEPS = 4  # of an innermost loop of unknown length, in one iteration of the machine code's
 _REST, _REST_LENGTH = 0.9, 12  # a block with this share of a loop's lines, and so many instructions, is of its rest
