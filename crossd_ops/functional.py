@@ -130,7 +130,7 @@ def crossd_conv2d(
     Between the passes autograd keeps input, weight and shift alone: the kernels are built anew in the backward pass.
     On a GPU float32 is rounded to TF32 where torch's own convolutions may do so, `torch.backends.cudnn.allow_tf32` (by
     default on); but as matrices, which contiguous images mostly become, it is multiplied as
-    `torch.backends.cuda.matmul.allow_tf32` (off) says.
+    `torch.backends.cuda.matmul.allow_tf32` (off) says. A compiled function rounds as the last call outside of it did.
 
     Args:
         input: (B, C * groups, H, W), of the weight's type, under autocast of any; any strides; B may be 0.
@@ -191,7 +191,7 @@ def sample_conv2d(
 ) -> Tensor:
     """Convolves each sample with kernels of its own: y_b = conv2d(x_b, w_b), as of dynamic filters (arXiv 1605.09673).
 
-    By the methods of `crossd_conv2d`, in each direction.
+    By the methods of `crossd_conv2d`, in each direction, and on a GPU rounded as it is.
 
     Args:
         input: (B, C * groups, H, W), of the weight's type, under autocast of any; any strides; B may be 0.

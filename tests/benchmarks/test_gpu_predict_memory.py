@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CASES = (
     NetworkCase("resnet18", batch=2, size=64, classes=10, width=8),
     NetworkCase("resnet18", batch=2, size=64, classes=10, width=8, autocast=True, channels_last=True),
+    NetworkCase("resnet18", batch=2, size=64, classes=10, width=8, autocast=True),
 )
 BLOCK = 512  # of torch's allocator on a GPU
 
@@ -65,7 +66,10 @@ def test_autograd_keeps_what_the_way_back_needs() -> None:
 
 @pytest.fixture(scope="module")
 def of_torch() -> list[list[int]]:
-    environment = {**os.environ, "CROSSD_CONVOLUTION_BRANCH": "gpu", "PYTHONPATH": str(ROOT)}
+    if "AVX512" not in torch.backends.cpu.get_cpu_capability():
+        pytest.skip("with other instructions the convolutions of the CPU have larger buffers")
+    instructions = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}  # newer ones: of half types, too
+    environment = {**os.environ, **instructions, "CROSSD_CONVOLUTION_BRANCH": "gpu", "PYTHONPATH": str(ROOT)}
     environment.pop("CROSSD_CONVOLUTION_METHOD", None)
     process = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr[-2000:]
@@ -73,19 +77,22 @@ def of_torch() -> list[list[int]]:
     return found
 
 
-STEPS = [*itertools.product(CASES, ("plain", "fused")), (CASES[0], "expansion")]
+# Channels-last half types go in tiles, for which the CPU has a stand-in.
+STEPS = [(CASES[0], "plain"), (CASES[0], "fused"), (CASES[0], "expansion"), (CASES[1], "plain"), (CASES[2], "fused")]
 
 
 @pytest.mark.parametrize("place", range(len(STEPS)), ids=[f"{case.label} {variant}" for case, variant in STEPS])
 def test_a_step_takes_what_torch_counts(place: int, of_torch: list[list[int]]) -> None:
     """Of the CPU, whose kernels have buffers of their own.
 
-    What autograd was given and has dropped since is counted there where nothing took its place.
+    What autograd was given and has dropped since is counted there where nothing took its place: of the expansion's many
+    tensors not the same from run to run.
     """
     traced = traced_step(*STEPS[place])
     peak, kept = of_torch[place]
-    assert traced.peak_bytes == pytest.approx(peak, rel=0.15)
-    assert traced.kept_bytes == pytest.approx(kept, rel=0.15)
+    assert traced.peak_bytes == pytest.approx(peak, rel=0.1)
+    if STEPS[place][1] != "expansion":
+        assert traced.kept_bytes == pytest.approx(kept, rel=0.1)
 
 
 def measured(case: NetworkCase, variant: str) -> tuple[int, int]:

@@ -108,12 +108,17 @@ def test_tiles_with_a_bias(samples: int, dtype: torch.dtype) -> None:
 
 
 @only_cuda
+@pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("allowed", [False, True])
-def test_float32_follows_the_setting_of_matrix_products(allowed: bool) -> None:
-    """Not that of convolutions, which allows TF32 unasked."""
+def test_float32_follows_the_setting_of_what_multiplies(allowed: bool, channels_last: bool) -> None:
+    """In tiles that of convolutions, which allows TF32 unasked; as columns that of matrix products."""
     image, weight, shift = torch.randn(4, 64, 28, 28), torch.randn(64, 64, 3, 3, 3), torch.randn(4, 3)
     exact = defined(image.double(), weight.double(), shift.double(), 1, 1, 1)
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed, not allowed
-    result = crossd_ops.crossd_conv2d(*(tensor.to(DEVICE) for tensor in (image, weight, shift)), None, 1, 1)
+    torch.backends.cuda.matmul.allow_tf32 = allowed != channels_last
+    torch.backends.cudnn.allow_tf32 = allowed == channels_last
+    image, weight, shift = (tensor.to(DEVICE) for tensor in (image, weight, shift))
+    if channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    result = crossd_ops.crossd_conv2d(image, weight, shift, None, 1, 1)
     error = ((result.double().cpu() - exact).abs().max() / exact.abs().max()).item()
     assert (error > 2e-5) == allowed, error

@@ -285,9 +285,8 @@ def _source_of(blocks: list[_Block], head: int, body: set[int]) -> tuple[str, st
 
 def _start_of_function(file: str, line: int) -> int:
     """The line with its name; 0: not found."""
-    numbers = range(line, 0, -1)
     texts = _source(file)
-    return next((n for n in numbers if _FUNCTION.search(texts[n - 1]) and _CALLED.search(texts[n - 1])), 0)
+    return next((n for n in range(line, 0, -1) if _FUNCTION.search(texts[n - 1]) and _CALLED.search(texts[n - 1])), 0)
 
 
 def _text(place: tuple[str, int]) -> str:
