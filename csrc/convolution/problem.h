@@ -40,9 +40,9 @@ struct ConvolutionProblem {
   int64_t columns() const {  // elements of all of them, see convolution/columns.h
     return samples() * shape.in_channels * geometry.groups * kernel_elements() * pixels();
   }
-  int64_t row_of_columns() const {  // elements: on a GPU whole vectors of 16 bytes, which products want too
-    const int64_t vector = on_gpu ? 16 / size_of(dtype) : 1;
-    return (pixels() + vector - 1) / vector * vector;
+  int64_t row_of_columns() const {  // elements: on a GPU whole sectors of 32 bytes; products want vectors of 16
+    const int64_t sector = on_gpu ? 32 / size_of(dtype) : 1;
+    return (pixels() + sector - 1) / sector * sector;
   }
   int64_t samples_of_chunk() const {  // whose columns exist at the same time
     constexpr int64_t kMostOfChunk = 1 << 26;

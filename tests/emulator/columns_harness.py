@@ -67,8 +67,8 @@ def _problem(image: torch.Tensor, *numbers: Sequence[int]) -> ColumnsProblem:
     more = 3 - len(sizes)
     filled = [[1] * more + list(values) for values in (sizes, kernel, result, stride)]
     filled += [[0] * more + list(padding), [1] * more + list(dilation)]
-    vector = 16 // image.element_size()
-    row = -(-math.prod(result) // vector) * vector
+    sector = 32 // image.element_size()
+    row = -(-math.prod(result) // sector) * sector
     return ColumnsProblem(
         samples, channels, *(_Axes(*values) for values in filled), of_sample, of_channel,
         _Axes(*([0] * more + of_pixels)), row, DTYPES[image.dtype],
@@ -77,8 +77,8 @@ def _problem(image: torch.Tensor, *numbers: Sequence[int]) -> ColumnsProblem:
 
 def _columns(problem: ColumnsProblem, dtype: torch.dtype) -> torch.Tensor:
     rows = problem.channels * math.prod(problem.kernel)
-    memory = torch.full((problem.samples * rows * problem.row + 16,), float("nan"), dtype=dtype)
-    first = -memory.data_ptr() % 16 // memory.element_size()
+    memory = torch.full((problem.samples * rows * problem.row + 32,), float("nan"), dtype=dtype)
+    first = -memory.data_ptr() % 32 // memory.element_size()
     return memory[first:][: problem.samples * rows * problem.row].view(problem.samples, rows, problem.row)
 
 

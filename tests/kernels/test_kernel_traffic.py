@@ -147,7 +147,6 @@ REASONS = (  # the first that fits holds
     ),
     Reason("", "^grad_kernels_tiles", "read grad", "by each tile of columns: from L2"),
     Reason("", "^grad_kernels_tiles", "read input", "by each tap: from L1 of a tile with several, else from L2"),
-    Reason("14x14", "columns_from_", "write columns", "rows of whole vectors begin inside sectors: L2 joins the parts"),
 )
 
 COSTS = (" moved", " moved_once_a_block", " wavefronts", " barriers")
