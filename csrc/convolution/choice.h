@@ -90,18 +90,19 @@ inline bool can_be_shared(const ConvolutionProblem& problem) { return !problem.o
 // sizes that the kernels can count in 32 bits.
 inline bool can_have_tiles(const ConvolutionProblem& problem, bool backward) {
   constexpr int64_t kMostElements = 1 << 28, kMostStep = 1 << 12;
+  if (!problem.on_gpu || problem.kernel.size() != 2 || problem.format != MemoryFormat::channels_last) return false;
+  if (size_of(problem.dtype) != 2 && !problem.tf32) return false;
   const auto& [stride, padding, dilation, groups] = problem.geometry;
   const int64_t vector = tiles_vector(problem.dtype);
+  if (problem.shape.in_channels % vector != 0 || problem.rows() / groups % vector != 0) return false;
+  for (const auto* numbers : {&stride, &padding, &dilation})
+    for (const int64_t number : *numbers)
+      if (number > kMostStep) return false;
   const double of_kernels = static_cast<double>(problem.rows() * problem.shape.in_channels * problem.kernel_elements());
   const double of_result = static_cast<double>(problem.rows() * problem.pixels());
-  bool fits = problem.input_elements / static_cast<double>(problem.samples()) <= kMostElements &&
-              of_kernels <= kMostElements && (!backward || of_result <= kMostElements) &&
-              tiled_work(problem, backward).blocks <= kMostElements;
-  for (const auto* numbers : {&stride, &padding, &dilation})
-    for (const int64_t number : *numbers) fits = fits && number <= kMostStep;
-  return fits && problem.on_gpu && problem.kernel.size() == 2 && (size_of(problem.dtype) == 2 || problem.tf32) &&
-         problem.format == MemoryFormat::channels_last && problem.shape.in_channels % vector == 0 &&
-         problem.rows() / groups % vector == 0;
+  return problem.input_elements / static_cast<double>(problem.samples()) <= kMostElements &&
+         of_kernels <= kMostElements && (!backward || of_result <= kMostElements) &&
+         tiled_work(problem, backward).blocks <= kMostElements;
 }
 
 inline bool is_possible(const ConvolutionProblem& problem, Method method, bool backward) {

@@ -31,6 +31,15 @@ class Program {
     return !has("--first-failure");
   }
 
+  // What main returns: of all cases, which have a name; fault_of(case, orders of threads).
+  template <typename Cases, typename FaultOf>
+  int check(const Cases& cases, const FaultOf& fault_of) {
+    const int orders = has("--one-order") ? 1 : 3;
+    for (const auto& one : cases)
+      if (!goes_on_after(one.name(), [&] { return fault_of(one, orders); })) return 1;
+    return finish();
+  }
+
   int finish() const {
     std::printf("%d of %d cases failed\n", failed_, cases_);
     return failed_ != 0;

@@ -1,12 +1,16 @@
-// What the checks of the convolution in tiles share: sizes by chance, how they are told, and tensors.
+// What the checks of the convolution in tiles share: sizes by chance, how they are told, tensors, and the runs of a
+// case.
 #pragma once
 #include <cmath>
 #include <memory>
 #include <random>
 #include <string>
+#include <vector>
 
+#include "convolution/cuda/tiles_launch.cuh"
 #include "convolution/tiles_problem.h"
 #include "half_types.h"
+#include "program.h"
 
 namespace check {
 
@@ -26,6 +30,32 @@ void draw_axis(std::mt19937& random, Problem& problem, int axis, int64_t size, i
     left = size + 2 * problem.padding[axis] - problem.dilation[axis] * (kernel - 1) - 1;
   } while (left < 0);
   problem.result[axis] = left / problem.stride[axis] + 1;
+}
+
+// Problems of every dtype and kernels of every size up to 7, of few channels on one side and up to ten vectors on the
+// other; calls add(problem, elements of a vector) for each.
+template <typename Problem, typename Add>
+void draw_problems(std::mt19937& random, bool brief, int64_t Problem::* few, int64_t Problem::* many, const Add& add) {
+  for (const Dtype dtype : {Dtype::bfloat16, Dtype::float16, Dtype::float32})
+    for (int64_t kernel = 1; kernel <= 7; ++kernel)
+      for (int64_t round = 0; round < (brief ? 1 : 3); ++round) {
+        Problem problem{};
+        problem.samples = drawn(random, 1, 2), problem.groups = drawn(random, 1, 2), problem.dtype = dtype;
+        const int64_t vector = tiles_vector(dtype);
+        problem.*few = vector * drawn(random, 1, 5), problem.*many = vector * drawn(random, 1, 10);
+        draw_axis(random, problem, 0, drawn(random, 8, 14), kernel);
+        draw_axis(random, problem, 1, drawn(random, 8, 14), round == 2 ? drawn(random, 1, 7) : kernel);
+        add(problem, vector);
+      }
+}
+
+// Kernels of one element, strides and dilations of one, no borders.
+template <typename Problem>
+Problem plain_problem(const ImageAxes& image, int64_t in_channels, int64_t out_channels, Dtype dtype) {
+  Problem problem{1, 1, in_channels, out_channels};
+  problem.image = problem.result = image, problem.kernel = problem.stride = problem.dilation = {1, 1};
+  problem.dtype = dtype;
+  return problem;
 }
 
 template <typename Problem>
@@ -67,5 +97,41 @@ class Elements {
   Dtype dtype_;
   std::unique_ptr<char[]> memory_;
 };
+
+// The first element of a result that is not what expected(element) has: a value, and how far it may be from that.
+template <typename Expected>
+std::string fault_of_result(const Elements& result, int64_t count, const Expected& expected) {
+  for (int64_t at = 0; at < count; ++at) {
+    const auto [sum, allowed] = expected(at);
+    const double found = result.at(at);
+    if (std::isnan(sum) && std::isnan(found)) continue;
+    if (!(std::fabs(found - sum) <= allowed))
+      return "element " + std::to_string(at) + " is " + std::to_string(found) + ", the sum is " + std::to_string(sum);
+  }
+  return "";
+}
+
+constexpr emu::Order kOrders[] = {emu::Order::random, emu::Order::forward, emu::Order::reverse};
+
+// Tensors must have a problem, a result of `count()` elements and expected(element). The result must have the same bits
+// in the first `orders` orders of threads and in every size of tiles: `by_plan` launches those of the plan, the others
+// those of one size each.
+template <typename Tensors, typename Launch>
+std::string fault_in_tiles(Tensors& tensors, int orders, const Launch& by_plan, const std::vector<Launch>& by_size) {
+  std::string first;
+  for (int order = 0; order < orders; ++order) {
+    emu::order = kOrders[order];
+    const auto runs_alike = [&](const Launch& launch) {
+      tensors.result.poison();
+      launch(tensors.problem);
+      if (first.empty()) first = tensors.result.raw();
+      return tensors.result.raw() == first;
+    };
+    bool alike = order > 0 || runs_alike(by_plan);
+    for (const Launch& launch : by_size) alike = alike && (tensors.problem.samples == 0 || runs_alike(launch));
+    if (!alike) return "depends on threads or tiles";
+  }
+  return fault_of_result(tensors.result, tensors.count(), [&](int64_t at) { return tensors.expected(at); });
+}
 
 }  // namespace check

@@ -5,12 +5,9 @@
 #include <vector>
 
 #include "convolution/cuda/tiles_input_launch.cuh"
-#include "program.h"
 #include "tiles_case.h"
 
 namespace check {
-
-int runs = 3;
 
 struct Case {
   TilesInputProblem problem;  // without tensors and strides
@@ -20,35 +17,21 @@ struct Case {
   std::string name() const { return text_of(problem) + " room " + std::to_string(room) + (has_nan ? " nan" : ""); }
 };
 
-TilesInputProblem plain_problem(const ImageAxes& image, int64_t in_channels, int64_t out_channels, Dtype dtype) {
-  TilesInputProblem problem{1, 1, in_channels, out_channels};
-  problem.image = problem.result = image, problem.kernel = problem.stride = problem.dilation = {1, 1};
-  problem.dtype = dtype;
-  return problem;
-}
-
 std::vector<Case> all_cases(bool brief) {
   std::mt19937 random(20);
   std::vector<Case> cases;
-  for (const Dtype dtype : {Dtype::bfloat16, Dtype::float16, Dtype::float32})
-    for (int64_t kernel = 1; kernel <= 7; ++kernel)
-      for (int64_t round = 0; round < (brief ? 1 : 3); ++round) {
-        TilesInputProblem problem{};
-        problem.samples = drawn(random, 1, 2), problem.groups = drawn(random, 1, 2), problem.dtype = dtype;
-        const int64_t vector = tiles_vector(dtype);
-        problem.in_channels = vector * drawn(random, 1, 10), problem.out_channels = vector * drawn(random, 1, 5);
-        draw_axis(random, problem, 0, drawn(random, 8, 14), kernel);
-        draw_axis(random, problem, 1, drawn(random, 8, 14), round == 2 ? drawn(random, 1, 7) : kernel);
-        cases.push_back({problem, vector * drawn(random, 0, 2)});
-      }
+  const auto add = [&](const TilesInputProblem& problem, int64_t vector) {
+    cases.push_back({problem, vector * drawn(random, 0, 2)});
+  };
+  draw_problems(random, brief, &TilesInputProblem::out_channels, &TilesInputProblem::in_channels, add);
   // Whole tiles, and a pixel, or channels, more and less; rows of one pixel.
   for (const Dtype dtype : {Dtype::bfloat16, Dtype::float32})
     for (const int64_t pixels : {63, 64, 65, 128, 129})
       for (const int64_t in_channels : {56, 64, 72})
-        cases.push_back({plain_problem({1, pixels}, in_channels, 32, dtype), 0});
+        cases.push_back({plain_problem<TilesInputProblem>({1, pixels}, in_channels, 32, dtype), 0});
   // Strides that have a factor in common with dilations, and those beyond kernel and image.
   for (const int64_t stride : {4, 6, 9, 40}) {
-    TilesInputProblem wide = plain_problem({21, 19}, 16, 16, Dtype::bfloat16);
+    TilesInputProblem wide = plain_problem<TilesInputProblem>({21, 19}, 16, 16, Dtype::bfloat16);
     wide.kernel = {5, 3}, wide.stride = {stride, 4}, wide.dilation = {2, 6}, wide.padding = {3, 1};
     for (int i = 0; i < 2; ++i)
       wide.result[i] =
@@ -56,7 +39,7 @@ std::vector<Case> all_cases(bool brief) {
     cases.push_back({wide, 8});
   }
   // A step that goes on behind the last tap sees nothing, which 0 times NaN is not.
-  TilesInputProblem few = plain_problem({9, 9}, 8, 8, Dtype::bfloat16);
+  TilesInputProblem few = plain_problem<TilesInputProblem>({9, 9}, 8, 8, Dtype::bfloat16);
   few.kernel = {3, 3}, few.padding = {1, 1};
   cases.push_back({few, 0, true});
   cases.push_back({few, 0});
@@ -70,10 +53,10 @@ struct Tensors {
         grad(problem.samples * problem.grad_sample - (problem.samples ? one.room : 0), problem.dtype, random),
         kernels(problem.samples * taps() * problem.groups * problem.out_channels * problem.in_channels, problem.dtype,
                 random),
-        grad_input(problem.samples * pixels() * channels(), problem.dtype, random) {
+        result(count(), problem.dtype, random) {
     if (one.has_nan)
       std::memset(grad.data_at(problem.grad_sample / 2), 0xff, static_cast<size_t>(element_size(problem.dtype)));
-    problem.grad = grad.data(), problem.kernels = kernels.data(), problem.grad_input = grad_input.data();
+    problem.grad = grad.data(), problem.kernels = kernels.data(), problem.grad_input = result.data();
   }
   static TilesInputProblem strided(const Case& one) {
     TilesInputProblem problem = one.problem;
@@ -85,6 +68,7 @@ struct Tensors {
   int64_t taps() const { return problem.kernel[0] * problem.kernel[1]; }
   int64_t pixels() const { return problem.image[0] * problem.image[1]; }
   int64_t channels() const { return problem.groups * problem.in_channels; }
+  int64_t count() const { return problem.samples * pixels() * channels(); }
 
   // What element `at` of the gradient is, and how far it may be from that.
   std::pair<double, double> expected(int64_t at) const {
@@ -111,55 +95,26 @@ struct Tensors {
   }
 
   TilesInputProblem problem;
-  Elements grad, kernels, grad_input;
+  Elements grad, kernels, result;
 };
 
 template <int kRows>
 void launch_rows(const TilesInputProblem& problem) {
-  if (problem.dtype == Dtype::bfloat16)
-    cuda::launch_tiles_input_of<cuda::BFloat16, kRows>(problem, nullptr);
-  else if (problem.dtype == Dtype::float16)
-    cuda::launch_tiles_input_of<cuda::Float16, kRows>(problem, nullptr);
-  else
-    cuda::launch_tiles_input_of<float, kRows>(problem, nullptr);
+  cuda::with_type_of_tiles(
+      problem.dtype, [&](auto element) { cuda::launch_tiles_input_of<decltype(element), kRows>(problem, nullptr); });
 }
 
-std::string fault_of(const Case& one) {
-  constexpr emu::Order orders[] = {emu::Order::random, emu::Order::forward, emu::Order::reverse};
+std::string fault_of(const Case& one, int orders) {
   std::mt19937 random(20);
   Tensors tensors(one, random);
-  std::string first;
-  for (int run = 0; run < 2 * runs; ++run) {
-    emu::order = orders[run / 2];
-    tensors.grad_input.poison();
-    if (run == 0 || tensors.problem.samples == 0)
-      cuda::launch_tiles_input_gradient(tensors.problem, nullptr);
-    else if (run % 2)
-      launch_rows<kManyTileRows>(tensors.problem);
-    else
-      launch_rows<kFewTileRows>(tensors.problem);
-    if (run == 0)
-      first = tensors.grad_input.raw();
-    else if (tensors.grad_input.raw() != first)
-      return "depends on threads or tiles";
-  }
-  const int64_t count = tensors.problem.samples * tensors.pixels() * tensors.channels();
-  for (int64_t at = 0; at < count; ++at) {
-    const auto [expected, allowed] = tensors.expected(at);
-    if (std::isnan(expected) && std::isnan(tensors.grad_input.at(at))) continue;
-    if (!(std::fabs(tensors.grad_input.at(at) - expected) <= allowed))
-      return "element " + std::to_string(at) + " is " + std::to_string(tensors.grad_input.at(at)) + ", the sum is " +
-             std::to_string(expected);
-  }
-  return "";
+  const auto by_plan = [](const TilesInputProblem& problem) { cuda::launch_tiles_input_gradient(problem, nullptr); };
+  return fault_in_tiles<Tensors, void (*)(const TilesInputProblem&)>(
+      tensors, orders, by_plan, {launch_rows<kManyTileRows>, launch_rows<kFewTileRows>});
 }
 
 }  // namespace check
 
 int main(int count, char** arguments) {
   check::Program program(count, arguments);
-  if (program.has("--one-order")) check::runs = 1;
-  for (const check::Case& one : check::all_cases(program.has("brief")))
-    if (!program.goes_on_after(one.name(), [&] { return check::fault_of(one); })) return 1;
-  return program.finish();
+  return program.check(check::all_cases(program.has("brief")), check::fault_of);
 }

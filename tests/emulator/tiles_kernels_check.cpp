@@ -4,12 +4,9 @@
 #include <vector>
 
 #include "convolution/cuda/tiles_kernels_launch.cuh"
-#include "program.h"
 #include "tiles_case.h"
 
 namespace check {
-
-int runs = 3;
 
 enum class Nan { none, input, grad };  // in one pixel
 
@@ -29,33 +26,24 @@ struct Case {
 std::vector<Case> all_cases(bool brief) {
   std::mt19937 random(20);
   std::vector<Case> cases;
-  for (const Dtype dtype : {Dtype::bfloat16, Dtype::float16, Dtype::float32})
-    for (int64_t kernel = 1; kernel <= 7; ++kernel)
-      for (int64_t round = 0; round < (brief ? 1 : 3); ++round) {
-        TilesKernelsProblem problem{};
-        problem.samples = drawn(random, 1, 2), problem.groups = drawn(random, 1, 2), problem.dtype = dtype;
-        const int64_t vector = tiles_vector(dtype);
-        problem.in_channels = vector * drawn(random, 1, 5), problem.out_channels = vector * drawn(random, 1, 10);
-        draw_axis(random, problem, 0, drawn(random, 8, 14), kernel);
-        draw_axis(random, problem, 1, drawn(random, 8, 14), round == 2 ? drawn(random, 1, 7) : kernel);
-        cases.push_back({problem, vector * drawn(random, 0, 2), vector * drawn(random, 0, 2)});
-      }
+  const auto add = [&](const TilesKernelsProblem& problem, int64_t vector) {
+    const int64_t input_room = vector * drawn(random, 0, 2);
+    cases.push_back({problem, input_room, vector * drawn(random, 0, 2)});
+  };
+  draw_problems(random, brief, &TilesKernelsProblem::in_channels, &TilesKernelsProblem::out_channels, add);
   // Whole tiles and steps, and a pixel, or channels, more and less; rows of one pixel; enough pixels to share.
   for (const int64_t pixels : {31, 32, 33, 64, 97, 520})
     for (const int64_t out_channels : {56, 64, 72})
       for (const int64_t in_channels : {56, 64, 192, 200}) {
         if (brief && (in_channels != 64 || out_channels != 72)) continue;
-        TilesKernelsProblem problem{1, 1, in_channels, out_channels};
-        problem.image = problem.result = {pixels % 2 ? 1 : pixels, pixels % 2 ? pixels : 1};
-        problem.kernel = problem.stride = problem.dilation = {1, 1}, problem.dtype = Dtype::bfloat16;
-        cases.push_back({problem, 0, 0});
-        problem.dtype = Dtype::float32;
-        if (in_channels < 192) cases.push_back({problem, 0, 0});
+        const ImageAxes image = {pixels % 2 ? 1 : pixels, pixels % 2 ? pixels : 1};
+        for (const Dtype dtype : {Dtype::bfloat16, Dtype::float32})
+          if (dtype == Dtype::bfloat16 || in_channels < 192)
+            cases.push_back({plain_problem<TilesKernelsProblem>(image, in_channels, out_channels, dtype), 0, 0});
       }
   // What pixels behind the last would see of the image.
-  TilesKernelsProblem few{1, 1, 8, 8};
-  few.image = {9, 9}, few.result = {4, 4}, few.kernel = {3, 3}, few.stride = {2, 2}, few.dilation = {1, 1};
-  few.dtype = Dtype::bfloat16;
+  TilesKernelsProblem few = plain_problem<TilesKernelsProblem>({9, 9}, 8, 8, Dtype::bfloat16);
+  few.result = {4, 4}, few.kernel = {3, 3}, few.stride = {2, 2};
   for (const Nan nan : {Nan::input, Nan::grad, Nan::none}) cases.push_back({few, 0, 0, nan});
   cases.back().problem.samples = 0;
   return cases;
@@ -113,14 +101,7 @@ struct Tensors {
   }
 
   std::string fault() const {
-    for (int64_t at = 0; at < count(); ++at) {
-      const auto [sum, allowed] = expected(at);
-      if (std::isnan(sum) && std::isnan(grad_kernels.at(at))) continue;
-      if (!(std::fabs(grad_kernels.at(at) - sum) <= allowed))
-        return "element " + std::to_string(at) + " is " + std::to_string(grad_kernels.at(at)) + ", the sum is " +
-               std::to_string(sum);
-    }
-    return "";
+    return fault_of_result(grad_kernels, count(), [&](int64_t at) { return expected(at); });
   }
 
   // The bits of the gradient, by a plan, or by the launcher's own.
@@ -131,12 +112,10 @@ struct Tensors {
     grad_kernels.poison();
     if (is_own)
       cuda::launch_tiles_kernels_gradient(planned, nullptr);
-    else if (problem.dtype == Dtype::bfloat16)
-      cuda::launch_tiles_kernels_gradient_as<cuda::BFloat16>(planned, plan, nullptr);
-    else if (problem.dtype == Dtype::float16)
-      cuda::launch_tiles_kernels_gradient_as<cuda::Float16>(planned, plan, nullptr);
     else
-      cuda::launch_tiles_kernels_gradient_as<float>(planned, plan, nullptr);
+      cuda::with_type_of_tiles(problem.dtype, [&](auto element) {
+        cuda::launch_tiles_kernels_gradient_as<decltype(element)>(planned, plan, nullptr);
+      });
     return grad_kernels.raw();
   }
 
@@ -144,15 +123,14 @@ struct Tensors {
   Elements input, grad, grad_kernels;
 };
 
-std::string fault_of(const Case& one) {
-  constexpr emu::Order orders[] = {emu::Order::random, emu::Order::forward, emu::Order::reverse};
+std::string fault_of(const Case& one, int orders) {
   std::mt19937 random(20);
   Tensors tensors(one, random);
   const KernelsPlan own = plan_of_kernels_gradient(tensors.problem);
   const KernelsPlan narrow = kernels_plan(tensors.problem, 1, 1), wide = kernels_plan(tensors.problem, kWideChunks, 1);
   std::string whole, shared;  // bits where each block sees all pixels, and where three share them
-  for (int run = 0; run < runs; ++run) {
-    emu::order = orders[run];
+  for (int run = 0; run < orders; ++run) {
+    emu::order = kOrders[run];
     const std::string found = tensors.run(own, true);
     const std::string fault = run == 0 ? tensors.fault() : "";
     if (!fault.empty() || tensors.problem.samples == 0) return fault;
@@ -172,8 +150,5 @@ std::string fault_of(const Case& one) {
 
 int main(int count, char** arguments) {
   check::Program program(count, arguments);
-  if (program.has("--one-order")) check::runs = 1;
-  for (const check::Case& one : check::all_cases(program.has("brief")))
-    if (!program.goes_on_after(one.name(), [&] { return check::fault_of(one); })) return 1;
-  return program.finish();
+  return program.check(check::all_cases(program.has("brief")), check::fault_of);
 }

@@ -57,9 +57,9 @@ ADDRESS_HEAD = faults(
 ADDRESS_TILES = [
     *faults(
         OUT_OF_BOUNDS,
-        Mutant("convolution/cuda/tiles.cuh", "column < count", "true"),
+        Mutant("convolution/cuda/tiles_product.cuh", "column < count", "true"),
         Mutant("convolution/cuda/tiles.cuh", "is_tap && row < channels_left_", "is_tap"),
-        Mutant("convolution/cuda/tiles.cuh", "row < pixels", "true"),
+        Mutant("convolution/cuda/tiles_product.cuh", "row < pixels", "true"),
     ),
     *faults(  # a pixel before the image is far from it, in unsigned offsets
         "AddressSanitizer: (heap-buffer-overflow|SEGV)",

@@ -156,7 +156,7 @@ def test_every_loop_is_one_that_the_prediction_knows(architecture: str) -> None:
     axes = (4, 4), (3, 3), (1, 1), (1, 1), (1, 1)
     of_input = tiles_models.TilesInputProblem(2, 1, 32, 64, *axes, "bfloat16", {"grad": 1, "kernels": 1})
     known["grad_input_tiles"] = set(tiles_models.tiles_input_launches(of_input)[0].loops)
-    known["grad_kernels_tiles"], known["add_splits"] = {"grad_kernels_tiles.step"}, {"add_splits.split"}
+    known["grad_kernels_tiles"], known["add_splits"] = {"add_steps.step"}, {"add_splits.split"}
     head = launches.HeadProblem(2, 200 * 200, "float32", False)
     for launch in (*launches.head_forward_launches(head), *launches.head_backward_launches(head)):
         known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from mutants import BRIEF, Mutant, Suite, missing_barriers
 
-TILES = "convolution/cuda/tiles.cuh"
+TILES, PRODUCT = "convolution/cuda/tiles.cuh", "convolution/cuda/tiles_product.cuh"
 CUDA_TILES = [
-    Mutant(TILES, "vector ^ (row / 2 % kStepVectors)", "vector ^ (vector % 2 * row / 2 % kStepVectors)"),
-    Mutant(TILES, "first_row_ + lane_ % 16", "first_row_ + lane_ % 8"),
-    Mutant(TILES, "stage + (place_ ^ half)", "stage + place_"),
-    Mutant(TILES, "channels[n / 2][n % 2 * 2 + 1]", "channels[n / 2][n % 2 * 2]"),
-    Mutant(TILES, "lane_ % 4 * 2", "lane_ / 8 * 2"),
-    Mutant(TILES, "sums_[m][n] + 2 * half", "sums_[m][n]"),
-    Mutant(TILES, "wait_copies<kTilesStages - 2>();", "wait_copies<kTilesStages - 1>();"),
-    Mutant(TILES, "stages + free_stage * kStageVectors<kRows>", "stages"),
+    Mutant(PRODUCT, "vector ^ (row / 2 % kStepVectors)", "vector ^ (vector % 2 * row / 2 % kStepVectors)"),
+    Mutant(PRODUCT, "first_row_ + lane_ % 16", "first_row_ + lane_ % 8"),
+    Mutant(PRODUCT, "stage + (place_ ^ half)", "stage + place_"),
+    Mutant(PRODUCT, "channels[n / 2][n % 2 * 2 + 1]", "channels[n / 2][n % 2 * 2]"),
+    Mutant(PRODUCT, "lane_ % 4 * 2", "lane_ / 8 * 2"),
+    Mutant(PRODUCT, "sums_[m][n] + 2 * half", "sums_[m][n]"),
+    Mutant(PRODUCT, "wait_copies<kTilesStages - 2>();", "wait_copies<kTilesStages - 1>();"),
+    Mutant(PRODUCT, "stages + free_stage * kVectors", "stages"),
     Mutant(TILES, "is_tap ? tap[0] * shape_.dilation[0] : Pixels::kFarAway", "tap[0] * shape_.dilation[0]"),
     Mutant(TILES, "tap[1] * shape_.dilation[1]", "tap[1]"),
     Mutant(TILES, "channel >= channels", "channel > channels"),
@@ -49,8 +49,6 @@ CUDA_TILES_KERNELS = [
     Mutant(TILES_OPERANDS, "block * 4 + half * 2", "block * 4"),
     Mutant(TILES_OPERANDS, "depth_is_second_ ? i % 2 : i / 2", "i % 2"),
     Mutant(TILES_OPERANDS, "lane() / 4 % 4", "lane() % 4"),
-    Mutant(TILES_KERNELS, "stages + free_stage * kKernelsStageVectors<kChunks>", "stages"),
-    Mutant(TILES_KERNELS, "wait_copies<kTilesStages - 2>();", "wait_copies<kTilesStages - 1>();"),
     Mutant(TILES_KERNELS, "is_pixel ? y_ * tiles.stride[0] : kFarAway", "y_ * tiles.stride[0]"),
     Mutant(TILES_KERNELS, "pixels_left_ > 0", "pixels_left_ >= 0"),
     Mutant(TILES_KERNELS, "x_ >= tiles.result[1]", "x_ > tiles.result[1]"),
@@ -62,10 +60,10 @@ CUDA_TILES_KERNELS = [
 ]  # fmt: skip
 
 
-def barriers(name: str) -> Suite:
-    """Of the kernels in a file, which a check of the same name looks for."""
+def barriers(name: str, check: str = "") -> Suite:
+    """Of the kernels in a file, which a check looks for, of the same name unless told."""
     mutants = missing_barriers(f"convolution/cuda/{name}.cuh")
-    return Suite(f"{name}_barriers", mutants, f"{name}_check.cpp", BRIEF, "thread")
+    return Suite(f"{name}_barriers", mutants, f"{check or name}_check.cpp", BRIEF, "thread")
 
 
 TILES_SUITES = [
@@ -73,6 +71,7 @@ TILES_SUITES = [
     Suite("cuda_tiles_input", CUDA_TILES_INPUT, "tiles_input_check.cpp", BRIEF),
     Suite("cuda_tiles_kernels", CUDA_TILES_KERNELS, "tiles_kernels_check.cpp", BRIEF),
     barriers("tiles"),
+    barriers("tiles_product", "tiles"),
     barriers("tiles_input"),
     barriers("tiles_kernels"),
 ]

@@ -214,7 +214,7 @@ def tiles_kernels_launches(problem: TilesKernelsProblem) -> list[launches.Launch
     partial = {"partial": grad_kernels // size * 4 * splits}
     arrays = problem.arrays if splits == 1 else {name: problem.arrays[name] for name in ("input", "grad")} | partial
     main = launches.Launch(
-        f"grad_kernels_tiles<{type_name}, {chunks}>", blocks, _THREADS, {"grad_kernels_tiles.step": steps}, arrays,
+        f"grad_kernels_tiles<{type_name}, {chunks}>", blocks, _THREADS, {"add_steps.step": steps}, arrays,
         again, wavefronts=blocks * (steps * of_step + of_results),
     )  # fmt: skip
     if splits == 1:

@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kTilesThreads)
   const int steps = (down.taps * right.taps * shape.out_channels / kVector<T> + kStepVectors - 1) / kStepVectors;
   InputStepFetch<T, kRows> fetch(shape, place, grad, kernels);
   WarpTile<T, kRows, ColumnsAcrossRows> tile;
-  add_steps<kRows>(steps, fetch, tile, stages);
+  add_steps<kStageVectors<kRows>>(steps, fetch, tile, stages);
   tile.store(nullptr, 0, 0, stages);
   __syncthreads();
   const int channels = shape.groups * shape.in_channels;

@@ -53,12 +53,7 @@ inline void launch_tiles_input_gradient(const TilesInputProblem& problem, cudaSt
       {problem.grad, problem.kernels, problem.grad_input});
   if (problem.samples * problem.groups * problem.in_channels * problem.image[0] * problem.image[1] == 0)
     return;  // a grid without blocks is an error
-  if (problem.dtype == Dtype::bfloat16)
-    launch_tiles_input_as<BFloat16>(problem, stream);
-  else if (problem.dtype == Dtype::float16)
-    launch_tiles_input_as<Float16>(problem, stream);
-  else
-    launch_tiles_input_as<float>(problem, stream);
+  with_type_of_tiles(problem.dtype, [&](auto element) { launch_tiles_input_as<decltype(element)>(problem, stream); });
 }
 
 }  // namespace crossd_ops::cuda

@@ -207,21 +207,7 @@ __global__ void __launch_bounds__(kTilesThreads, kChunks == 1 ? 5 : 2)
   const int steps = (place.last_pixel - place.first_pixel + kStepPixels<T> - 1) / kStepPixels<T>;
   PixelsFetch<T, kChunks> fetch(shape, place, grad, input);
   KernelsWarpTile<T, kChunks> tile;
-  // Copies of two steps are under way while one is worked on.
-  for (int step = 0; step < kTilesStages - 1; ++step) {
-    if (step < steps) fetch.start(stages + step * kKernelsStageVectors<kChunks>);
-    commit_copies();
-  }
-  int stage = 0;
-  for (int step = 0; step < steps; ++step) {
-    wait_copies<kTilesStages - 2>();
-    __syncthreads();  // the step is there for all, and the stage of the one before is no longer read
-    const int free_stage = stage ? stage - 1 : kTilesStages - 1;
-    if (step + kTilesStages - 1 < steps) fetch.start(stages + free_stage * kKernelsStageVectors<kChunks>);
-    commit_copies();
-    tile.add_step(stages + stage * kKernelsStageVectors<kChunks>);
-    stage = stage + 1 == kTilesStages ? 0 : stage + 1;
-  }
+  add_steps<kKernelsStageVectors<kChunks>>(steps, fetch, tile, stages);
   const TilesShape& tiles = shape.tiles;
   const int rows = tiles.out_channels - place.first_channel;
   if (kChunks == 1 && partial) {
@@ -234,7 +220,6 @@ __global__ void __launch_bounds__(kTilesThreads, kChunks == 1 ? 5 : 2)
     });
     return;
   }
-  __syncthreads();
   constexpr int kTileVectors = kKernelsRows * kRowVectors<T>;  // of a chunk
   tile.for_each_pair([&](int row, int chunk, int own, float first, float second) {
     T* elements = reinterpret_cast<T*>(stages + chunk * kTileVectors + row_place<T>(row, own / kVector<T>));

@@ -8,15 +8,10 @@
 namespace crossd_ops::cuda {
 
 inline void check_tiles_kernels(const TilesKernelsProblem& problem, const KernelsPlan& plan) {
-  const int64_t whole[] = {problem.in_channels,    problem.out_channels, problem.input_sample,  problem.input_pixel[0],
-                           problem.input_pixel[1], problem.grad_sample,  problem.grad_pixel[0], problem.grad_pixel[1]};
-  bool fits = problem.dtype != Dtype::float64;
-  for (const int64_t size : whole) fits = fits && size % tiles_vector(problem.dtype) == 0;
-  for (const void* tensor : {problem.input, problem.grad, static_cast<const void*>(problem.partial),
-                             static_cast<const void*>(problem.grad_kernels)})
-    fits = fits && reinterpret_cast<uintptr_t>(tensor) % kVectorBytes == 0;
-  if (!fits)
-    throw std::runtime_error("crossd_ops: expected tiles of a half type or float32, in whole vectors of channels");
+  check_whole_vectors(problem.dtype,
+                      {problem.in_channels, problem.out_channels, problem.input_sample, problem.input_pixel[0],
+                       problem.input_pixel[1], problem.grad_sample, problem.grad_pixel[0], problem.grad_pixel[1]},
+                      {problem.input, problem.grad, problem.partial, problem.grad_kernels});
   if ((plan.splits > 1) != (problem.partial != nullptr))
     throw std::runtime_error("crossd_ops: expected memory for sums where blocks share pixels, and only there");
 }
@@ -55,12 +50,8 @@ inline void launch_tiles_kernels_gradient(const TilesKernelsProblem& problem, cu
   const KernelsPlan plan = plan_of_kernels_gradient(problem);
   check_tiles_kernels(problem, plan);
   if (plan.tiles == 0) return;  // a grid without blocks is an error
-  if (problem.dtype == Dtype::bfloat16)
-    launch_tiles_kernels_gradient_as<BFloat16>(problem, plan, stream);
-  else if (problem.dtype == Dtype::float16)
-    launch_tiles_kernels_gradient_as<Float16>(problem, plan, stream);
-  else
-    launch_tiles_kernels_gradient_as<float>(problem, plan, stream);
+  with_type_of_tiles(problem.dtype,
+                     [&](auto element) { launch_tiles_kernels_gradient_as<decltype(element)>(problem, plan, stream); });
 }
 
 }  // namespace crossd_ops::cuda

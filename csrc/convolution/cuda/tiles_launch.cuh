@@ -46,6 +46,17 @@ inline void check_whole_vectors(Dtype dtype, std::initializer_list<int64_t> size
     throw std::runtime_error("crossd_ops: expected tiles of a half type or float32, in whole vectors of channels");
 }
 
+// Calls function(an element of the type) for the type of a dtype that tiles have.
+template <typename Function>
+void with_type_of_tiles(Dtype dtype, Function&& function) {
+  if (dtype == Dtype::bfloat16)
+    function(BFloat16{});
+  else if (dtype == Dtype::float16)
+    function(Float16{});
+  else
+    function(float{});
+}
+
 template <typename T, int kRows>
 void launch_tiles_of(const TilesProblem& problem, cudaStream_t stream) {
   const TilesShape shape = tiles_shape(problem);
@@ -73,12 +84,7 @@ inline void launch_tiles(const TilesProblem& problem, cudaStream_t stream) {
       {problem.input, problem.kernels, problem.out});
   if (problem.samples * problem.groups * problem.out_channels * problem.result[0] * problem.result[1] == 0)
     return;  // a grid without blocks is an error
-  if (problem.dtype == Dtype::bfloat16)
-    launch_tiles_as<BFloat16>(problem, stream);
-  else if (problem.dtype == Dtype::float16)
-    launch_tiles_as<Float16>(problem, stream);
-  else
-    launch_tiles_as<float>(problem, stream);
+  with_type_of_tiles(problem.dtype, [&](auto element) { launch_tiles_as<decltype(element)>(problem, stream); });
 }
 
 }  // namespace crossd_ops::cuda
