@@ -36,7 +36,7 @@ GCOV = ("--coverage", "-fprofile-update=atomic")
 # Programs of the emulator, and the groups of cases that they are asked for.
 CUDA_CHECKS = {"check_kernels": ("dtypes", "kernels", "layouts", "sizes", "special")}
 CUDA_CHECKS |= {"rotation_head_check": (), "cuda_head_check": ()}
-CUDA_CHECKS |= {"tiles_check": (), "tiles_input_check": (), "tiles_kernels_check": ()}
+CUDA_CHECKS |= {"tiles_check": (), "tiles_input_check": (), "tiles_kernels_check": (), "shifted_columns_check": ()}
 # Tests that build, train or measure in other processes: minutes, of which the counters see nothing.
 LONG_TESTS = (
     *("aot_inductor", "build", "compile_network", "cpp", "cuda_kernels_emulated", "distributed", "documentation"),

@@ -12,6 +12,7 @@
 #include "convolution/cuda/tiles_input_launch.cuh"
 #include "convolution/cuda/tiles_kernels_launch.cuh"
 #include "convolution/cuda/tiles_launch.cuh"
+#include "convolution/shifted_columns/cuda/launch.cuh"
 #include "head/cuda/head_launch.cuh"
 #include "head/cuda/rotation_launch.cuh"
 #include "shift/cuda/launch.cuh"
@@ -134,6 +135,25 @@ void launch_all_tiles_kernels() {
     }
 }
 
+void launch_all_shifted_columns() {
+  alignas(16) char memory = 0;  // not null: the gradient is wanted
+  for (const Dtype dtype : kDtypes)
+    for (const int64_t channels : {1, 16})  // one by one, and in pairs and vectors
+      for (const int64_t size : {3, 5, 7})
+        for (const int sliced : {-1, 0}) {
+          ShiftedColumnsProblem problem{1, channels, 1};
+          problem.weight = problem.kernel = {size, size, size};
+          if (sliced == 0) problem.kernel[0] = 1;
+          problem.image = problem.result = problem.stride = problem.dilation = {1, 1, 1};
+          problem.sliced = sliced, problem.rows = 1, problem.image_sample = channels;
+          problem.image_pixel = {channels, channels, channels};
+          problem.dtype = dtype, problem.shift_dtype = accumulate_dtype(dtype);
+          cuda::launch_image_to_shifted_columns(problem, nullptr, nullptr, nullptr, nullptr);
+          cuda::launch_shifted_columns_gradient(problem, nullptr, nullptr, nullptr, &memory, &memory, nullptr);
+          cuda::launch_seen_to_image(problem, nullptr, nullptr, nullptr);
+        }
+}
+
 }  // namespace check
 
 int main() {
@@ -143,4 +163,5 @@ int main() {
   check::launch_all_columns();
   check::launch_all_tiles();
   check::launch_all_tiles_kernels();
+  check::launch_all_shifted_columns();
 }

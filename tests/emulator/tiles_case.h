@@ -85,6 +85,12 @@ class Elements {
     std::normal_distribution<double> normal;
     for (int64_t i = 0; i < count; ++i) write_element(&memory_[i * size_], dtype, normal(random));
   }
+  Elements(const Elements& other)
+      : size_(other.size_), count_(other.count_), dtype_(other.dtype_), memory_(new char[count_ * size_]) {
+    copy(other);
+  }
+  void copy(const Elements& other) { std::memcpy(memory_.get(), other.memory_.get(), count_ * size_); }
+  int64_t count() const { return count_; }
   double at(int64_t i) const { return read_element(&memory_[i * size_], dtype_); }
   double operand_at(int64_t i) const { return operand(at(i), dtype_); }
   void* data() { return memory_.get(); }

@@ -166,18 +166,18 @@ CPU_HEAD = [
            "every_lane(static_cast<Acc>(lanes))"),
     Mutant("head/cpu/rotation_kernels.h", "last < parts.pixels ? last : parts.pixels", "last"),
 ]  # fmt: skip
-GPU_COLUMNS = "convolution/cuda/columns.cuh"
+GPU_COLUMNS, GPU_SHAPE = "convolution/cuda/columns.cuh", "convolution/cuda/columns_shape.cuh"
 CUDA_COLUMNS = [
     Mutant(GPU_COLUMNS, "tap % 2", "0"),
     Mutant(GPU_COLUMNS, "chunk * kColumnsVector<T> < left", "true"),
-    Mutant(GPU_COLUMNS, "at.x * shape.stride[2] - shape.padding[2]", "at.x * shape.stride[2]"),
-    Mutant(GPU_COLUMNS, "at.y * shape.dilation[1]", "at.y"),
+    Mutant(GPU_SHAPE, "at.x * shape.stride[2] - shape.padding[2]", "at.x * shape.stride[2]"),
+    Mutant(GPU_SHAPE, "at.y * shape.dilation[1]", "at.y"),
     Mutant(GPU_COLUMNS, "channel * shape.image_channel", "0"),
     Mutant(GPU_COLUMNS, "(block - tile * across) * tile_pixels", "0"),
     Mutant(GPU_COLUMNS, "tile % down * kTileRows", "0"),
     Mutant(GPU_COLUMNS, "to + tap * shape.row", "to"),
-    Mutant(GPU_COLUMNS, "pixel * shape.stride[axis] == reached", "true"),
-    Mutant(GPU_COLUMNS, "pixel < shape.result[axis]", "true"),
+    Mutant(GPU_SHAPE, "pixel * shape.stride[axis] == reached", "true"),
+    Mutant(GPU_SHAPE, "pixel < shape.result[axis]", "true"),
     Mutant(GPU_COLUMNS, "(d * shape.kernel[1] + h) * shape.kernel[2] + w",
            "(d * shape.kernel[1] + h) * shape.kernel[2]"),
     Mutant(GPU_COLUMNS, "i * shape.taps * shape.row", "i * shape.row"),

@@ -30,6 +30,7 @@ SOURCES = (
     "head/cuda/head.cu",
     "convolution/cuda/columns.cu",
     "convolution/cuda/tiles.cu",
+    "convolution/shifted_columns/cuda/shifted_columns.cu",
 )
 LEAST_SHARED_LIMIT = 163 * 1024  # bytes of a block, of compute capability 8.0
 REDUCTION = "__internal_trig_reduction_slowpathd"

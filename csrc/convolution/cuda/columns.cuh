@@ -8,25 +8,14 @@
 // met in vectors or rows: pixels next to each other, and channels. The way back goes through the image in phases: of
 // pixels that lie a stride apart, which have copies in the same columns, next to each other.
 #pragma once
-#include "common/cuda/device.cuh"
 #include "common/cuda/element.cuh"
+#include "convolution/cuda/columns_shape.cuh"
 
 namespace crossd_ops::cuda {
-
-// ColumnsProblem in 32 bits but for offsets.
-struct ColumnsShape {
-  int channels, taps, pixels;  // taps: elements of a kernel; pixels: of the result
-  int image[3], kernel[3], result[3], stride[3], padding[3], dilation[3];
-  int phases[3], of_phase[3], places;  // of the way back: of all phases, and of each; together, some beyond the image
-  int64_t image_sample, image_channel, image_pixel[3];
-  int64_t row;  // of columns, in elements: whole vectors
-};
 
 constexpr int kColumnsThreads = 256;
 constexpr int kTileRows = 32;   // rows of columns, or channels
 constexpr int kTileChunks = 8;  // vectors of a row of a tile: a line of 128 bytes
-template <typename T>
-constexpr int kColumnsVector = kVectorBytes / static_cast<int>(sizeof(T));
 template <typename T>
 constexpr int kTilePixels = kTileChunks * kColumnsVector<T>;
 static_assert(kTileRows * kTileChunks == kColumnsThreads);  // a vector each
@@ -56,35 +45,6 @@ __device__ __forceinline__ TilePlace tile_of_block(int rows, int pixels, int til
   const int across = (pixels + tile_pixels - 1) / tile_pixels, down = (rows + kTileRows - 1) / kTileRows;
   const int block = static_cast<int>(blockIdx.x), tile = block / across;
   return {tile / down, tile % down * kTileRows, (block - tile * across) * tile_pixels};
-}
-
-struct Coordinates {
-  int z, y, x;
-};
-__device__ __forceinline__ Coordinates coordinates_of(int index, const int (&sizes)[3]) {
-  const int plane = sizes[1] * sizes[2], z = index / plane, left = index - z * plane, y = left / sizes[2];
-  return {z, y, left - y * sizes[2]};
-}
-__device__ __forceinline__ int64_t image_offset(const ColumnsShape& shape, const Coordinates& at) {
-  return at.z * shape.image_pixel[0] + at.y * shape.image_pixel[1] + at.x * shape.image_pixel[2];
-}
-__device__ __forceinline__ bool is_inside(const Coordinates& at, const int (&sizes)[3]) {
-  return static_cast<unsigned>(at.z) < static_cast<unsigned>(sizes[0]) &&
-         static_cast<unsigned>(at.y) < static_cast<unsigned>(sizes[1]) &&
-         static_cast<unsigned>(at.x) < static_cast<unsigned>(sizes[2]);
-}
-// The pixel of the image that the first element of a kernel sees from pixel `index` of the result.
-__device__ __forceinline__ Coordinates first_seen(const ColumnsShape& shape, int index) {
-  const Coordinates at = coordinates_of(index, shape.result);
-  return {at.z * shape.stride[0] - shape.padding[0], at.y * shape.stride[1] - shape.padding[1],
-          at.x * shape.stride[2] - shape.padding[2]};
-}
-__device__ __forceinline__ Coordinates steps_of_tap(const ColumnsShape& shape, int tap) {
-  const Coordinates at = coordinates_of(tap, shape.kernel);
-  return {at.z * shape.dilation[0], at.y * shape.dilation[1], at.x * shape.dilation[2]};
-}
-__device__ __forceinline__ Coordinates sum(const Coordinates& a, const Coordinates& b) {
-  return {a.z + b.z, a.y + b.y, a.x + b.x};
 }
 
 // The thread's vector of a tile whose rows are `step` elements apart in `to`.
@@ -151,13 +111,6 @@ __global__ void __launch_bounds__(kColumnsThreads)
     __syncthreads();
     store_tile(tile, left, shape.row - place.first_pixel, shape.taps * shape.row, to + tap * shape.row);
   }
-}
-
-// Of the image's pixel `at`, what pixel of the result sees it through a tap along one axis; or none, below 0.
-__device__ __forceinline__ int seeing(const ColumnsShape& shape, int axis, int at, int tap) {
-  const int reached = at + shape.padding[axis] - tap * shape.dilation[axis];
-  const int pixel = reached / shape.stride[axis];
-  return pixel * shape.stride[axis] == reached && pixel < shape.result[axis] ? pixel : -1;
 }
 
 // The pixel at a place, by phase and then by what lies in it.

@@ -1,40 +1,11 @@
 // Chooses a kernel for columns and launches it. The same source for nvcc and for the emulator of the tests.
 #pragma once
 #include <algorithm>
-#include <limits>
 #include <stdexcept>
-#include <string>
 
-#include "convolution/columns_problem.h"
 #include "convolution/cuda/columns.cuh"
 
 namespace crossd_ops::cuda {
-
-// What the kernels compute in 32 bits must fit there: pixels of a channel, and paddings with what a kernel reaches.
-inline int narrow(int64_t value) {
-  if (value > std::numeric_limits<int>::max() || value < -std::numeric_limits<int>::max())
-    throw std::invalid_argument("columns: expected pixels and paddings below 2^31, got " + std::to_string(value));
-  return static_cast<int>(value);
-}
-inline int64_t product(const Axes& sizes) { return sizes[0] * sizes[1] * sizes[2]; }
-
-inline ColumnsShape columns_shape(const ColumnsProblem& problem) {
-  ColumnsShape shape{};
-  shape.channels = narrow(problem.channels), shape.taps = narrow(product(problem.kernel));
-  shape.pixels = narrow(product(problem.result));
-  narrow(problem.channels * product(problem.kernel));
-  for (int i = 0; i < 3; ++i) {
-    shape.image[i] = narrow(problem.image[i]), shape.kernel[i] = narrow(problem.kernel[i]);
-    shape.result[i] = narrow(problem.result[i]), shape.stride[i] = narrow(problem.stride[i]);
-    shape.padding[i] = narrow(problem.padding[i]), shape.dilation[i] = narrow(problem.dilation[i]);
-    shape.image_pixel[i] = problem.image_pixel[i];
-    narrow(problem.image[i] + problem.padding[i]);
-    narrow(problem.padding[i] + (problem.result[i] - 1) * problem.stride[i] +
-           (problem.kernel[i] - 1) * problem.dilation[i]);
-  }
-  shape.image_sample = problem.image_sample, shape.image_channel = problem.image_channel, shape.row = problem.row;
-  return shape;
-}
 
 inline dim3 blocks_of(int64_t samples, int64_t rows, int64_t pixels, int tile_pixels) {
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows * ((pixels + tile_pixels - 1) / tile_pixels);
