@@ -27,12 +27,15 @@ from test_static_kernels import ARCHITECTURES, SOURCES, UPDATE, demangled, disas
 
 from benchmarks.gpu.prediction import bounds, launches, own_models, tiles_models
 from benchmarks.gpu.prediction.bounds import TABLE
+from benchmarks.gpu.prediction.convolution_models import shifted_columns
 from benchmarks.gpu.prediction.machine_code import ONE_WARP, Loop, loops_of, steps_of
 
 TOLERANCE = 0.03  # of a loop's instructions
 LEAST = 8  # a change of fewer instructions is none
 CHECKED = ARCHITECTURES if UPDATE else ("sm_90",)
-PREDICTED = re.compile(r"\w+_(cubic3|rows|tiles)<|sum_partials<|add_splits<|rotation_head_|head_")
+PREDICTED = re.compile(
+    r"\w+_(cubic3|rows|tiles)<|sum_partials<|add_splits<|rotation_head_|head_|shifted_\w+_cubic<|image_from_seen<"
+)
 OF_ANY_SIZES = re.compile(r"\w+_general<")  # whose steps alone are counted
 STEP_LOOPS = ("convolve.j", "backward_general_slice.from")
 
@@ -157,6 +160,15 @@ def test_every_loop_is_one_that_the_prediction_knows(architecture: str) -> None:
     of_input = tiles_models.TilesInputProblem(2, 1, 32, 64, *axes, "bfloat16", {"grad": 1, "kernels": 1})
     known["grad_input_tiles"] = set(tiles_models.tiles_input_launches(of_input)[0].loops)
     known["grad_kernels_tiles"], known["add_splits"] = {"add_steps.step"}, {"add_splits.split"}
+    cube = (4, 4, 4), (3, 3, 3), (3, 3, 3), (4, 4, 4), (1, 1, 1), (1, 1, 1), (1, 1, 1)
+    shifted = shifted_columns.ShiftedProblem(2, 64, 1, *cube, "bfloat16")
+    for launch in (
+        *shifted_columns.shifted_columns_launches(shifted),
+        *shifted_columns.shifted_gradient_launches(shifted, need_seen=True, need_shift=True),
+        *shifted_columns.image_from_seen_launches(shifted),
+    ):
+        assert isinstance(launch, launches.Launch)
+        known[launch.kernel.partition("<")[0]] = set(launch.loops)
     head = launches.HeadProblem(2, 200 * 200, "float32", False)
     for launch in (*launches.head_forward_launches(head), *launches.head_backward_launches(head)):
         known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)

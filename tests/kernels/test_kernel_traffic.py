@@ -25,6 +25,7 @@ from emulator.build import compiler, why_not
 from emulator.columns_metering import ColumnsCase
 from emulator.cuda_head_metering import WholeHeadCase
 from emulator.metering import SECTOR_BYTES, HeadCase, Launch, ShiftCase
+from emulator.shifted_columns_metering import ShiftedColumnsCase
 from emulator.tiles_kernels_metering import TilesKernelsCase
 from emulator.tiles_metering import TilesCase
 
@@ -81,7 +82,12 @@ TILES_KERNELS = {  # the gradient of the kernels
     "3x3, shared pixels": functools.partial(TilesKernelsCase, 1, 64, 64, 24),
     "5x5 of few channels": functools.partial(TilesKernelsCase, 2, 8, 24, 9, 5),
 }
-Case = ShiftCase | HeadCase | WholeHeadCase | ColumnsCase | TilesCase | TilesKernelsCase
+SHIFTED_COLUMNS = {
+    "3x3": functools.partial(ShiftedColumnsCase, 2, 64, 8),
+    "3x3x3 of a volume": functools.partial(ShiftedColumnsCase, 2, 32, 4, volume=True),
+    "5x5": functools.partial(ShiftedColumnsCase, 2, 32, 6, 5),
+}
+Case = ShiftCase | HeadCase | WholeHeadCase | ColumnsCase | TilesCase | TilesKernelsCase | ShiftedColumnsCase
 CASES: dict[str, Case] = {
     f"{group} {name}, {type_name}": make(**{argument: dtype})
     for group, cases, argument in (
@@ -91,12 +97,17 @@ CASES: dict[str, Case] = {
         ("columns", COLUMNS, "image"),
         ("tiles", TILES, "image"),
         ("tiles-kernels", TILES_KERNELS, "image"),
+        ("shifted-columns", SHIFTED_COLUMNS, "image"),
     )
     for name, make in cases.items()
     for type_name, dtype in TYPES.items()
 }
 
-DIRECTIONS: dict[type, tuple[str, ...]] = {TilesCase: ("forward", "input"), TilesKernelsCase: ("backward",)}
+DIRECTIONS: dict[type, tuple[str, ...]] = {
+    TilesCase: ("forward", "input"),
+    TilesKernelsCase: ("backward",),
+    ShiftedColumnsCase: ("forward", "backward", "image"),
+}
 PLACES = [
     (name, direction)
     for name, case in CASES.items()
@@ -147,6 +158,7 @@ REASONS = (  # the first that fits holds
     ),
     Reason("", "^grad_kernels_tiles", "read grad", "by each tile of columns: from L2"),
     Reason("", "^grad_kernels_tiles", "read input", "by each tap: from L1 of a tile with several, else from L2"),
+    Reason("", "^shifted_", "read image", "a pixel is seen by as many others as a kernel has elements: from L1 and L2"),
 )
 
 COSTS = (" moved", " moved_once_a_block", " wavefronts", " barriers")
@@ -276,9 +288,9 @@ def test_wide_accesses_of_shared_memory_have_no_conflicts(name: str, direction: 
 @each_place
 def test_every_element_is_read_or_written(name: str, direction: str) -> None:
     """Of the tensors, of which the floors therefore are the sizes; of workspaces a kernel may use a part, and what
-    columns hold of the borders goes nowhere.
+    columns, or what is seen, hold of the borders goes nowhere.
     """
     for launch in launches(name, direction):
         for one in launch.arrays:
-            if one.array != "partial" and (one.array != "columns" or one.write):
+            if one.array != "partial" and (one.array not in ("columns", "seen") or one.write):
                 assert one.distinct_bytes == one.size, one

@@ -8,13 +8,17 @@ import pytest
 from emulator.build import why_not
 from mutants import SUITES, Mutant, Suite
 from planted_faults import KINDS
+from shifted_columns_mutants import SHIFTED_COLUMNS_SUITES
 from tiles_mutants import TILES_SUITES
 from whole_head_mutants import WHOLE_HEAD
 
 pytestmark = pytest.mark.skipif(why_not("plain") is not None, reason=str(why_not("plain")))
 
 
-@pytest.mark.parametrize("suite", [*SUITES, *TILES_SUITES, *WHOLE_HEAD, *KINDS], ids=lambda suite: suite.name)
+ALL_SUITES = [*SUITES, *TILES_SUITES, *SHIFTED_COLUMNS_SUITES, *WHOLE_HEAD]
+
+
+@pytest.mark.parametrize("suite", [*ALL_SUITES, *KINDS], ids=lambda suite: suite.name)
 def test_every_mutant_is_found(suite: Suite) -> None:
     reason = why_not(suite.variant)
     if reason is not None:
@@ -29,7 +33,7 @@ def test_every_mutant_is_found(suite: Suite) -> None:
 
 def test_mutants_cover_what_can_go_wrong() -> None:
     """Signs, indices, bounds, barriers; at least 20 of them."""
-    mutants = [mutant for suite in (*SUITES, *TILES_SUITES, *WHOLE_HEAD) for mutant in suite.mutants]
+    mutants = [mutant for suite in ALL_SUITES for mutant in suite.mutants]
     assert len(set(mutants)) == len(mutants) >= 20
     assert sum("__syncthreads" in mutant.old for mutant in mutants) >= 3
 

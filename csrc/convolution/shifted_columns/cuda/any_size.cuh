@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kShiftedThreads, 2)
   const int tasks = part.tasks(shape);
   image += part.sample * shape.columns.image_sample;
   for (int task = static_cast<int>(threadIdx.x); task < tasks; task += static_cast<int>(blockDim.x)) {
-    const ShiftedTask<1> own(shape, part, task);
+    const ShiftedTask<1, false> own(shape, part, task);
     for_each_element(kernel[0], kernel[1], kernel[2], [&](int element, int z, int y, int x) {
       Acc value[1];
       own.load_seen(shape, image, z, y, x, value);
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kShiftedThreads, 2)
 
 // A row's part of the gradient of the shift, from the adjoint's values; of_slice: those of the taps derived.
 template <typename T, typename Acc>
-__device__ __forceinline__ void add_shares(const ShiftedShape& shape, const ShiftedTask<1>& own, const T* image,
+__device__ __forceinline__ void add_shares(const ShiftedShape& shape, const ShiftedTask<1, false>& own, const T* image,
                                            const ShiftedTaps<Acc>& taps, const ShiftedPlace<Acc>& grad,
                                            const ShiftedPlace<Acc>& of_slice, Acc (&shares)[3]) {
   const int (&kernel)[3] = shape.columns.kernel;
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kShiftedThreads, 2)
   Acc shares[3] = {};
   const int tasks = part.tasks(shape);
   for (int task = static_cast<int>(threadIdx.x); task < tasks; task += static_cast<int>(blockDim.x)) {
-    const ShiftedTask<1> own(shape, part, task);
+    const ShiftedTask<1, false> own(shape, part, task);
     const T* const from = grad_columns + own.column(shape);
     for_each_element(shape.weight[0], shape.weight[1], shape.weight[2], [&](int element, int z, int y, int x) {
       const int at = z * shape.element[0] + y * shape.element[1] + x * shape.element[2];

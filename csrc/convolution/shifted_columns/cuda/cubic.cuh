@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kShiftedThreads)
   image += part.sample * shape.columns.image_sample;
   const int tasks = part.tasks(shape);
   for (int task = static_cast<int>(threadIdx.x); task < tasks; task += kShiftedThreads) {
-    const ShiftedTask<kChannels> own(shape, part, task);
+    const ShiftedTask<kChannels, kDepth == 1> own(shape, part, task);
     Acc values[kDepth * kSize * kSize][kChannels];
 #pragma unroll
     for (int i = 0; i < kDepth * kSize * kSize; ++i)
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kShiftedThreads)
   Acc shares[3] = {};
   const int tasks = part.tasks(shape);
   for (int task = static_cast<int>(threadIdx.x); task < tasks; task += kShiftedThreads) {
-    const ShiftedTask<kChannels> own(shape, part, task);
+    const ShiftedTask<kChannels, kDepth == 1> own(shape, part, task);
     Acc grad[kDepth * kSize * kSize][kChannels], of_slice[kSize * kSize][kChannels];
     load_grad_columns<kSize, kDepth>(shape, grad_columns + own.column(shape), taps[0], derived, grad, of_slice);
     shift_all<true, kDepth>(taps, grad);

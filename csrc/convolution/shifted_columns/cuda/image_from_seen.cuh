@@ -20,6 +20,31 @@ __device__ __forceinline__ void copy_channels(const T* from, T* to) {
   }
 }
 
+// Of a pixel of the image, along one axis: which pixel of the result sees it, from tap to tap without a division.
+class SeeingPixel {
+ public:
+  __device__ __forceinline__ SeeingPixel(const ShiftedShape& shape, int axis, int at)
+      : stride_(shape.columns.stride[axis]),
+        step_(shape.tap_pixels[axis]),
+        rest_of_step_(shape.tap_rest[axis]),
+        pixels_(shape.columns.result[axis]) {
+    const int reached = at + shape.columns.padding[axis];
+    pixel_ = reached / stride_, rest_ = reached - pixel_ * stride_;
+  }
+  __device__ __forceinline__ bool is_there() const {
+    return rest_ == 0 && static_cast<unsigned>(pixel_) < static_cast<unsigned>(pixels_);
+  }
+  __device__ __forceinline__ int pixel() const { return pixel_; }
+  __device__ __forceinline__ void next_tap() {
+    const bool borrows = rest_ < rest_of_step_;
+    rest_ += borrows ? stride_ - rest_of_step_ : -rest_of_step_;
+    pixel_ -= borrows ? step_ + 1 : step_;
+  }
+
+ private:
+  int stride_, step_, rest_of_step_, pixels_, pixel_, rest_;
+};
+
 // A grid of shape.parts blocks for each of its samples.
 template <typename T, typename Acc, int kChannels>
 __global__ void __launch_bounds__(kShiftedThreads, 3)
@@ -27,23 +52,25 @@ __global__ void __launch_bounds__(kShiftedThreads, 3)
   const ColumnsShape& columns = shape.columns;
   const int64_t sample = shape.first_sample + blockIdx.x / shape.parts;
   const int task = static_cast<int>(blockIdx.x % shape.parts) * kShiftedThreads + static_cast<int>(threadIdx.x);
-  const int pixel = task / shape.lanes, channel = (task - pixel * shape.lanes) * kChannels;
-  const Coordinates at = coordinates_of(pixel, columns.image);
+  const int place = task / shape.lanes, channel = (task - place * shape.lanes) * kChannels;
+  const Coordinates at = coordinates_of(place, columns.image);
   if (at.z >= columns.image[0]) return;
   const int64_t before = sample * columns.pixels - shape.first_row;  // rows, of those that are there
   Acc sums[kChannels] = {};
   __align__(16) T values[kChannels];
-  for (int d = 0; d < columns.kernel[0]; ++d) {
-    const int z = seeing(columns, 0, at.z, d);
-    if (z < 0) continue;
-    for (int h = 0; h < columns.kernel[1]; ++h) {
-      const int y = seeing(columns, 1, at.y, h);
-      if (y < 0) continue;
-      for (int w = 0; w < columns.kernel[2]; ++w) {
-        const int x = seeing(columns, 2, at.x, w);
-        const int64_t row = before + (z * columns.result[1] + y) * columns.result[2] + x;
-        if (x < 0 || row < 0 || row >= shape.rows) continue;
-        const int tap = (d * columns.kernel[1] + h) * columns.kernel[2] + w;
+  int tap = 0;
+  SeeingPixel z(shape, 0, at.z);
+#pragma unroll 1
+  for (int d = 0; d < columns.kernel[0]; ++d, z.next_tap()) {
+    SeeingPixel y(shape, 1, at.y);
+#pragma unroll 1
+    for (int h = 0; h < columns.kernel[1]; ++h, y.next_tap()) {
+      SeeingPixel x(shape, 2, at.x);
+#pragma unroll 1
+      for (int w = 0; w < columns.kernel[2]; ++w, x.next_tap(), ++tap) {
+        const int64_t row = before + (z.pixel() * columns.result[1] + y.pixel()) * columns.result[2] + x.pixel();
+        const bool is_there = z.is_there() && y.is_there() && x.is_there();
+        if (!is_there || row < 0 || row >= shape.rows) continue;
         copy_channels<kChannels>(seen + (row * columns.taps + tap) * columns.channels + channel, values);
 #pragma unroll
         for (int i = 0; i < kChannels; ++i) sums[i] += load_element<Acc>(values + i);

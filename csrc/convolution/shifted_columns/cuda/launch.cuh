@@ -26,6 +26,8 @@ inline ShiftedShape shifted_shape(const ShiftedColumnsProblem& problem, int chan
     const int of_weight = weight_axis(problem, axis);
     shape.weight[axis] = narrow(problem.weight[of_weight]);
     shape.element[axis] = steps[of_weight], shape.shift_axis[axis] = of_weight;
+    shape.tap_pixels[axis] = shape.columns.dilation[axis] / shape.columns.stride[axis];
+    shape.tap_rest[axis] = shape.columns.dilation[axis] % shape.columns.stride[axis];
   }
   shape.index = problem.sliced < 0 ? -1 : problem.index;
   shape.elements = narrow(product(problem.weight));

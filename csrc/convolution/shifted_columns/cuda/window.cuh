@@ -11,16 +11,17 @@ namespace crossd_ops::cuda {
 
 // ShiftedColumnsProblem in 32 bits but for offsets; axes are those of the image.
 struct ShiftedShape {
-  ColumnsShape columns;           // of all channels
-  int of_group;                   // channels
-  int lanes;                      // of a pixel
-  int of_part, parts;             // pixels of a block; blocks of a sample
-  int weight[3];                  // sizes
-  int element[3];                 // how far elements of the weight are apart in a row, in channels of a group
-  int shift_axis[3];              // the shift's number, by the axis of the image
-  int index;                      // of the slice, along the depth; -1: none
-  int elements;                   // of the weight
-  int64_t samples, first_sample;  // of the shift; of the grid
+  ColumnsShape columns;            // of all channels
+  int of_group;                    // channels
+  int lanes;                       // of a pixel
+  int of_part, parts;              // pixels of a block; blocks of a sample
+  int weight[3];                   // sizes
+  int element[3];                  // how far elements of the weight are apart in a row, in channels of a group
+  int shift_axis[3];               // the shift's number, by the axis of the image
+  int index;                       // of the slice, along the depth; -1: none
+  int elements;                    // of the weight
+  int tap_pixels[3], tap_rest[3];  // how far a tap reaches: pixels of the result, and what is left
+  int64_t samples, first_sample;   // of the shift; of the grid
   int64_t first_row, rows;
 };
 
@@ -71,8 +72,8 @@ struct ShiftedPart {
   __device__ __forceinline__ static int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 };
 
-// One row and the channels that a thread works on.
-template <int kChannels>
+// One row and the channels that a thread works on. kFlat: an image, whose depth needs no look.
+template <int kChannels, bool kFlat>
 struct ShiftedTask {
   int channel;
   int64_t row;       // of those that are asked for
@@ -82,13 +83,21 @@ struct ShiftedTask {
     const int own = task / shape.lanes, pixel = part.begin + own;
     channel = (task - own * shape.lanes) * kChannels;
     row = part.first_row(shape) + pixel - shape.first_row;
-    seen = first_seen(shape.columns, pixel);
+    if constexpr (kFlat) {
+      const ColumnsShape& columns = shape.columns;
+      const int y = pixel / columns.result[2], x = pixel - y * columns.result[2];
+      seen = {0, y * columns.stride[1] - columns.padding[1], x * columns.stride[2] - columns.padding[2]};
+    } else {
+      seen = first_seen(shape.columns, pixel);
+    }
   }
   // Of the first element of the weight; elements are of_group apart.
   __device__ __forceinline__ int64_t column(const ShiftedShape& shape) const {
+    const int64_t before = row * (static_cast<int64_t>(shape.columns.channels) * shape.elements);
+    if (shape.of_group == shape.columns.channels) return before + channel;
     const int group = channel / shape.of_group;
-    return row * (static_cast<int64_t>(shape.columns.channels) * shape.elements) +
-           group * (static_cast<int64_t>(shape.of_group) * shape.elements) + (channel - group * shape.of_group);
+    return before + group * (static_cast<int64_t>(shape.of_group) * shape.elements) +
+           (channel - group * shape.of_group);
   }
   // Of the first element of a kernel; elements are all channels apart.
   __device__ __forceinline__ int64_t of_seen(const ShiftedShape& shape) const {
@@ -99,11 +108,14 @@ struct ShiftedTask {
   __device__ __forceinline__ void load_seen(const ShiftedShape& shape, const T* image, int z, int y, int x,
                                             Acc (&to)[kChannels]) const {
     const ColumnsShape& columns = shape.columns;
-    const Coordinates at = {seen.z + z * columns.dilation[0], seen.y + y * columns.dilation[1],
+    const Coordinates at = {kFlat ? 0 : seen.z + z * columns.dilation[0], seen.y + y * columns.dilation[1],
                             seen.x + x * columns.dilation[2]};
+    const bool is_there = kFlat ? static_cast<unsigned>(at.y) < static_cast<unsigned>(columns.image[1]) &&
+                                      static_cast<unsigned>(at.x) < static_cast<unsigned>(columns.image[2])
+                                : is_inside(at, columns.image);
 #pragma unroll
     for (int i = 0; i < kChannels; ++i) to[i] = 0;
-    if (is_inside(at, columns.image)) load_channels(image + image_offset(columns, at) + channel, to);
+    if (is_there) load_channels(image + image_offset(columns, at) + channel, to);
   }
 };
 

@@ -1,0 +1,1 @@
+"""Models of the kernels of convolutions, beside tiles_models.py."""
