@@ -16,7 +16,7 @@ METHODS = ("grouped", "loop", "matrix", "small", "tiles", "shared")
 
 
 class Cost(NamedTuple):
-    """What a method would take, by counting; building the kernels is left out."""
+    """What a method would take, by counting, building the kernels of a layer included."""
 
     possible: bool
     bytes: float

@@ -40,6 +40,7 @@
 #include "convolution/gpu_costs.h"
 #include "convolution/method_table.h"
 #include "convolution/problem.h"
+#include "convolution/shifted_columns/columns.h"
 #include "convolution/tiles.h"
 
 namespace crossd_ops {
@@ -50,7 +51,7 @@ enum class Method {  // in the order of kMethodNames
   matrix,            // image to columns and a batched matrix product
   small,   // the same without a tensor in between, by products of our own: forward, on the CPU, methods/small.h
   tiles,   // products of our own on tensor cores: on a GPU, tiles.h
-  shared,  // the weight as it is, of all samples, and shifted columns: on the CPU, methods/shared.h
+  shared,  // the weight as it is, of all samples, and shifted columns: methods/shared.h, shared_columns.h on a GPU
 };
 constexpr std::array<const char*, 6> kMethodNames = {"grouped", "loop", "matrix", "small", "tiles", "shared"};
 
@@ -84,7 +85,10 @@ inline bool have_room(const ConvolutionProblem& problem) {
 
 inline bool can_be_small(const ConvolutionProblem& problem, bool backward) { return !problem.on_gpu && !backward; }
 
-inline bool can_be_shared(const ConvolutionProblem& problem) { return !problem.on_gpu && problem.has_weight(); }
+// On a GPU of odd sizes, which shifted_columns/problem.h knows.
+inline bool can_be_shared(const ConvolutionProblem& problem) {
+  return problem.has_weight() && (!problem.on_gpu || has_shifted_columns(shifted_columns_sizes(problem)));
+}
 
 // Channels-last images of half types, or of float32 that may be rounded, in whole vectors of channels; with
 // sizes that the kernels can count in 32 bits.
@@ -117,16 +121,26 @@ inline bool is_possible(const ConvolutionProblem& problem, Method method, bool b
   return false;
 }
 
+// As many times as a kernel.
+inline double slices_of_weight(const ConvolutionProblem& problem) {
+  return static_cast<double>(problem.weight_elements()) / static_cast<double>(problem.kernel_elements());
+}
+
 // Of one product: the backward has two, of the same sizes.
 inline GpuProblem counts_of(const ConvolutionProblem& problem, bool backward) {
+  const double samples = static_cast<double>(problem.samples());
   const double kernels =
-      static_cast<double>(problem.samples() * problem.rows() * problem.shape.in_channels * problem.kernel_elements());
+      samples * static_cast<double>(problem.rows() * problem.shape.in_channels * problem.kernel_elements());
   return {problem.input_elements,
           static_cast<double>(ConvolutionProblem::product(problem.result)),
           kernels,
           problem.columns_are_the_image() ? 0 : static_cast<double>(problem.columns()),
           static_cast<double>(problem.multiply_adds()),
           tiled_work(problem, backward).multiply_adds,
+          problem.has_weight() ? kernels / samples * slices_of_weight(problem) : 0,
+          static_cast<double>(problem.columns()) * slices_of_weight(problem),
+          slices_of_weight(problem),
+          backward ? static_cast<double>(problem.columns()) : 0,
           problem.format == MemoryFormat::channels_last,
           problem.geometry.groups > 1,
           problem.dtype,
@@ -135,9 +149,9 @@ inline GpuProblem counts_of(const ConvolutionProblem& problem, bool backward) {
 
 inline Choice choose_on_gpu(const ConvolutionProblem& problem, bool backward) {
   if (problem.samples() == 1) return {Method::grouped, "one sample, whose kernels are those of a plain convolution"};
-  const bool tiles = can_have_tiles(problem, backward);
-  if (!tiles && !can_have_columns(problem)) return {Method::grouped, "the borders outweigh the image"};
-  if (!tiles && !have_room(problem))
+  const bool tiles = can_have_tiles(problem, backward), shared = can_be_shared(problem);
+  if (!tiles && !shared && !can_have_columns(problem)) return {Method::grouped, "the borders outweigh the image"};
+  if (!tiles && !shared && !have_room(problem))
     return {Method::grouped, "the columns of one sample would take more than a gigabyte"};
   const GpuProblem counts = counts_of(problem, backward);
   Choice choice = {Method::grouped, "fewest seconds by bytes and multiply-adds"};
@@ -147,12 +161,8 @@ inline Choice choose_on_gpu(const ConvolutionProblem& problem, bool backward) {
   };
   if (is_possible(problem, Method::matrix, backward)) consider(Method::matrix, columns_seconds(counts));
   if (tiles) consider(Method::tiles, tiles_seconds(counts));
+  if (shared) consider(Method::shared, shared_seconds(counts));
   return choice;
-}
-
-// As many times as a kernel.
-inline double slices_of_weight(const ConvolutionProblem& problem) {
-  return static_cast<double>(problem.weight_elements()) / static_cast<double>(problem.kernel_elements());
 }
 
 // Whether the shared weight takes less time than kernels of each sample, in multiply-adds of one element of a kernel:
@@ -229,7 +239,7 @@ inline Choice choose(const ConvolutionProblem& problem, bool backward) {
   if (!MethodTable::is_empty()) {
     if (const auto measured = MethodTable::find(key_of(problem, backward))) {
       const Method method = static_cast<Method>(*measured);
-      const bool of_another = method == Method::shared && !problem.has_weight();  // the same, but for its weight
+      const bool of_another = method == Method::shared && !can_be_shared(problem);  // the same, but for its weight
       require(of_another || is_possible(problem, method, backward),
               [&] { return impossible_method(problem, method, backward); });
       if (!of_another) return {method, "measured"};

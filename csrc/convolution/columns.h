@@ -64,6 +64,18 @@ inline void add_product_on_cpu(const Tensor& out, const Tensor& a, const Tensor&
     add_matrix_product_on_cpu(target, transposed(b), transposed(a));
 }
 
+// For each group, of all samples' pixels: a channels-last result or its gradient (groups, rows, O / groups),
+inline Tensor rows_of_groups(const Tensor& result, const ConvolutionProblem& problem) {
+  const int64_t groups = problem.geometry.groups, channels = problem.rows();
+  return alias(result, {groups, problem.samples() * problem.pixels(), channels / groups},
+               {channels / groups, channels, 1});
+}
+// and what these pixels see, shifted, for each element of the weight: (groups, rows, E C / groups).
+inline Tensor columns_of_groups(const Tensor& columns, int64_t rows, const ConvolutionProblem& problem) {
+  const int64_t groups = problem.geometry.groups, of_group = problem.shape.in_channels * problem.weight_elements();
+  return alias(columns, {groups, rows, of_group}, {of_group, groups * of_group, 1});
+}
+
 // Of images (B, C, ...) like this one: all samples of a problem, or some.
 inline ColumnsProblem columns_problem(const Tensor& image, const ConvolutionProblem& problem) {
   const int64_t axes = problem.geometry.axes();

@@ -10,8 +10,8 @@
 
 namespace crossd_ops {
 
-// Those that a pass moves with the weight as it is: what pixels see, and that shifted, are written and read.
-inline double shared_elements(const ConvolutionProblem& problem) {
+// Those that a pass moves with the weight as it is on the CPU: what pixels see, and that shifted, are written and read.
+inline double shared_elements_on_cpu(const ConvolutionProblem& problem) {
   const double seen = static_cast<double>(problem.columns());
   const double weight = static_cast<double>(problem.rows() * problem.shape.in_channels * problem.weight_elements());
   return problem.input_elements + static_cast<double>(ConvolutionProblem::product(problem.result)) + weight +
@@ -61,7 +61,8 @@ inline std::string explain_convolution(const Tensor& input, const Tensor& weight
       case Method::tiles: cost(kMethodNames[i], possible, tiles_elements(counts), tiles_seconds(counts)); break;
       case Method::grouped: cost(kMethodNames[i], possible, grouped_elements(counts), grouped_seconds(counts)); break;
       case Method::shared:
-        cost(kMethodNames[i], possible, shared_elements(problem), {}, slices_of_weight(problem));
+        cost(kMethodNames[i], possible, problem.on_gpu ? shared_elements(counts) : shared_elements_on_cpu(problem),
+             shared_seconds(counts), slices_of_weight(problem));
         break;
       default: cost(kMethodNames[i], possible, grouped_elements(counts), {});
     }

@@ -8,6 +8,11 @@
 // library's rate on GPUs with newer ones, with what else their launches do; what is missing of a full tile they
 // multiply too. Per sample of a layer of a network, in half precision, these two win wherever a group has more than a
 // few channels.
+//
+// All of these have to make the kernels of each sample first: in the forward pass they are written, in the backward
+// written again, and of two products there their gradient is read once more. The shared weight has none of it, but
+// columns that are as many times larger, and multiply-adds as many times more, as the weight has slices: it wins where
+// a sample has few pixels beside its channels, and of volumes, where that is once.
 #pragma once
 #include <cstdint>
 
@@ -28,25 +33,39 @@ inline double gpu_seconds(double elements, double multiply_adds, Dtype dtype, bo
   return elements * size_of(dtype) / kGpuBytesPerSecond + multiply_adds / gpu_multiply_adds_per_second(dtype, tf32);
 }
 
-// Sizes in elements, of all samples together.
+// Sizes in elements, of all samples together, and of one product: of the backward's two, the mean.
 struct GpuProblem {
   double input, output, kernels, columns, multiply_adds, tiled_multiply_adds;
+  double weight;               // of which the kernels are made: 0 where they are given
+  double shifted_columns;      // as many times the columns as the weight has slices
+  double slices;               // of the weight
+  double seen;                 // the gradient of what pixels see, which a backward of shifted columns writes and reads
   bool channels_last, groups;  // groups: more than one
   Dtype dtype;
   bool tf32;  // float32 may be rounded, in convolutions; of products of matrices another setting of torch decides
 };
 
-// Elements that each method moves.
+// Elements that each method moves, and those that make its kernels.
+inline double made_elements(const GpuProblem& problem) {
+  return problem.weight > 0 ? problem.weight + problem.kernels : 0;
+}
 inline double grouped_elements(const GpuProblem& problem) {
   const double copied = problem.channels_last ? 2 * (problem.input + problem.output) : 0;
-  return problem.input + problem.output + problem.kernels + copied;
+  return problem.input + problem.output + problem.kernels + copied + made_elements(problem);
 }
 // Products of groups write no channels-last.
 inline double columns_elements(const GpuProblem& problem) {
   const double copied = problem.channels_last && problem.groups ? 2 * problem.output : 0;
-  return problem.input + problem.output + problem.kernels + 2 * problem.columns + copied;
+  return problem.input + problem.output + problem.kernels + 2 * problem.columns + copied + made_elements(problem);
 }
-inline double tiles_elements(const GpuProblem& problem) { return problem.input + problem.output + problem.kernels; }
+inline double tiles_elements(const GpuProblem& problem) {
+  return problem.input + problem.output + problem.kernels + made_elements(problem);
+}
+// The weight, or its gradient, is copied to the order of the columns, or from it.
+inline double shared_elements(const GpuProblem& problem) {
+  const double copied = problem.channels_last ? 0 : 2 * (problem.input + problem.output);
+  return problem.input + problem.output + 3 * problem.weight + 2 * problem.shifted_columns + problem.seen + copied;
+}
 
 // A plain convolution, of one kernel for all samples: what the others are compared with.
 inline double plain_elements(const GpuProblem& problem, double samples) {
@@ -61,6 +80,9 @@ inline double columns_seconds(const GpuProblem& problem) {
 }
 inline double tiles_seconds(const GpuProblem& problem) {
   return gpu_seconds(tiles_elements(problem), problem.tiled_multiply_adds / kTilesShare, problem.dtype, problem.tf32);
+}
+inline double shared_seconds(const GpuProblem& problem) {
+  return gpu_seconds(shared_elements(problem), problem.slices * problem.multiply_adds, problem.dtype, /*tf32=*/false);
 }
 
 }  // namespace crossd_ops

@@ -17,6 +17,7 @@
 #include "convolution/forward.h"
 #include "convolution/sample_kernels.h"
 #include "convolution/methods/shared.h"
+#include "convolution/methods/shared_columns.h"
 #include "convolution/methods/small.h"
 
 namespace crossd_ops {
@@ -32,7 +33,9 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shif
   const Method method = choose(problem, /*backward=*/false).method;
   if (method == Method::small) return small_convolution(input, weight, bias, problem);
   const NoGrad no_grad;
-  if (method == Method::shared) return SharedConvolution(input, weight, problem).forward(bias, input.scalar_type());
+  if (method == Method::shared)
+    return problem.on_gpu ? SharedColumnsConvolution(input, weight, problem).forward(bias)
+                          : SharedConvolution(input, weight, problem).forward(bias);
   const int64_t block = rows_of_block(problem, input);
   SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block, method == Method::tiles);
   SampleConvolution convolve(input, problem, method);
@@ -62,11 +65,14 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad, cons
   const NoGrad no_grad;
   const Method method = choose(problem, /*backward=*/true).method;
   if (method == Method::shared) {
-    SharedConvolution gradients(input, weight, problem);
-    gradients.backward(grad, need_input, need_weight, need_shift);
-    return {need_input ? gradients.grad_input(input.scalar_type()) : nothing(input),
-            need_weight ? gradients.grad_weight(weight.scalar_type()) : nothing(weight),
-            need_shift ? gradients.grad_shift(shift.scalar_type()) : nothing(shift)};
+    const auto gradients_by = [&](auto gradients) -> std::tuple<Tensor, Tensor, Tensor> {
+      gradients.backward(grad, need_input, need_weight, need_shift);
+      return {need_input ? gradients.grad_input() : nothing(input),
+              need_weight ? gradients.grad_weight() : nothing(weight),
+              need_shift ? gradients.grad_shift(shift.scalar_type()) : nothing(shift)};
+    };
+    return problem.on_gpu ? gradients_by(SharedColumnsConvolution(input, weight, problem))
+                          : gradients_by(SharedConvolution(input, weight, problem));
   }
   const int64_t block = rows_of_block(problem, input);
   SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block, method == Method::tiles);

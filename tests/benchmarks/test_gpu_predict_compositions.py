@@ -24,7 +24,7 @@ from crossd_ops.library import loaded
 ROOT = Path(__file__).resolve().parents[2]
 # What is compared: names in a profile and of a record.
 NAMES = {"clone": "clone", "convolution": "convolution", "convolution_backward": "convolution_backward", "bmm": "bmm"}
-NAMES |= {"copy_": "copy_", "cat": "cat", "new_zeros": "new_zeros", "subtract": "sub", "sub": "sub"}
+NAMES |= {"copy_": "copy_", "cat": "cat", "new_zeros": "new_zeros", "subtract": "sub", "sub": "sub", "sum": "sum"}
 
 # Samples, channels in and out, sizes of the image, groups; stride, whether channels-last, with a bias, with all needs.
 PROBLEMS: dict[str, tuple[int, int, int, tuple[int, ...], int, int, bool, bool, bool]] = {
@@ -41,17 +41,26 @@ PROBLEMS: dict[str, tuple[int, int, int, tuple[int, ...], int, int, bool, bool, 
     "tiles": (2, 16, 32, (28, 28), 1, 1, True, True, True),  # in bfloat16
     "tiles, float32": (2, 16, 20, (28, 28), 1, 1, True, True, True),
     "tiles, groups": (2, 32, 16, (21, 28), 2, 2, True, False, True),
+    "shared": (8, 64, 48, (2, 2), 1, 1, True, True, True),  # in bfloat16
+    "shared, contiguous": (8, 16, 24, (2, 3), 1, 2, False, False, True),
+    "shared, groups": (8, 64, 64, (2, 2), 2, 1, True, True, True),
+    "shared, weight alone": (8, 64, 64, (2, 2), 1, 1, True, False, False),
     "one sample": (1, 16, 20, (12, 13), 1, 1, True, True, True),
 }
 GIVEN = "; given kernels"
-CALLS = [name + suffix for suffix in ("", GIVEN) for name in PROBLEMS]
+# Kernels that are given have no weight that all samples share.
+CALLS = [name + suffix for suffix in ("", GIVEN) for name in PROBLEMS if not (suffix and name.startswith("shared"))]
+KERNELS = tuple(
+    f"crossd_ops::{name}"
+    for name in ("convolve_tiles", "image_to_shifted_columns", "shifted_columns_gradient", "seen_to_image")
+)
 OPERATORS = ("crossd_ops::convolution", "crossd_ops::sample_convolution")
 
 
 def tensors(name: str) -> tuple[list[torch.Tensor], dict[str, int]]:
     problem = name.removesuffix(GIVEN)
     samples, inputs, outputs, sizes, groups, stride, channels_last, with_bias, all_needs = PROBLEMS[problem]
-    dtype = torch.bfloat16 if problem in ("tiles", "tiles, groups") else torch.float32
+    dtype = torch.bfloat16 if problem in ("tiles", "tiles, groups", "shared") else torch.float32
     image = torch.ones(samples, inputs, *sizes, dtype=dtype)
     if channels_last:
         image = image.contiguous(memory_format=torch.channels_last)
@@ -83,8 +92,8 @@ def dispatched(name: str) -> list[list[Any]]:
         operator = NAMES.get(event.name.removeprefix("aten::"))
         above = event.cpu_parent
         while above is not None and not above.name.startswith(OPERATORS):
-            # What does the work of tiles where there are no tensor cores is not theirs.
-            if above.name.removeprefix("aten::") in NAMES or above.name.startswith("crossd_ops::convolve_tiles"):
+            # What does the work of a GPU's kernels where there are none is not theirs.
+            if above.name.removeprefix("aten::") in NAMES or above.name.startswith(KERNELS):
                 break
             above = above.cpu_parent
         if operator and above is not None and above.name.startswith(OPERATORS):
@@ -122,7 +131,10 @@ def test_the_composition_calls_what_the_library_calls(name: str, of_library: dic
     assert sorted(found, key=str) == of_library[name]
     method = name.removesuffix(GIVEN).partition(",")[0]
     names = [operator for operator, _ in found]
-    assert ("bmm" in names) == (method == "matrix")
+    assert ("bmm" in names) == (method in ("matrix", "shared"))
+    shared = [call.operator.partition(".")[2] for call in (*forward, *backward) if "shifted" in call.operator]
+    back = ["image_to_shifted_columns"] if "alone" in name else ["shifted_columns_gradient", "image_to_shifted_columns"]
+    assert shared == (["image_to_shifted_columns", *back] if method == "shared" else [])
     tiles = [call.operator.partition(".")[2] for call in (*forward, *backward) if "tiles" in call.operator]
     of_all = ["convolve_tiles", "tiles_input_gradient", "tiles_kernels_gradient"]
     assert tiles == (of_all if method == "tiles" else [])

@@ -53,10 +53,12 @@ CASES: dict[str, tuple[Any, ...]] = {  # channels, sizes, kernel, groups, channe
     "groups": (24, (28, 28), 3, 2, False),
     "depthwise": (8, (28, 28), 3, 8, True),
     "volume": (4, (9, 8, 7), 3, 1, False),
-    "volume, channels-last": (16, (9, 8, 7), 3, 1, True),
+    "volume, channels-last": (16, (7, 8, 7), 3, 1, True),
+    "volume, few pixels": (16, (1, 2, 3), 3, 1, True),
 }
+OF_THE_WEIGHT = ("volume, channels-last", "volume, few pixels")  # as it is: forward, and the second one backward too
 # Nothing is copied for its layout, and no bigger tensor made, in what goes by columns.
-BY_COLUMNS = [name for name in CASES if name != "depthwise"]
+BY_COLUMNS = [name for name in CASES if name not in ("depthwise", *OF_THE_WEIGHT)]
 COPIES = ("aten::contiguous", "aten::clone", "aten::copy_", "aten::cat", "aten::convolution")
 
 
@@ -91,6 +93,18 @@ def test_a_layer_is_a_shift_and_a_product(calls: dict[str, Any], case: str) -> N
     assert forward.get("crossd_ops::image_to_columns") == backward.get("crossd_ops::image_to_columns") == columns
     assert backward.get("crossd_ops::columns_to_image") == columns
     assert {name for direction in (forward, backward) for name in direction if name in COPIES} == set()
+
+
+def test_a_volume_takes_the_weight_as_it_is(calls: dict[str, Any]) -> None:
+    """No kernel of a sample, nor its gradient; what is copied is the weight, and its gradient back."""
+    (_, backward), _ = calls["volume, few pixels"]
+    for case in OF_THE_WEIGHT:
+        (forward, _), _ = calls[case]
+        assert forward == {"aten::copy_": 1, "crossd_ops::image_to_shifted_columns": 1, "aten::bmm": 1}
+    ours = ("shifted_columns_gradient", "seen_to_image", "image_to_shifted_columns")
+    assert {name: backward[f"crossd_ops::{name}"] for name in ours} == dict.fromkeys(ours, 1)
+    assert (backward["aten::bmm"], backward["aten::copy_"], backward["aten::sum"]) == (2, 2, 1)
+    assert "crossd_ops::fourier_shift" not in backward and sum(backward.values()) == 8
 
 
 TILES = """

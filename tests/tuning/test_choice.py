@@ -56,16 +56,20 @@ def test_choice_on_the_cpu(samples: int, channels: int, pixels: int, backward: b
 def test_costs_are_those_of_the_sizes() -> None:
     samples, channels, pixels = 4, 16, 10
     found = choice.explain(*problem(samples, channels, pixels), PLACE, backward=False, on_gpu=True)
-    image, columns = samples * channels * pixels**2, samples * channels * 9 * pixels**2
+    image, columns, pairs = samples * channels * pixels**2, samples * channels * 9 * pixels**2, channels**2
     assert found.costs["matrix"].multiply_adds == columns * channels
-    assert found.costs["matrix"].bytes == 4 * (2 * image + samples * channels**2 * 9 + 2 * columns)
-    assert found.costs["plain"].bytes == 4 * (2 * image + channels**2 * 9)
-    assert found.possible == ["grouped", "matrix"]
+    made = pairs * (27 + samples * 9)  # the weight is read, the kernels are written
+    assert found.costs["matrix"].bytes == 4 * (2 * image + samples * pairs * 9 + 2 * columns + made)
+    assert found.costs["plain"].bytes == 4 * (2 * image + pairs * 9)
+    assert found.costs["shared"].multiply_adds == 3 * columns * channels
+    assert found.costs["shared"].bytes == 4 * (2 * image + 3 * pairs * 27 + 6 * columns + 4 * image)  # channels-last
+    assert found.possible == ["grouped", "matrix", "shared"]
     of = {name: found.costs[name].seconds for name in ("plain", *found.possible)}
     assert all(seconds is not None for seconds in of.values())
     assert found.method == min(found.possible, key=lambda name: of[name] or 0)
     back = choice.explain(*problem(samples, channels, pixels), PLACE, backward=True, on_gpu=True)
     assert back.costs["matrix"].bytes == 2 * found.costs["matrix"].bytes
+    assert back.costs["shared"].bytes == 2 * (found.costs["shared"].bytes + 4 * columns)  # of what is seen
 
 
 @pytest.mark.parametrize(
@@ -94,7 +98,8 @@ def test_tiles_on_a_gpu(
     back = choice.explain(input, weight, shift, (1, padding, 1, groups), backward=True, on_gpu=True)
     assert (back.method == "tiles") == ("tiles" in back.possible) == fits
     tiles, plain = found.costs["tiles"], found.costs["plain"]
-    assert tiles.bytes == plain.bytes + dtype.itemsize * 3 * channels * channels // groups * 9
+    pairs = channels * channels // groups
+    assert tiles.bytes == plain.bytes + dtype.itemsize * pairs * (3 * 9 + 27 + 4 * 9)
     assert tiles.seconds is not None and plain.seconds is not None and tiles.seconds > plain.seconds
 
 
@@ -130,8 +135,35 @@ def test_a_method_of_another_problem_changes_nothing() -> None:
     assert choice.explain(*tensors, PLACE, backward=False) == before
 
 
-def without_shared(found: choice.Choice) -> dict[str, choice.Cost]:
-    return {name: cost for name, cost in found.costs.items() if name != "shared"}
+@pytest.mark.parametrize(
+    ("samples", "channels", "sizes", "dtype", "expected"),
+    [
+        (32, 512, (7, 7), torch.bfloat16, "shared"),  # few pixels of many channels
+        (32, 256, (14, 14), torch.bfloat16, "matrix"),
+        (32, 512, (7, 7), torch.float32, "tiles"),  # whose products, not rounded to TF32, take long
+        (4, 256, (4, 4, 4), torch.bfloat16, "shared"),  # a volume: as many columns, and no kernels
+        (1, 512, (7, 7), torch.bfloat16, "grouped"),
+    ],
+)
+def test_the_shared_weight_on_a_gpu(
+    samples: int, channels: int, sizes: tuple[int, ...], dtype: torch.dtype, expected: str
+) -> None:
+    """Where kernels of each sample would take longer to make; never where they are given. Without memory."""
+    format = torch.channels_last if len(sizes) == 2 else torch.channels_last_3d
+    with torch.device("meta"):
+        input = torch.empty(samples, channels, *sizes, dtype=dtype).contiguous(memory_format=format)
+        weight, shift = torch.empty(channels, channels, 3, 3, 3, dtype=dtype), torch.empty(samples, 3)
+        kernels = torch.empty(samples, channels, channels, *[3] * len(sizes), dtype=dtype)
+        for backward in (False, True):
+            found = choice.explain(input, weight, shift, PLACE, backward=backward, on_gpu=True)
+            assert found.method == expected
+            assert "shared" not in choice.explain(input, kernels, None, PLACE, backward=backward, on_gpu=True).possible
+
+
+def of_given_kernels(layer: choice.Choice, made: int) -> dict[str, choice.Cost]:
+    """A layer's costs but for what makes its kernels, and without the weight's way."""
+    costs = {name: cost for name, cost in layer.costs.items() if name != "shared"}
+    return {name: cost if name == "plain" else cost._replace(bytes=cost.bytes - made) for name, cost in costs.items()}
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -145,7 +177,9 @@ def test_given_kernels_are_the_same_problem(axes: int, backward: bool) -> None:
     layer = choice.explain(input, weight, torch.ones(3, 3), place, backward=backward)
     found = choice.explain(input, given, None, place, backward=backward)
     assert "shared" not in found.possible  # which is of a weight
-    assert found._replace(costs=without_shared(found)) == layer._replace(costs=without_shared(layer))
+    elements = channels * (channels // groups)
+    made = 4 * elements * (27 + 3 * 3**axes) * (2 if backward else 1)
+    assert found._replace(costs=of_given_kernels(found, 0)) == layer._replace(costs=of_given_kernels(layer, made))
     force(layer, "loop")
     assert choice.explain(input, given, None, place, backward=backward)[1:3] == ("loop", "measured")
     with pytest.raises(ValueError, match=r"weight: expected \(B, O, C, "):

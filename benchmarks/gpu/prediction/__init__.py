@@ -21,7 +21,7 @@ operator has a model, the function that tells its launches, and is refused witho
     convolution_models/  the same of shifted columns
     torch_models.py   kernels of torch and of libraries: a roofline of the bytes of their tensors and their
                       multiply-adds, at rates that are assumptions (assumptions.py)
-    compositions.py   what an operator of crossd_ops calls inside of the library, in torch's words
+    compositions/     what an operator of crossd_ops calls inside of the library, in torch's words
 
 Left out, so that a prediction is what a kernel cannot beat rather than what it takes: latency (of a chain of dependent
 instructions, of the first loads), occupancy, waiting at barriers, blocks of the last wave that leave multiprocessors

@@ -2,7 +2,7 @@
 
 Tensors are fakes, on the CPU since torch without CUDA has no others that autograd takes. crossd_ops goes the way that
 it goes on a GPU (`gpu_stand_in`); one of its operators that calls others inside of the library is replaced by these
-(compositions.py). Autocast has the CPU's list of operators: of the networks here the losses alone differ.
+(compositions/). Autocast has the CPU's list of operators: of the networks here the losses alone differ.
 """
 
 from __future__ import annotations
