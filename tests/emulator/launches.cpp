@@ -138,7 +138,7 @@ void launch_all_tiles_kernels() {
 void launch_all_shifted_columns() {
   alignas(16) char memory = 0;  // not null: the gradient is wanted
   for (const Dtype dtype : kDtypes)
-    for (const int64_t channels : {1, 16})  // one by one, and in pairs and vectors
+    for (const int64_t channels : {1, 2, 16})  // of a thread one, two or four
       for (const int64_t size : {3, 5, 7})
         for (const int sliced : {-1, 0}) {
           ShiftedColumnsProblem problem{1, channels, 1};

@@ -41,14 +41,15 @@ inline bool has_shifted_columns(const ShiftedColumnsProblem& problem) {
   return fits;
 }
 
-// What a thread has of a pixel: two channels of a half type where each group has pairs of them, else one.
+// Channels that a thread has at a time, by which pixels are shared out: of a half type pairs where groups have them.
+// The kernels' threads may have more.
 inline int64_t shifted_columns_channels(const ShiftedColumnsProblem& problem) {
   return size_of(problem.dtype) == 2 && problem.channels / problem.groups % 2 == 0 ? 2 : 1;
 }
 
 // A block has so many pixels of one sample: constants, so that results do not depend on the device.
 inline int64_t shifted_columns_pixels(const ShiftedColumnsProblem& problem) {
-  constexpr int64_t kTasks = 1024;  // of a block, four of each thread: as often as the taps are used
+  constexpr int64_t kTasks = 1024;  // of a block, four of each thread, which use the same taps
   return std::max<int64_t>(kTasks / std::max<int64_t>(problem.channels / shifted_columns_channels(problem), 1), 1);
 }
 

@@ -43,7 +43,9 @@ class ShiftedProblem:
 
     @property
     def channels_of_thread(self) -> int:
-        return 2 if self.item_bytes == 2 and self.channels // self.groups % 2 == 0 else 1
+        """Four at most, of slices."""
+        of_group, most = self.channels // self.groups, 4 if self.kernel[0] == 1 else 2
+        return math.gcd(of_group, most) if self.item_bytes == 2 else 1
 
     @property
     def cubic_kernel(self) -> str | None:
@@ -59,8 +61,8 @@ class ShiftedProblem:
 
     @property
     def of_part(self) -> int:
-        """Pixels of a block."""
-        return max(_TASKS // max(self.lanes, 1), 1)
+        """Pixels of a block, as many as if no thread had more than two channels."""
+        return max(_TASKS // max(self.channels // math.gcd(self.channels_of_thread, 2), 1), 1)
 
     @property
     def pixels(self) -> int:

@@ -54,10 +54,12 @@ bool begin_at(const ShiftedColumnsProblem& problem, int elements, std::initializ
   return begin;
 }
 
-// Whether each thread can have two channels.
+// Channels of a thread: four, two or one of a half type. Volumes have no registers for four.
 template <typename T>
-bool has_pairs(const ShiftedColumnsProblem& problem, std::initializer_list<const void*> tensors) {
-  return shifted_columns_channels(problem) == 2 && begin_at<T>(problem, 2, tensors);
+int channels_of_thread(const ShiftedColumnsProblem& problem, std::initializer_list<const void*> tensors) {
+  const int64_t of_group = problem.channels / problem.groups;
+  if (problem.sliced >= 0 && of_group % 4 == 0 && begin_at<T>(problem, 4, tensors)) return 4;
+  return of_group % 2 == 0 && begin_at<T>(problem, 2, tensors) ? 2 : 1;
 }
 
 inline bool is_cubic_weight(const ShiftedColumnsProblem& problem, int64_t size, bool slices) {
@@ -71,19 +73,23 @@ inline int threads_of_any_size(const ShiftedShape& shape, size_t of_element) {
   return threads;
 }
 
-// Calls function(kernels of a thread's channels, kSize, kDepth) for a size that has kernels of its own; false: none.
+// Calls function(channels, kSize, kDepth), the template's arguments, for a size that has kernels of its own; false:
+// none.
 template <typename T, typename Function>
-bool with_cubic_size(const ShiftedColumnsProblem& problem, bool pairs, Function&& function) {
-  const auto with_channels = [&](auto size, auto depth) {
-    if constexpr (sizeof(T) == 2)
-      if (pairs) return function(std::integral_constant<int, 2>{}, size, depth);
-    function(std::integral_constant<int, 1>{}, size, depth);
-  };
+bool with_cubic_size(const ShiftedColumnsProblem& problem, std::initializer_list<const void*> tensors,
+                     Function&& function) {
   constexpr std::integral_constant<int, 1> one;
+  constexpr std::integral_constant<int, 2> two;
   constexpr std::integral_constant<int, 3> three;
-  if (is_cubic_weight(problem, 3, true)) return with_channels(three, one), true;
-  if (is_cubic_weight(problem, 3, false)) return with_channels(three, three), true;
-  return false;
+  constexpr std::integral_constant<int, 4> four;
+  const bool slices = is_cubic_weight(problem, 3, true);
+  if (!slices && !is_cubic_weight(problem, 3, false)) return false;
+  if constexpr (sizeof(T) == 2) {
+    const int channels = channels_of_thread<T>(problem, tensors);
+    if (channels == 4) return function(four, three, one), true;
+    if (channels == 2) return slices ? function(two, three, one) : function(two, three, three), true;
+  }
+  return slices ? function(one, three, one) : function(one, three, three), true;
 }
 
 // Calls function(T{}, Acc{}) with the types of a problem.
@@ -114,11 +120,10 @@ inline void launch_image_to_shifted_columns(const ShiftedColumnsProblem& problem
       launch(kernel, blocks, dim3(threads), shared, stream, shape, static_cast<const T*>(image),
              static_cast<const Acc*>(shift), static_cast<T*>(columns));
     };
-    const bool special =
-        with_cubic_size<T>(problem, has_pairs<T>(problem, {image, columns}), [&](auto channels, auto size, auto depth) {
-          shape.lanes /= channels;
-          start(shifted_columns_cubic<T, Acc, channels, size, depth>, kShiftedThreads, 0);
-        });
+    const bool special = with_cubic_size<T>(problem, {image, columns}, [&](auto channels, auto size, auto depth) {
+      shape.lanes /= channels;
+      start(shifted_columns_cubic<T, Acc, channels, size, depth>, kShiftedThreads, 0);
+    });
     if (special) return;
     const int threads = threads_of_any_size(shape, sizeof(Acc));
     start(shifted_columns_any<T, Acc>, threads, sizeof(Acc) * shape.columns.taps * threads);
@@ -140,11 +145,11 @@ inline void launch_shifted_columns_gradient(const ShiftedColumnsProblem& problem
              static_cast<const T*>(image), static_cast<const Acc*>(shift), static_cast<T*>(seen),
              static_cast<Acc*>(partial));
     };
-    const bool pairs = has_pairs<T>(problem, {grad_columns, image, seen});
-    const bool special = with_cubic_size<T>(problem, pairs, [&](auto channels, auto size, auto depth) {
-      shape.lanes /= channels;
-      start(shifted_gradient_cubic<T, Acc, channels, size, depth>, kShiftedThreads, 0);
-    });
+    const bool special =
+        with_cubic_size<T>(problem, {grad_columns, image, seen}, [&](auto channels, auto size, auto depth) {
+          shape.lanes /= channels;
+          start(shifted_gradient_cubic<T, Acc, channels, size, depth>, kShiftedThreads, 0);
+        });
     if (special) return;
     const size_t of_element = sizeof(Acc) * (problem.sliced < 0 ? 1 : 2);  // of slices what is derived, too
     const int threads = threads_of_any_size(shape, of_element);

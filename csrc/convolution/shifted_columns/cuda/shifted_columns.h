@@ -1,6 +1,6 @@
 // The shifted columns, and their gradients, on the current CUDA device, in the order of a stream (a cudaStream_t).
-// Asynchronous; a launch that fails, and a problem without has_shifted_columns, throw. Of a half type whose groups have
-// pairs of channels all tensors should begin, and the image's strides be, at two elements: else channels go one by one.
+// Asynchronous; a launch that fails, and a problem without has_shifted_columns, throw. Of a half type threads have
+// two or four channels each where groups have so many, and all tensors begin, and pixels lie, at them: else one.
 #pragma once
 #include "convolution/shifted_columns/problem.h"
 

@@ -29,19 +29,28 @@ constexpr int kShiftedThreads = 256;
 constexpr int kShiftedWarps = kShiftedThreads / kLanes;
 constexpr int kMostTaps = static_cast<int>(kMostShiftedSize);
 
-// Channels next to each other, that a thread has.
+// Channels next to each other, that a thread has: one, or of a half type two or four, in a word or two.
 template <typename Acc, typename T, int kChannels>
 __device__ __forceinline__ void load_channels(const T* from, Acc (&to)[kChannels]) {
-  if constexpr (kChannels == 2) {
-    const uint32_t pair = *reinterpret_cast<const uint32_t*>(from);
-    to[0] = to_float(T{static_cast<uint16_t>(pair)}), to[1] = to_float(T{static_cast<uint16_t>(pair >> 16)});
-  } else {
+  if constexpr (kChannels == 1) {
     to[0] = load_element<Acc>(from);
+  } else {
+    uint32_t words[kChannels / 2];
+    if constexpr (kChannels == 4) {
+      const uint2 both = *reinterpret_cast<const uint2*>(from);
+      words[0] = both.x, words[1] = both.y;
+    } else {
+      words[0] = *reinterpret_cast<const uint32_t*>(from);
+    }
+#pragma unroll
+    for (int i = 0; i < kChannels; ++i) to[i] = to_float(T{static_cast<uint16_t>(words[i / 2] >> i % 2 * 16)});
   }
 }
 template <typename Acc, typename T, int kChannels>
 __device__ __forceinline__ void store_channels(T* to, const Acc (&from)[kChannels]) {
-  if constexpr (kChannels == 2)
+  if constexpr (kChannels == 4)
+    *reinterpret_cast<uint2*>(to) = uint2{pack_pair(from[0], from[1], T{}), pack_pair(from[2], from[3], T{})};
+  else if constexpr (kChannels == 2)
     store_pair(to, from[0], from[1]);
   else
     *to = convert<T>(from[0]);
