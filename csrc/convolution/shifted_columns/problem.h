@@ -33,6 +33,7 @@ inline int weight_axis(const ShiftedColumnsProblem& problem, int axis) {
 
 inline bool has_shifted_columns(const ShiftedColumnsProblem& problem) {
   bool fits = problem.shift_dtype == accumulate_dtype(problem.dtype);
+  if (problem.sliced >= 0) fits = fits && problem.image[0] == 1 && problem.result[0] == 1 && problem.padding[0] == 0;
   for (int axis = 0; axis < 3; ++axis) {
     const int64_t size = problem.weight[weight_axis(problem, axis)];
     fits = fits && size % 2 == 1 && size <= kMostShiftedSize;

@@ -159,7 +159,6 @@ def image_from_seen_launches(problem: ShiftedProblem) -> list[AnyLaunch]:
     blocks = math.ceil(math.prod(problem.image) * problem.channels / channels / _THREADS)
     depth, rows, columns = problem.kernel
     loops = {"d": depth, "h": depth * rows, "w": depth * rows * columns}
-    loops["i"] = loops["w"]  # some machine code of single channels has the last loop by the line within it
     arrays = {"seen": problem.seen_inside, "image": problem.image_bytes}
     return [
         launches.Launch(

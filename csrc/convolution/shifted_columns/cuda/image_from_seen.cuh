@@ -68,9 +68,9 @@ __global__ void __launch_bounds__(kShiftedThreads, 3)
       SeeingPixel x(shape, 2, at.x);
 #pragma unroll 1
       for (int w = 0; w < columns.kernel[2]; ++w, x.next_tap(), ++tap) {
+        if (!z.is_there() || !y.is_there() || !x.is_there()) continue;
         const int64_t row = before + (z.pixel() * columns.result[1] + y.pixel()) * columns.result[2] + x.pixel();
-        const bool is_there = z.is_there() && y.is_there() && x.is_there();
-        if (!is_there || row < 0 || row >= shape.rows) continue;
+        if (row < 0 || row >= shape.rows) continue;
         copy_channels<kChannels>(seen + (row * columns.taps + tap) * columns.channels + channel, values);
 #pragma unroll
         for (int i = 0; i < kChannels; ++i) sums[i] += load_element<Acc>(values + i);

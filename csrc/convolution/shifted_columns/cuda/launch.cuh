@@ -168,7 +168,7 @@ inline void launch_seen_to_image(const ShiftedColumnsProblem& problem, const voi
     constexpr int kVector = kColumnsVector<T>;
     const bool vectors = problem.channels % kVector == 0 && begin_at<T>(problem, kVector, {seen, image});
     shape.lanes /= vectors ? kVector : 1;
-    shape.parts = narrow((pixels * shape.lanes + kShiftedThreads - 1) / kShiftedThreads);
+    shape.parts = narrow(pixels * shape.lanes + kShiftedThreads - 1) / kShiftedThreads;
     launch(vectors ? image_from_seen<T, Acc, kVector> : image_from_seen<T, Acc, 1>,
            blocks_of_samples(samples, shape.parts), dim3(kShiftedThreads), 0, stream, shape,
            static_cast<const T*>(seen), problem.accumulate, static_cast<T*>(image));
