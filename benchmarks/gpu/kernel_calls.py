@@ -181,7 +181,8 @@ def _sample_convolution_call(
 def _whole_head_call(
     operators: Any, device: torch.device, dtype: torch.dtype, sizes: tuple[int, int, int], layout: str, training: bool
 ) -> Callable[[], object]:
-    """With parameters in float32, what a norm keeps, and every gradient, added to another of the input."""
+    """With parameters in float32, what a norm keeps, and every gradient, added to another of the input; and again
+    without that of the input, as a network's first layer has it."""
 
     def call() -> object:
         channels, height, width = sizes
@@ -200,7 +201,8 @@ def _whole_head_call(
         shift, statistics, mean, variance = operators.predict_shift(*forward)
         grad = _random(*shift.shape, dtype=shift.dtype).to(device)
         backward = (grad, input, weight1, bias1, gain, offset, mean, variance, training, 1e-5, weight2, bias2)
-        return operators.predict_shift_backward(*backward, statistics, True, True, True, torch.zeros_like(input))
+        operators.predict_shift_backward(*backward, statistics, True, True, True, torch.zeros_like(input))
+        return operators.predict_shift_backward(*backward, statistics, True, False, True, None)
 
     return call
 

@@ -36,12 +36,30 @@ std::vector<Case> all_cases() {
       cases.push_back(one);
     }
   }
+  for (const int64_t channels : {1, 2, 3}) {  // one pass backward, where no gradient of the input is wanted
+    for (const Layout layout : {Layout::contiguous, Layout::channels_last, Layout::padded, Layout::transposed}) {
+      for (const Dtype dtype : {Dtype::float32, Dtype::bfloat16, Dtype::float16}) {
+        Case one{3, channels, 7, 7, dtype, layout};
+        one.training = number % 4 > 0, one.exact = number % 2 == 0, one.half_parameters = number % 5 == 1;
+        one.need_input = false;
+        cases.push_back(one);
+        ++number;
+      }
+    }
+  }
+  Case several_tiles{2, 3, 29, 41, Dtype::float32, Layout::channels_last};
+  several_tiles.need_input = false;
+  cases.push_back(several_tiles);
   Case many{270, 4, 2, 2, Dtype::float32, Layout::contiguous};  // more items than blocks
+  cases.push_back(many);
+  many.channels = 3, many.need_input = false;
   cases.push_back(many);
   for (const Dtype dtype : {Dtype::float32, Dtype::bfloat16})  // few blocks: of each sample in parts, a part or two
     cases.push_back({3, 136, 7, 7, dtype, Layout::channels_last});
   Case large_mean{2, 8, 20, 20, Dtype::float32, Layout::contiguous};
   large_mean.input_mean = 1000, large_mean.need_parameters = false;  // of weight1: the difference of large sums
+  cases.push_back(large_mean);
+  large_mean.channels = 3, large_mean.need_input = false, large_mean.need_parameters = true;  // of a pivot
   cases.push_back(large_mean);
   return cases;
 }

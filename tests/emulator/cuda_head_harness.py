@@ -79,7 +79,8 @@ class HeadBackward(ctypes.Structure):
 
 class EmulatedHead:
     """Same contract as ``torch.ops.crossd_ops.predict_shift`` and ``predict_shift_backward``, of contiguous parameters
-    in the operator's order, all that is asked for; slow: for small images."""
+    in the operator's order, all that is asked for, or without ``need_input`` no gradient of the input; slow: for
+    small images."""
 
     def __init__(self, csrc: Path = CSRC, variant: str = "plain") -> None:
         self.path = compile_program(EMULATOR / "cuda_head_harness.cpp", variant, csrc=csrc, shared=True)
@@ -122,13 +123,15 @@ class EmulatedHead:
         statistics: Tensor,
         exact: bool,
         beside: Tensor | None = None,
+        need_input: bool = True,
     ) -> tuple[Tensor, ...]:
         grad_input = torch.empty_like(input).fill_(float("nan"))
         grads = [torch.full_like(parameter, float("nan")) for parameter in parameters]
         problem = HeadBackward(
             _input(input), _parameters(parameters, epsilon), training, exact,
-            *(tensor.data_ptr() for tensor in (*used, statistics, grad_shift, grad_input)),
-            None if beside is None else beside.data_ptr(), MapStrides(*grad_input.stride()), True,
+            *(tensor.data_ptr() for tensor in (*used, statistics, grad_shift)),
+            grad_input.data_ptr() if need_input else None, None if beside is None else beside.data_ptr(),
+            MapStrides(*grad_input.stride()), True,
             *map(_values, grads),
         )  # fmt: skip
         workspace = _nan(self._library.emulated_backward_workspace(ctypes.byref(problem)))

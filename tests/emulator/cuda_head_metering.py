@@ -15,7 +15,8 @@ from .metering import Launch, Meter
 
 @dataclass(frozen=True)
 class WholeHeadCase:
-    """The head of a layer in training, with every gradient and one beside that of the input."""
+    """The head of a layer in training, with every gradient, one beside that of the input, or without
+    that."""
 
     samples: int
     channels: int
@@ -23,6 +24,7 @@ class WholeHeadCase:
     columns: int
     input: torch.dtype = torch.float32
     channels_last: bool = False
+    need_input: bool = True
 
     def measure(self, direction: str, csrc: Path = CSRC) -> tuple[Launch, ...]:
         """``direction``: "forward" or "backward"."""
@@ -46,7 +48,8 @@ class WholeHeadCase:
                 1e-5,
                 statistics,
                 False,
-                input.clone(),
+                input.clone() if self.need_input else None,
+                self.need_input,
             )
         return head.launches
 

@@ -90,6 +90,8 @@ void launch_all_whole_heads() {
       backward.input = forward.input, backward.training = backward.need_parameters = 1;
       backward.grad_input = &memory, backward.grad_strides = forward.input.strides;
       cuda::launch_head_backward(backward, nullptr, nullptr);
+      backward.grad_input = nullptr;
+      cuda::launch_head_backward(backward, nullptr, nullptr);
     }
 }
 

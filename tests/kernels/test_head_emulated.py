@@ -87,6 +87,11 @@ def test_shift_and_gradients_are_those_of_torch(
     torch.testing.assert_close(of_input, expected_grads[0] + beside, check_dtype=False, rtol=1e-4, atol=1e-5)
     assert of_input.stride() == input.stride()
     torch.testing.assert_close(others, [*expected_grads[1:]], check_dtype=False, rtol=1e-4, atol=1e-4)
+    of_input, *others = head.predict_shift_backward(
+        grad, input, parameters, (mean, variance), training, EPSILON, statistics, False, need_input=False
+    )
+    assert of_input.isnan().all()
+    torch.testing.assert_close(others, [*expected_grads[1:]], check_dtype=False, rtol=1e-4, atol=1e-4)
 
 
 def test_a_batch_of_one_pixel_each_and_channels_last_pixels_of_a_larger_image() -> None:
@@ -112,20 +117,23 @@ def test_float64_is_refused() -> None:
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize(
-    ("dtype", "channels_last", "channels", "side"), [("float32", False, 40, 13), ("bfloat16", True, 288, 5)]
+    ("dtype", "channels_last", "channels", "side", "need_input"),
+    [("float32", False, 40, 13, True), ("bfloat16", True, 288, 5, True), ("bfloat16", True, 3, 20, False)],
 )
 def test_launches_of_the_whole_head_are_those_of_the_launchers(
-    direction: str, dtype: str, channels_last: bool, channels: int, side: int
+    direction: str, dtype: str, channels_last: bool, channels: int, side: int, need_input: bool
 ) -> None:
     reason = why_not("meter")
     if reason:
         pytest.skip(reason)
-    problem = own_models.WholeHeadProblem(3, channels, side * side, dtype, channels_last, beside=True)
+    sizes = 3, channels, side * side
+    problem = own_models.WholeHeadProblem(*sizes, dtype, channels_last, beside=need_input, need_input=need_input)
     of = own_models.whole_head_forward_launches if direction == "forward" else own_models.whole_head_backward_launches
     expected = of(problem, training=True)
-    got = WholeHeadCase(3, channels, side, side, getattr(torch, dtype), channels_last).measure(direction)
+    case = WholeHeadCase(3, channels, side, side, getattr(torch, dtype), channels_last, need_input)
+    got = case.measure(direction)
     described = [[(one.kernel, one.blocks, one.threads) for one in launches] for launches in (got, expected)]
-    assert described[0] == described[1] and len(got) == 3
+    assert described[0] == described[1] and len(got) == (3 if need_input or direction == "forward" else 2)
     for launch, wanted in zip(got, expected, strict=True):
         asked_for = sum(one.distinct_bytes for one in launch.arrays)
         assert sum(wanted.arrays.values()) == pytest.approx(asked_for, rel=0.02, abs=1000)

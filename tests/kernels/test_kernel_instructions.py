@@ -10,6 +10,7 @@ are committed.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -174,8 +175,13 @@ def test_every_loop_is_one_that_the_prediction_knows(architecture: str) -> None:
         known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)
     for packed in (False, True):
         whole = own_models.WholeHeadProblem(2, 64, 100, "float32", packed)
-        found = own_models.whole_head_forward_launches(whole, training=True)
-        for launch in (*found, *own_models.whole_head_backward_launches(whole, training=True)):
+        of_few = own_models.WholeHeadProblem(2, 3, 100, "float32", packed, need_input=False)
+        found = [
+            launches_of(problem, training=True)
+            for problem in (whole, of_few)
+            for launches_of in (own_models.whole_head_forward_launches, own_models.whole_head_backward_launches)
+        ]
+        for launch in itertools.chain(*found):
             known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)
     unknown = {
         (kernel, path)

@@ -60,6 +60,7 @@ WHOLE_HEADS = {
     "64 channels, channels-last": functools.partial(WholeHeadCase, 2, 64, 16, 16, channels_last=True),
     "288 channels, channels-last": functools.partial(WholeHeadCase, 1, 288, 8, 8, channels_last=True),
     "3 channels, channels-last": functools.partial(WholeHeadCase, 2, 3, 16, 16, channels_last=True),
+    "3 channels of no gradient": functools.partial(WholeHeadCase, 2, 3, 16, 16, channels_last=True, need_input=False),
 }
 COLUMNS = {
     "3x3": functools.partial(ColumnsCase, 2, 32, 16),
@@ -136,6 +137,7 @@ REASONS = (  # the first that fits holds
     Reason("", "rotation_head", "partial$", "at most 48 bytes for each block: sectors that are not full"),
     Reason("", "^head_", "(weight1|partial)$", "by every block, which needs all of it: from L2, and L1 of its warps"),
     Reason("whole-head 288 ", "head_gradient", "read input$", "by a block for each 256 channels, and its own again"),
+    Reason("whole-head 3 ", "_few<", "read input$", "channels one by one: from L1; 32 pixels by each block: from L2"),
     Reason("whole-head 3 ", "", "", "few channels of each pixel, one by one: a sector again from L1", "L1"),
     Reason("", "", "partial$", "of few samples: the last sector of a block's row is not full"),
     Reason("misaligned", "forward_", "read weight", "an element at a time, and by each split of the samples"),

@@ -11,7 +11,7 @@ CUDA_WHOLE_HEAD = [
     Mutant("head/cuda/head_tile.cuh", "channel + j >= channels", "channel + j > channels"),
     Mutant("head/cuda/head_tile.cuh", "channel + j >= left", "left == 0"),
     Mutant("head/cuda/head_tile.cuh", "(channels - 1 & 8) == 0", "false"),
-    Mutant("head/cuda/head_tile.cuh", "next_sample <= last_item()", "true"),
+    Mutant("head/cuda/head_tile.cuh", "next_sample <= last()", "true"),
     Mutant("head/cuda/head_tile.cuh", "(item - range.sample * work.parts.count)", "1"),
     Mutant("head/cuda/head_products.cuh", "channel + i < channels", "true"),
     Mutant("head/cuda/head_products.cuh", "h / 2 % 2 * 8 + h / 4 * 2 + h % 2", "h"),
@@ -24,18 +24,18 @@ CUDA_WHOLE_HEAD = [
     Mutant("head/cuda/head_tile.cuh", "chunks <= work.ways", "true"),
     Mutant("head/cuda/head_tile.cuh", "first + warp / work.ways * kTile", "first + warp * kTile"),
     Mutant("head/cuda/head_tile.cuh", "other < work.ways", "other < 1"),
-    Mutant("head/cuda/head_tile.cuh", "work.items * (blockIdx.x + 1) / work.blocks", "first_item() + 1"),
+    Mutant("head/cuda/head_tile.cuh", "work.items * (blockIdx.x + 1) / work.blocks", "first() + 1"),
     Mutant("head/cuda/head_tile.cuh", "pixel < inside", "true"),
     Mutant("head/cuda/head_statistics.cuh", "(hidden.at[i] - mean[i])", "difference"),
     Mutant("head/cuda/head_statistics.cuh", "difference * difference * count * share", "0"),
     Mutant("head/cuda/head_statistics.cuh", "at[0] * difference * difference", "0"),
     Mutant("head/cuda/head_statistics.cuh", "squares - sum * sum / pixels", "squares"),
-    Mutant("head/cuda/head_statistics.cuh", "squares / (pixels - 1)", "squares / pixels"),
+    Mutant("head/cuda/head_statistics.cuh", "squares / (work.pixels - 1)", "squares / work.pixels"),
     Mutant("head/cuda/head_statistics.cuh", "*running.batches + 1", "*running.batches"),
     Mutant("head/cuda/head.cuh", "variance[channel] + parameters.epsilon", "variance[channel]"),
-    Mutant("head/cuda/head.cuh", "value <= 0", "false"),
+    Mutant("head/cuda/head.cuh", "values.at[i] <= 0", "false"),
     Mutant("head/cuda/head.cuh", "odd ? scores[2 * i] : scores[2 * i + 1]", "scores[2 * i]"),
-    Mutant("head/cuda/head.cuh", "item * kHeadChannels * 3", "0", 0),
+    Mutant("head/cuda/head.cuh", "item * kHeadChannels * 3", "0"),
     Mutant("head/cuda/head.cuh", "i < values", "false"),
     Mutant("head/cuda/head_gradient.cuh", "quarter.is_off[i]", "false"),
     Mutant("head/cuda/head_gradient.cuh", "inside ? channel.at(quarter.score) : 0", "channel.at(quarter.score)"),
@@ -46,16 +46,42 @@ CUDA_WHOLE_HEAD = [
     Mutant("head/cuda/head_gradient.cuh", "first_chunk + tiles.way", "tiles.way"),
     Mutant("head/cuda/head_gradient.cuh", "beside ? beside + offset : nullptr", "beside"),
     Mutant("head/cuda/head_join.cuh", "(sum - rest)", "sum"),
-    Mutant("head/cuda/head_join.cuh", "from[block * step]", "from[0]"),
+    Mutant("head/cuda/head_join.cuh", "columns[i][block * step]", "columns[i][0]"),
     Mutant("head/cuda/head_join.cuh", "sample += kHeadThreads", "sample += 2 * kHeadThreads"),
+    Mutant("head/cuda/few_channels/pixels.cuh", "place < 0", "false"),
+    Mutant("head/cuda/few_channels/pixels.cuh", "i < input.channels", "i < 1", 1),
+    Mutant("head/cuda/few_channels/pixels.cuh", "from_mean += weight * pivot.at[i]", "from_mean += 0"),
+    Mutant("head/cuda/few_channels/pixels.cuh", "threadIdx.x / kLanes * kFewMoments", "0"),
+    Mutant("head/cuda/few_channels/pixels.cuh", "!of_batch", "true"),
+    Mutant("head/cuda/few_channels/pixels.cuh", "turn * (kLanes / kQuarters)", "0"),
+    Mutant("head/cuda/few_channels/forward.cuh", "totals[i] * totals[j] / work.pixels", "0"),
+    Mutant("head/cuda/few_channels/forward.cuh", "(i == j ? 1 : 2)", "1"),
+    Mutant("head/cuda/few_channels/forward.cuh", "(pivot.at[i] + totals[i] / work.pixels)",
+           "(totals[i] / work.pixels)"),
+    Mutant("head/cuda/few_channels/forward.cuh", "pixel_of_turn(i) < inside", "true", 1),
+    Mutant("head/cuda/few_channels/backward.cuh", "pixel_of_turn(i) < inside", "true"),
+    Mutant("head/cuda/few_channels/backward.cuh",
+           "shared.offsets[thread] * sum_over_warps(of_warps, kFewOfHidden, thread)", "0"),
+    Mutant("head/cuda/few_channels/backward.cuh", "moments[i] * moments[channel] / pixels", "0"),
+    Mutant("head/cuda/few_channels/backward.cuh", "sum * moments[channel]", "0"),
+    Mutant("head/cuda/few_channels/backward.cuh", "!problem.training", "false"),
+]  # fmt: skip
+# Found by AddressSanitizer alone, for what is read out of bounds is not used.
+OUT_OF_BOUNDS = [
+    Mutant("head/cuda/head_tile.cuh", "from >= 0 && channel < channels", "channel < channels"),
+    Mutant("head/cuda/head_products.cuh", "channel < channels ? load_element<float>(data + (h + i) * channels) : 0",
+           "load_element<float>(data + (h + i) * channels)"),
+    Mutant("head/cuda/few_channels/pixels.cuh", "i < input.channels", "true", 0),
 ]  # fmt: skip
 # But store_tile's: a shuffle comes next, by which the emulator orders accesses to memory, and a device does not.
 BARRIERS = [
     mutant
-    for mutant in missing_barriers("head/cuda/head*.cuh")
+    for files in ("head/cuda/head*.cuh", "head/cuda/few_channels/*.cuh")
+    for mutant in missing_barriers(files)
     if (mutant.file, mutant.old, mutant.occurrence) != ("head/cuda/head_tile.cuh", "__syncwarp();", 1)
 ]
 WHOLE_HEAD = [
     Suite("cuda_whole_head", CUDA_WHOLE_HEAD, "cuda_head_check.cpp", HEAD_STAGES),
+    Suite("whole_head_bounds", OUT_OF_BOUNDS, "cuda_head_check.cpp", BRIEF, "address"),
     Suite("whole_head_barriers", BARRIERS, "cuda_head_check.cpp", BRIEF, "thread"),
 ]

@@ -82,6 +82,7 @@ def rotation_head_backward(call: Call) -> list[AnyLaunch]:
 _TILE, _HIDDEN, _WARPS, _THREADS = 32, 16, 8, 256
 _BLOCKS, _WANTED_ITEMS = 256, 1024
 _MOMENTS, _SUMS, _POOLED = 3 * 16, 6 * 16, 4 * 3  # floats that a block, or a part of a sample, leaves
+_FEW, _FEW_MOMENTS, _FEW_SUMS = 3, 16, 10 * 16  # channels, and what a block leaves of them
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,11 @@ class WholeHeadProblem:
     @property
     def ways(self) -> int:
         return min(_WARPS, 1 << (self.chunks - 1).bit_length())
+
+    @property
+    def few(self) -> bool:
+        """Whether kernels of their own take the channels."""
+        return self.channels <= _FEW
 
     @property
     def slabs(self) -> int:
@@ -148,6 +154,17 @@ class WholeHeadProblem:
     def weight_bytes(self) -> int:
         return 4 * _HIDDEN * self.channels
 
+    def launch_few(self, kernel: str, loops: dict[str, float], **arrays: int) -> launches.Launch:
+        """One for few channels."""
+        tiles = self.samples * math.ceil(self.pixels / _THREADS) / self.blocks
+        ranges = self.ranges / self.blocks
+        named = {f"{kernel}.item": ranges, f"{kernel}.first": tiles, "advance.while": 0.0}
+        # Of 1024 pixels at once, of which a range need not be full.
+        named |= {"write_few_moments.item": ranges, "write_few_moments.first": max(tiles / 4, ranges)}
+        kernel = f"{kernel}<{launches.TYPES[self.dtype][0]}>"
+        arrays = {"input": self.input_bytes, "weight1": self.weight_bytes, **arrays}
+        return launches.Launch(kernel, self.blocks, _THREADS, named | loops, arrays)
+
     def launch(self, kernel: str, loops: dict[str, float], slabs: int = 1, **arrays: int) -> launches.Launch:
         """One that makes the hidden channels, with what it does besides."""
         tile = _TILE * _WARPS // self.ways
@@ -174,12 +191,18 @@ class WholeHeadProblem:
 
 
 def whole_head_forward_launches(problem: WholeHeadProblem, *, training: bool) -> list[launches.Launch]:
-    moments = 4 * problem.blocks * _MOMENTS
+    moments = 4 * problem.blocks * (_FEW_MOMENTS if problem.few else _MOMENTS)
     pooled = 4 * problem.samples * problem.parts * _POOLED
-    statistics = problem.launch("head_moments", {}, partial=moments)
-    loops = {"join_moments.block": problem.blocks / _HIDDEN if training else 0.0, "join_lanes.distance": 3.0}
-    loops["i"] = problem.ranges / problem.blocks  # at most once for each range
-    pool = problem.launch("head_pool", loops, partial=(moments if training else 0) + pooled)
+    join = "join_few_moments.block" if problem.few else "join_moments.block"
+    loops = {join: problem.blocks / _HIDDEN if training else 0.0, "join_lanes.distance": 3.0}
+    loops["write_pooled.i"] = problem.ranges / problem.blocks  # at most once for each range
+    read = (moments if training else 0) + pooled
+    if problem.few:
+        statistics = problem.launch_few("head_moments_few", {}, partial=moments)
+        pool = problem.launch_few("head_pool_few", loops, partial=read)
+    else:
+        statistics = problem.launch("head_moments", {}, partial=moments)
+        pool = problem.launch("head_pool", loops, partial=read)
     parts = problem.parts * 4 / 32
     of_samples = 4 * problem.samples * 15  # statistics, and the shift
     finish = launches.Launch(
@@ -194,6 +217,8 @@ def whole_head_forward_launches(problem: WholeHeadProblem, *, training: bool) ->
 
 def whole_head_backward_launches(problem: WholeHeadProblem, *, training: bool) -> list[launches.Launch]:
     """Of every gradient of the parameters."""
+    if problem.few and not problem.need_input:
+        return _few_backward_launches(problem)
     blocks, slabs = problem.blocks, problem.slabs
     sums, columns = 4 * blocks * _SUMS, problem.chunks * _TILE
     weights = 4 * blocks * _HIDDEN * columns
@@ -222,15 +247,26 @@ def whole_head_backward_launches(problem: WholeHeadProblem, *, training: bool) -
     again = 4 * blocks * 32 if training else 0  # of the sums, which every block reads
     main = problem.launch("head_gradient", loops, slabs, partial=weights + again, **arrays)
     count = (_SUMS + _HIDDEN * columns) // 32 + 1
+    return [first, main, _join_launch(problem, "head_join<double>", count, sums + weights)]
+
+
+def _few_backward_launches(problem: WholeHeadProblem) -> list[launches.Launch]:
+    sums = 4 * problem.blocks * _FEW_SUMS
+    turns = 4 * problem.samples * math.ceil(problem.pixels / _THREADS) / problem.blocks
+    first = problem.launch_few("head_sums_few", {"head_sums_few.i": turns}, partial=sums)
+    count = _FEW_SUMS // 32 + 1
+    return [first, _join_launch(problem, "head_join_few<double>", count, sums)]
+
+
+def _join_launch(problem: WholeHeadProblem, kernel: str, count: int, partial: int) -> launches.Launch:
     loops = {
-        "head_join.block": blocks / _WARPS,
+        "sum_columns.block": problem.blocks / _WARPS,
+        "grad_of_few_weights.i": float(problem.channels),
         "write_grad_bias2.sample": math.ceil(problem.samples / _THREADS) / count,
         "write_grad_bias2.thread": _THREADS / _WARPS / count,
     }
-    join = launches.Launch(
-        "head_join<double>", count, _THREADS, loops, {"partial": sums + weights, "grad_weight1": problem.weight_bytes}
-    )
-    return [first, main, join]
+    arrays = {"partial": partial, "grad_weight1": problem.weight_bytes}
+    return launches.Launch(kernel, count, _THREADS, loops, arrays)
 
 
 def _whole_head_problem(call: Call) -> WholeHeadProblem:

@@ -3,8 +3,8 @@
 // In training three launches: the statistics (head_statistics.cuh), the pooled scores of each part of a sample, and
 // their join, which is that of the rotation head; in evaluation the last two. No hidden channel goes to memory: both
 // passes make them from the input, of which the second finds in L2 what is small enough; of less than 64 channels in
-// float32 the input has fewer bytes than hidden channels that are written and read again. Floor in bytes: the input
-// once for each pass.
+// float32 the input has fewer bytes than hidden channels that are written and read again. Inputs of at most three
+// channels have kernels of their own (few_channels/). Floor in bytes: the input once for each pass.
 #pragma once
 #include "head/cuda/head_statistics.cuh"
 
@@ -32,27 +32,37 @@ __device__ __forceinline__ void write_rows(const HeadParameters& parameters, con
   shared.rows[kOffset][channel] = value(parameters.offset, channel);
 }
 
-// What a thread needs for its quarter of every pixel, from the rows of shared memory.
-struct QuarterRows {
-  Four mean, scale, gain, offset, weight2[kHeadChannels];
+// What a thread needs for its quarter of every pixel, from shared memory: weight2 is [4][16].
+struct ScoreRows {
+  Four weight2[kHeadChannels];
   float bias2;
 
+  __device__ __forceinline__ ScoreRows(const float* shared_weight2, const float* shared_bias2)
+      : bias2(shared_bias2[threadIdx.x % kQuarters]) {
+#pragma unroll
+    for (int score = 0; score < kHeadChannels; ++score)
+      weight2[score] = load_four(shared_weight2 + score * kHiddenChannels + threadIdx.x % kQuarters * kOfQuarter);
+  }
+};
+struct QuarterRows : ScoreRows {
+  Four mean, scale, gain, offset;
+
   __device__ __forceinline__ explicit QuarterRows(const HeadShared& shared)
-      : mean(shared.row(kMean)),
+      : ScoreRows(shared.rows[kWeight2], shared.bias2),
+        mean(shared.row(kMean)),
         scale(shared.row(kScale)),
         gain(shared.row(kGain)),
-        offset(shared.row(kOffset)),
-        bias2(shared.bias2[threadIdx.x % kQuarters]) {
-#pragma unroll
-    for (int score = 0; score < kHeadChannels; ++score) weight2[score] = shared.row(kWeight2 + score);
-  }
+        offset(shared.row(kOffset)) {}
 };
 
 // Of a pixel, a thread's own: four hidden channels and a score.
-struct HeadQuarter {
-  Four normalised, active;  // n and max(gain n + offset, 0), with the names of head/problem.h
+struct ScoredQuarter {
+  Four active;              // max(gain n + offset, 0), with the names of head/problem.h
   bool is_off[kOfQuarter];  // whether the maximum is 0
   float score;
+};
+struct HeadQuarter : ScoredQuarter {
+  Four normalised;  // n
 };
 // Of what each quarter of a pixel adds to the scores the sums, a score to each quarter.
 __device__ __forceinline__ float sum_of_quarters(const float (&scores)[kHeadChannels]) {
@@ -65,15 +75,13 @@ __device__ __forceinline__ float sum_of_quarters(const float (&scores)[kHeadChan
   }
   return (second ? halves[1] : halves[0]) + __shfl_xor_sync(kAllLanes, second ? halves[0] : halves[1], 2);
 }
-// By all quarters of a pixel.
-__device__ __forceinline__ HeadQuarter quarter_of(const Four& hidden, const QuarterRows& rows) {
-  HeadQuarter result;
+// By all quarters of a pixel. values: gain n + offset.
+__device__ __forceinline__ ScoredQuarter scored_quarter(const Four& values, const ScoreRows& rows) {
+  ScoredQuarter result;
 #pragma unroll
   for (int i = 0; i < kOfQuarter; ++i) {
-    result.normalised.at[i] = (hidden.at[i] - rows.mean.at[i]) * rows.scale.at[i];
-    const float value = fma(rows.gain.at[i], result.normalised.at[i], rows.offset.at[i]);
-    result.is_off[i] = value <= 0;  // NaN stays
-    result.active.at[i] = result.is_off[i] ? 0 : value;
+    result.is_off[i] = values.at[i] <= 0;  // NaN stays
+    result.active.at[i] = result.is_off[i] ? 0 : values.at[i];
   }
   float scores[kHeadChannels] = {};
 #pragma unroll
@@ -84,10 +92,24 @@ __device__ __forceinline__ HeadQuarter quarter_of(const Four& hidden, const Quar
   result.score = rows.bias2 + sum_of_quarters(scores);
   return result;
 }
+__device__ __forceinline__ HeadQuarter quarter_of(const Four& hidden, const QuarterRows& rows) {
+  Four normalised, values;
+#pragma unroll
+  for (int i = 0; i < kOfQuarter; ++i) {
+    normalised.at[i] = (hidden.at[i] - rows.mean.at[i]) * rows.scale.at[i];
+    values.at[i] = fma(rows.gain.at[i], normalised.at[i], rows.offset.at[i]);
+  }
+  return {scored_quarter(values, rows), normalised};
+}
 
-// The threads of each score joined, and written as what a part of a sample has: [4][3]. shared: where nobody reads, of
-// which only the first warp's lanes read what is written.
-__device__ __forceinline__ void write_pooled(Pooled<float> pooled, float* shared, float* target) {
+// The threads of each score joined, as what the first of some parts of a sample has, [4][3]; the others have nothing.
+// shared: where nobody reads, of which only the first warp's lanes read what is written.
+__device__ __forceinline__ void write_pooled(Pooled<float> pooled, float* shared, float* pooled_parts, int64_t item,
+                                             int64_t next_item) {
+  float* target = pooled_parts + item * kHeadChannels * 3;
+  const int values = static_cast<int>(next_item - item) * kHeadChannels * 3;
+  for (int i = kHeadChannels * 3 + threadIdx.x; i < values; i += kHeadThreads)
+    target[i] = i % 3 == 0 ? Pooled<float>().maximum : 0;
   const int warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   join_lanes(pooled, kHeadChannels);
   if (lane < kHeadChannels) {
@@ -111,9 +133,9 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadForwardBlocks)
   join_moments(problem, work, moments, reinterpret_cast<double*>(scratch), statistics);
   write_rows(problem.parameters, statistics, statistics + kHiddenChannels, tiles.shared);
   __syncthreads();
-  for (int64_t item = tiles.first_item(); item < tiles.last_item();) {
-    float* target = pooled_parts + item * kHeadChannels * 3;
-    const PixelRange range = tiles.next_range(item);
+  for (int64_t item = tiles.items.first(); item < tiles.items.last();) {
+    const int64_t first_item = item;
+    const PixelRange range = tiles.items.next_range(item);
     PixelWalk walk = tiles.walk(range);
     Pooled<float> pooled;
     for (int64_t first = range.first; first < range.last; first += tiles.pixels()) {
@@ -127,11 +149,7 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadForwardBlocks)
       });
       __syncthreads();
     }
-    write_pooled(pooled, tiles.shared.tile[0], target);
-    // The sum has the place of the first part; the others have nothing.
-    const int values = static_cast<int>(pooled_parts + item * kHeadChannels * 3 - target);
-    for (int i = kHeadChannels * 3 + threadIdx.x; i < values; i += kHeadThreads)
-      target[i] = i % 3 == 0 ? Pooled<float>().maximum : 0;
+    write_pooled(pooled, tiles.shared.tile[0], pooled_parts, first_item, item);
   }
 }
 

@@ -28,14 +28,14 @@ __device__ __forceinline__ RotationHeadBackward rotation_problem(const HeadBackw
 }
 
 // Of the thread's score.
-__device__ __forceinline__ ChannelGradient<float> channel_gradient(const HeadShared& shared) {
-  const float* at = shared.channels + threadIdx.x % kQuarters * 3;
+__device__ __forceinline__ ChannelGradient<float> channel_gradient(const float* channels) {
+  const float* at = channels + threadIdx.x % kQuarters * 3;
   return {at[0], at[1], at[2]};
 }
 // By all quarters of a pixel; of a pixel that is not inside all are 0.
-__device__ __forceinline__ ScoreGradients score_gradients(const HeadQuarter& quarter, bool inside,
+__device__ __forceinline__ ScoreGradients score_gradients(const ScoredQuarter& quarter, bool inside,
                                                           const ChannelGradient<float>& channel,
-                                                          const QuarterRows& rows) {
+                                                          const ScoreRows& rows) {
   const int lane = threadIdx.x % kLanes;
   const float own = inside ? channel.at(quarter.score) : 0;
   ScoreGradients result{};
@@ -58,8 +58,8 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadBackwardBlocks)
   HeadTiles<T> tiles(problem.input, problem.parameters.weight1, work);
   write_rows(problem.parameters, problem.mean, problem.variance, tiles.shared);
   float own[kHiddenRows][kOfQuarter] = {};
-  for (int64_t item = tiles.first_item(); item < tiles.last_item();) {
-    const PixelRange range = tiles.next_range(item);
+  for (int64_t item = tiles.items.first(); item < tiles.items.last();) {
+    const PixelRange range = tiles.items.next_range(item);
     PixelWalk walk = tiles.walk(range);
     if (threadIdx.x < kLanes) write_channels(rotation_problem(problem), range.sample, tiles.shared.channels);
     for (int64_t first = range.first; first < range.last; first += tiles.pixels()) {
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadBackwardBlocks)
       walk.advance(tiles.pixels(), problem.input.shape.columns);
       __syncthreads();
       const QuarterRows rows(tiles.shared);
-      const ChannelGradient<float> channel = channel_gradient(tiles.shared);
+      const ChannelGradient<float> channel = channel_gradient(tiles.shared.channels);
       tiles.for_each_pixel(range, first, [&](int, bool inside, const Four& hidden) {
         const HeadQuarter quarter = quarter_of(hidden, rows);
         const ScoreGradients grad = score_gradients(quarter, inside, channel, rows);
@@ -123,7 +123,7 @@ __device__ __forceinline__ void join_sums(const HeadBackward& problem, const Hea
 __device__ __forceinline__ Four grad_of_hidden(const Four& hidden, bool inside, const HeadShared& shared) {
   const QuarterRows rows(shared);  // for each pixel anew: registers are few
   const HeadQuarter quarter = quarter_of(hidden, rows);
-  const ScoreGradients grad = score_gradients(quarter, inside, channel_gradient(shared), rows);
+  const ScoreGradients grad = score_gradients(quarter, inside, channel_gradient(shared.channels), rows);
   const Four mean_grad = shared.row(kMeanGrad), mean_product = shared.row(kMeanProduct);
   Four result;
 #pragma unroll
@@ -175,8 +175,8 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadBackwardBlocks)
   const int channels = tiles.channels_of(chunk);
   using Products = typename HeadTiles<T>::Products;
   typename Products::GradWeight grad_weight;
-  for (int64_t item = tiles.first_item(); item < tiles.last_item();) {
-    const PixelRange range = tiles.next_range(item);
+  for (int64_t item = tiles.items.first(); item < tiles.items.last();) {
+    const PixelRange range = tiles.items.next_range(item);
     PixelWalk walk = tiles.walk(range);
     if (threadIdx.x < kLanes) write_channels(rotation_problem(problem), range.sample, tiles.shared.channels);
     for (int64_t first = range.first; first < range.last; first += tiles.pixels()) {

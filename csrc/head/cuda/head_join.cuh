@@ -39,6 +39,24 @@ __device__ __forceinline__ void write_hidden_sum(const HeadBackward& problem, in
            load_as<float>(gain.dtype, gain.data, hidden) * scale * (sum - rest));
 }
 
+// A lane's columns of what each block has, rows of `step`, summed: in the first warp, whose lane reads what all warps
+// write into scratch, [kCount][kHeadThreads].
+template <typename Sum, int kCount>
+__device__ __forceinline__ void sum_columns(const float* const (&columns)[kCount], int64_t step, int blocks,
+                                            Sum* scratch, Sum (&sums)[kCount]) {
+  const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
+  for (int block = warp; block < blocks; block += kHeadWarps)
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) sums[i] += columns[i][block * step];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) scratch[i * kHeadThreads + threadIdx.x] = sums[i];
+  __syncthreads();
+  if (warp != 0) return;
+  for (int other = 1; other < kHeadWarps; ++other)
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) sums[i] += scratch[i * kHeadThreads + other * kLanes + lane];
+}
+
 // A block for 32 sums, of kHiddenSums + 16 columns, and a last one. dynamic shared memory: 4 * kHeadThreads sums.
 template <typename Sum>
 __global__ void __launch_bounds__(kHeadThreads) head_join(HeadBackward problem, int blocks, HeadGradientParts parts) {
@@ -49,12 +67,10 @@ __global__ void __launch_bounds__(kHeadThreads) head_join(HeadBackward problem, 
   const bool of_sums = index < kHiddenSums;
   const int64_t step = of_sums ? kHiddenSums : kHiddenChannels * parts.columns;
   const float* from = of_sums ? parts.sums + index : parts.weight1 + (index - kHiddenSums);
-  Sum sum = 0;
-  for (int block = warp; block < blocks; block += kHeadWarps) sum += from[block * step];
-  scratch[threadIdx.x] = sum;
-  __syncthreads();
+  Sum sums[1] = {};
+  sum_columns({from}, step, blocks, scratch, sums);
   if (warp != 0) return;
-  for (int other = 1; other < kHeadWarps; ++other) sum += scratch[other * kLanes + lane];
+  const Sum sum = sums[0];
   if (of_sums) return write_hidden_sum(problem, static_cast<int>(index), sum);
   const int64_t hidden = (index - kHiddenSums) / parts.columns, channel = (index - kHiddenSums) % parts.columns;
   const HeadTarget& target = problem.grad_weight1;

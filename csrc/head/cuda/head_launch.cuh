@@ -2,7 +2,8 @@
 #pragma once
 #include <algorithm>
 
-#include "head/cuda/head_join.cuh"
+#include "head/cuda/few_channels/backward.cuh"
+#include "head/cuda/few_channels/forward.cuh"
 
 namespace crossd_ops::cuda {
 
@@ -36,6 +37,12 @@ inline HeadWork head_work(const HeadInput& input) {
   return work;
 }
 
+inline bool has_few_channels(const HeadInput& input) { return input.channels <= kFewChannels; }
+// Whether one pass over the pixels does.
+inline bool has_few_channels(const HeadBackward& problem) {
+  return has_few_channels(problem.input) && !problem.grad_input;
+}
+
 // Elements of float that a pass writes for itself.
 struct HeadWorkspace {
   size_t first, second;  // moments and pooled scores; sums, and parts of the gradient of the first convolution
@@ -44,11 +51,13 @@ struct HeadWorkspace {
 inline HeadWorkspace head_workspace(const HeadForward& problem) {
   const HeadWork work = head_work(problem.input);
   const size_t pooled = static_cast<size_t>(work.items) * kHeadChannels * 3;
-  return {problem.training ? static_cast<size_t>(work.blocks) * kMomentRows * kHiddenChannels : 0, pooled};
+  const int moments = has_few_channels(problem.input) ? kFewMomentsRow : kMomentRows * kHiddenChannels;
+  return {problem.training ? static_cast<size_t>(work.blocks) * moments : 0, pooled};
 }
 inline int64_t whole_tiles(int64_t channels) { return (channels + kTile - 1) / kTile * kTile; }
 inline HeadWorkspace head_workspace(const HeadBackward& problem) {
   const size_t blocks = static_cast<size_t>(head_work(problem.input).blocks);
+  if (has_few_channels(problem)) return {blocks * kFewSums, 0};
   const size_t weights = blocks * kHiddenChannels * static_cast<size_t>(whole_tiles(problem.input.channels));
   return {problem.training || problem.need_parameters ? blocks * kHiddenSums : 0,
           problem.need_parameters ? weights : 0};
@@ -65,18 +74,29 @@ void with_input_type(Dtype dtype, Function&& function) {
   }
 }
 
+template <typename T>
+void launch_head_passes(const HeadForward& problem, const HeadWork& work, float* moments, float* pooled,
+                        cudaStream_t stream) {
+  const bool few = has_few_channels(problem.input);
+  const dim3 grid(static_cast<unsigned>(work.blocks)), threads(kHeadThreads);
+  if (problem.training && few)
+    launch(head_moments_few<T>, grid, threads, kHeadWarps * kFewMoments * sizeof(float), stream, problem, work,
+           moments);
+  else if (problem.training)
+    launch(head_moments<T>, grid, threads, sizeof(HeadShared), stream, problem, work, moments);
+  if (few)
+    launch(head_pool_few<T>, grid, threads, sizeof(FewShared), stream, problem, work, moments, pooled);
+  else
+    launch(head_pool<T>, grid, threads, sizeof(HeadShared), stream, problem, work, moments, pooled);
+}
+
 inline void launch_head(HeadForward problem, float* workspace, cudaStream_t stream) {
   HeadInput& input = problem.input;
   simplify_pixels(input.shape, input.strides, nullptr);
   const HeadWork work = head_work(input);
   const RotationHeadForward rotation = rotation_problem(problem, workspace + head_workspace(problem).first);
-  const dim3 grid(static_cast<unsigned>(work.blocks));
   with_input_type(input.dtype, [&](auto type) {
-    if (problem.training)
-      launch(head_moments<decltype(type)>, grid, dim3(kHeadThreads), sizeof(HeadShared), stream, problem, work,
-             workspace);
-    launch(head_pool<decltype(type)>, grid, dim3(kHeadThreads), sizeof(HeadShared), stream, problem, work, workspace,
-           static_cast<float*>(rotation.partial));
+    launch_head_passes<decltype(type)>(problem, work, workspace, static_cast<float*>(rotation.partial), stream);
   });
   launch(rotation_head_finish<float>, dim3(static_cast<unsigned>(input.shape.samples)), dim3(kLanes), 0, stream,
          rotation, work.parts.count);
@@ -86,6 +106,17 @@ inline void launch_head_backward(HeadBackward problem, float* workspace, cudaStr
   HeadInput& input = problem.input;
   simplify_pixels(input.shape, input.strides, problem.grad_input ? &problem.grad_strides : nullptr);
   HeadWork work = head_work(input);
+  constexpr size_t join_bytes = kHeadChannels * kHeadThreads * sizeof(double);
+  if (has_few_channels(problem)) {
+    const size_t bytes = sizeof(FewShared) + kHeadWarps * kFewOfHidden * sizeof(float);
+    with_input_type(input.dtype, [&](auto type) {
+      launch(head_sums_few<decltype(type)>, dim3(static_cast<unsigned>(work.blocks)), dim3(kHeadThreads), bytes, stream,
+             problem, work, workspace);
+    });
+    constexpr int blocks = kFewSums / kLanes + 1;
+    return launch(head_join_few<double>, dim3(blocks), dim3(kHeadThreads), join_bytes, stream, problem, work.blocks,
+                  work.pixels, workspace);
+  }
   const auto packed = [&](const void* data) {
     return in_vectors(input.shape, input.channels, problem.grad_strides, data, input.dtype);
   };
@@ -103,8 +134,8 @@ inline void launch_head_backward(HeadBackward problem, float* workspace, cudaStr
   });
   if (!problem.need_parameters) return;
   const int64_t sums = kHiddenSums + kHiddenChannels * columns;
-  launch(head_join<double>, dim3(static_cast<unsigned>(sums / kLanes + 1)), dim3(kHeadThreads),
-         kHeadChannels * kHeadThreads * sizeof(double), stream, problem, work.blocks, parts);
+  launch(head_join<double>, dim3(static_cast<unsigned>(sums / kLanes + 1)), dim3(kHeadThreads), join_bytes, stream,
+         problem, work.blocks, parts);
 }
 
 }  // namespace crossd_ops::cuda

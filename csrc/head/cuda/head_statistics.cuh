@@ -71,8 +71,8 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadForwardBlocks)
     tiles.shared.rows[kBias][threadIdx.x] =
         load_as<float>(problem.parameters.bias1.dtype, problem.parameters.bias1.data, threadIdx.x);
   HiddenMoments own;
-  for (int64_t item = tiles.first_item(); item < tiles.last_item();) {
-    const PixelRange range = tiles.next_range(item);
+  for (int64_t item = tiles.items.first(); item < tiles.items.last();) {
+    const PixelRange range = tiles.items.next_range(item);
     PixelWalk walk = tiles.walk(range);
     for (int64_t first = range.first; first < range.last; first += tiles.pixels()) {
       tiles.make_hidden(range.sample, walk.place(problem.input.strides));
@@ -103,16 +103,34 @@ __device__ __forceinline__ void track(const RunningStatistics& running, double m
   move(running.mean, mean), move(running.variance, variance);
 }
 
-// The statistics in use, into shared[0 .. 31]: mean and variance of channel c by thread c. By every block in the same
-// way; the first one writes them, and what the norm keeps. To be followed by __syncthreads.
+// The statistics in use, into shared[0 .. 31]: mean and variance of channel c by thread c, which gives those of a
+// batch. By every block in the same way; the first one writes them, and what the norm keeps. To be followed by
+// __syncthreads.
+__device__ __forceinline__ void use_statistics(const HeadForward& problem, const HeadWork& work, double mean,
+                                               double squares, float* shared) {
+  const int channel = threadIdx.x;
+  if (channel < kHiddenChannels) {
+    double variance = squares / work.pixels;
+    if (!problem.training) {
+      mean = load_as<float>(problem.given_mean.dtype, problem.given_mean.data, channel);
+      variance = load_as<float>(problem.given_variance.dtype, problem.given_variance.data, channel);
+    }
+    shared[channel] = static_cast<float>(mean), shared[kHiddenChannels + channel] = static_cast<float>(variance);
+    if (blockIdx.x == 0) problem.mean[channel] = shared[channel];
+    if (blockIdx.x == 0) problem.variance[channel] = shared[kHiddenChannels + channel];
+  }
+  if (problem.training && blockIdx.x == 0 && channel < kLanes)
+    track(problem.running, mean, squares / (work.pixels - 1));
+}
+
+// The same from what the blocks have of a batch.
 __device__ __forceinline__ void join_moments(const HeadForward& problem, const HeadWork& work, const float* moments,
                                              double* sums, float* shared) {
   constexpr int kRows = kHeadThreads / kHiddenChannels;
   const int channel = threadIdx.x % kHiddenChannels, row = threadIdx.x / kHiddenChannels;
-  const bool batch = problem.training != 0;
-  double mean = 0, variance = 0, squares = 0;
+  double mean = 0, squares = 0;
   const double pixels = work.pixels;
-  if (batch) {  // the first block's mean is taken off, so that no large number is squared
+  if (problem.training) {  // the first block's mean is taken off, so that no large number is squared
     const double from = moments[kHiddenChannels + channel];
     double sum = 0;
     for (int block = row; block < work.blocks; block += kRows) {
@@ -129,18 +147,10 @@ __device__ __forceinline__ void join_moments(const HeadForward& problem, const H
         squares += sums[(other * kHiddenChannels + channel) * 2 + 1];
       }
       squares = fmax(squares - sum * sum / pixels, 0.0);
-      mean = from + sum / pixels, variance = squares / pixels;
+      mean = from + sum / pixels;
     }
-  } else if (threadIdx.x < kHiddenChannels) {
-    mean = load_as<float>(problem.given_mean.dtype, problem.given_mean.data, channel);
-    variance = load_as<float>(problem.given_variance.dtype, problem.given_variance.data, channel);
   }
-  if (threadIdx.x < kHiddenChannels) {
-    shared[channel] = static_cast<float>(mean), shared[kHiddenChannels + channel] = static_cast<float>(variance);
-    if (blockIdx.x == 0) problem.mean[channel] = shared[channel];
-    if (blockIdx.x == 0) problem.variance[channel] = shared[kHiddenChannels + channel];
-  }
-  if (batch && blockIdx.x == 0 && threadIdx.x < kLanes) track(problem.running, mean, squares / (pixels - 1));
+  use_statistics(problem, work, mean, squares, shared);
 }
 
 }  // namespace crossd_ops::cuda

@@ -19,6 +19,28 @@ struct HeadWork {
   int packed, grad_packed;  // whether the input, and its gradient, are met in vectors along the channels
 };
 
+struct HeadItems {
+  const MapShape& shape;
+  const HeadWork& work;
+
+  __device__ __forceinline__ HeadItems(const MapShape& shape_, const HeadWork& work_) : shape(shape_), work(work_) {}
+  __device__ __forceinline__ int64_t first() const { return work.items * blockIdx.x / work.blocks; }
+  __device__ __forceinline__ int64_t last() const { return work.items * (blockIdx.x + 1) / work.blocks; }
+
+  // What the block has of the next sample, whose items begin with `item`; which is then behind them.
+  __device__ __forceinline__ PixelRange next_range(int64_t& item) const {
+    PixelRange range = range_of(work.parts, shape, item);
+    const int64_t next_sample = (range.sample + 1) * work.parts.count;
+    if (next_sample <= last()) {
+      range.last = shape.rows * shape.columns, item = next_sample;
+    } else {
+      item = last();
+      range.last = (item - range.sample * work.parts.count) * work.parts.pixels;
+    }
+    return range;
+  }
+};
+
 // A lane's pixels of a range, one of each tile.
 struct PixelWalk {
   int64_t row, column, left;  // left: of the range, from this pixel on
@@ -135,6 +157,7 @@ struct HeadTiles {
   const HeadInput& input;
   const HeadValues& weight1;
   const HeadWork& work;
+  const HeadItems items;
   HeadShared& shared;
   int warp, lane, way, chunks;  // chunks: of 32 channels
 
@@ -142,6 +165,7 @@ struct HeadTiles {
       : input(input_),
         weight1(weight1_),
         work(work_),
+        items(input_.shape, work_),
         shared(*dynamic_shared<HeadShared>()),
         warp(threadIdx.x / kLanes),
         lane(threadIdx.x % kLanes),
@@ -159,21 +183,6 @@ struct HeadTiles {
   __device__ __forceinline__ int pixels() const { return kTile * (kHeadWarps / work.ways); }  // of the block
   __device__ __forceinline__ int64_t first_of_warp(int64_t first) const { return first + warp / work.ways * kTile; }
 
-  __device__ __forceinline__ int64_t first_item() const { return work.items * blockIdx.x / work.blocks; }
-  __device__ __forceinline__ int64_t last_item() const { return work.items * (blockIdx.x + 1) / work.blocks; }
-
-  // What the block has of the next sample, whose items begin with `item`; which is then behind them.
-  __device__ __forceinline__ PixelRange next_range(int64_t& item) const {
-    PixelRange range = range_of(work.parts, input.shape, item);
-    const int64_t next_sample = (range.sample + 1) * work.parts.count;
-    if (next_sample <= last_item()) {
-      range.last = input.shape.rows * input.shape.columns, item = next_sample;
-    } else {
-      item = last_item();
-      range.last = (item - range.sample * work.parts.count) * work.parts.pixels;
-    }
-    return range;
-  }
   __device__ __forceinline__ PixelWalk walk(const PixelRange& range) const {
     return {input.shape, range, first_of_warp(range.first) + lane};
   }

@@ -52,6 +52,9 @@ struct Pooled {
   }
   __device__ __forceinline__ void add(Acc element) {
     raise(element);
+    add_below(element);
+  }
+  __device__ __forceinline__ void add_below(Acc element) {  // no larger than the maximum
     const Acc e = std::exp(element - maximum);
     sum += e, weighted += e * element;
   }
