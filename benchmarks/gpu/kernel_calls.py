@@ -39,6 +39,16 @@ _IMAGES, _PIXELS = ((5, False), (3, True), (40, True)), (9, 21)
 _OUTPUTS = 33
 # Of tiles: so many pixels that blocks share those of a sample, where they make the gradient of the kernels.
 _TILES_CHANNELS, _TILES_OUTPUTS, _TILES_PIXELS = 40, 72, (25, 23)
+# Of shifted columns, which few pixels of many output channels get: channels, in pairs and not, and groups; sizes of the
+# image, and of the weight, with kernels of their own and without.
+_SHARED_SAMPLES, _SHARED_OUTPUTS = 9, 48
+_SHARED = (
+    (24, 1, (2, 2), (3, 3, 3)),
+    (7, 1, (2, 2), (3, 3, 3)),
+    (24, 2, (2, 2), (1, 3, 5)),
+    (24, 2, (2, 2, 1), (3, 3, 3)),
+    (7, 1, (1, 2, 2), (3, 1, 5)),
+)
 # Of the whole head: channels that warps share in each way, and pixels, of which the last are more than one tile.
 _HEAD_CHANNELS, _HEAD_PIXELS = (3, 64, 288), ((1, 1), (13, 11))
 
@@ -79,6 +89,11 @@ def all_calls(operators: Any, device: torch.device, *, few: bool) -> Iterator[tu
             yield (
                 f"sample_convolution {_short(dtype)} {channels} channels_last={channels_last}",
                 _sample_convolution_call(operators, device, dtype, channels, channels_last),
+            )
+        for (channels, groups, pixels, weight), channels_last in itertools.product(_SHARED, (False, True)):
+            yield (
+                f"shared {_short(dtype)} {channels} {groups} {pixels} {weight} channels_last={channels_last}",
+                _shared_call(operators, device, dtype, (channels, *pixels), weight, groups, channels_last),
             )
         if dtype is torch.float64:
             continue
@@ -157,6 +172,29 @@ def _convolution_call(
         shift, place = _random(2, 3, dtype=of_shift).to(device), (stride, 1, 1, 1)
         result = operators.convolution(image, weight, shift, None, place)
         grad = _random(*result.shape, dtype=dtype).to(device, memory_format=layout)
+        return operators.convolution_backward(grad, image, weight, shift, place, True, True, True)
+
+    return call
+
+
+def _shared_call(
+    operators: Any, device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...], weight_sizes: tuple[int, ...],
+    groups: int, channels_last: bool,
+) -> Callable[[], object]:  # fmt: skip
+    """Of so many samples that the weight is taken as it is, for all of them."""
+
+    def call() -> object:
+        of_shift = torch.float64 if dtype is torch.float64 else torch.float32
+        image = _random(_SHARED_SAMPLES, *sizes, dtype=dtype).to(device)
+        if channels_last:
+            image = image.movedim(1, -1).contiguous().movedim(-1, 1)
+        weight = _random(_SHARED_OUTPUTS, sizes[0] // groups, *weight_sizes, dtype=dtype).to(device)
+        shift = _random(_SHARED_SAMPLES, 3, dtype=of_shift).to(device)
+        axes = len(sizes) - 1
+        padding = [size // 2 for size in weight_sizes[3 - axes :]]
+        place = (*[1] * axes, *padding, *[1] * axes, groups)
+        result = operators.convolution(image, weight, shift, None, place)
+        grad = _random(*result.shape, dtype=dtype).to(device)
         return operators.convolution_backward(grad, image, weight, shift, place, True, True, True)
 
     return call

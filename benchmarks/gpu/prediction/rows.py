@@ -20,6 +20,7 @@ from benchmarks.gpu.measurements.case import Case
 from benchmarks.gpu.prediction import own_models, tiles_models, torch_models  # noqa: F401  they are registered
 from benchmarks.gpu.prediction.bounds import BASES, Prediction, predict
 from benchmarks.gpu.prediction.compiled import fuse_elementwise
+from benchmarks.gpu.prediction.convolution_models import shifted_columns  # noqa: F401  they are registered
 from benchmarks.gpu.prediction.gpus import GPU
 from benchmarks.gpu.prediction.models import AnyLaunch, launches_of
 from benchmarks.gpu.prediction.trace import PARTS, Call, LiveMemory, gpu_stand_in, record

@@ -154,11 +154,7 @@ def _of_groups(call: Call, what: str) -> str:
     return f"{call.operator}, {what}{groups}"
 
 
-@model(
-    "aten.col2im", "crossd_prediction.image_to_columns", "crossd_prediction.columns_to_image",
-    "crossd_prediction.image_to_shifted_columns", "crossd_prediction.shifted_columns_gradient",
-    "crossd_prediction.seen_to_image",
-)  # fmt: skip
+@model("aten.col2im", "crossd_prediction.image_to_columns", "crossd_prediction.columns_to_image")
 def columns(call: Call) -> Iterator[LibraryLaunch]:
     """One kernel for a batch, torch's or ours, each array once: what must come from memory. The meter has seen ours ask
     caches for more: for a pixel once for each element of a kernel, for columns up to 1.6 times (kernel_traffic.json).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,9 +80,12 @@ class _Shared:
         first = part.sample * self.pixels + part.first
         return rows[:, first : first + part.rows]
 
-    def sizes(self) -> tuple[list[int], list[int], list[int], int]:
-        problem = self.problem
-        return [*problem.weight.shape[2:]], problem.kernel, problem.result, problem.groups
+    def sizes(self) -> tuple[Any, ...]:
+        """Along three axes, of which images have a depth of 1."""
+        problem, missing = self.problem, 3 - self.problem.axes
+        sizes = [[1] * missing + [*one] for one in (problem.kernel, problem.result, problem.stride)]
+        padding, dilation = [0] * missing + [*problem.padding], [1] * missing + [*problem.dilation]
+        return [*problem.weight.shape[2:]], *sizes, padding, dilation, problem.groups
 
     def make(self, part: _Part) -> None:
         samples = slice(part.sample, part.sample + part.samples)
@@ -145,8 +148,7 @@ def _take_back(of: _Shared, part: _Part, image: Tensor | None, need_shift: bool)
     columns = of.columns[: part.rows * of.wide]
     own.shifted_columns_gradient(columns, of.image[samples], of.shift[samples], seen, partial, *of.sizes())
     if image is not None:
-        numbers = [*problem.stride], [*problem.padding], [*problem.dilation]
-        own.seen_to_image(seen, image[samples], problem.kernel, problem.result, *numbers)
+        own.seen_to_image(seen, image[samples], *of.sizes())
     return None if partial is None else partial.sum(0)
 
 

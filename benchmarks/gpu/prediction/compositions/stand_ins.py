@@ -26,17 +26,14 @@ _stand_ins.impl("tiles_kernels_gradient", lambda grad, input, sizes, *numbers: t
 for _name in ("image_to_columns", "columns_to_image"):
     _stand_ins.define(f"{_name}(Tensor input, int[] sizes, bool channels_last) -> Tensor")
     _stand_ins.impl(_name, lambda input, sizes, channels_last: _empty(input, sizes, channels_last), "Meta")
-# Of the pixels of some samples; columns: (rows, groups, elements of the weight, C / groups), flat. Sizes of volumes.
-_SIZES = "int[] weight, int[] kernel, int[] result, int groups"
+# Of some samples' pixels; columns: (rows, groups, elements of the weight, C / groups), flat. Sizes: those of volumes.
+_SIZES = f"int[] weight, int[] kernel, int[] result, {_NUMBERS}"
 _stand_ins.define(f"image_to_shifted_columns(Tensor image, Tensor shift, Tensor(a!) columns, {_SIZES}) -> ()")
 _stand_ins.define(
     "shifted_columns_gradient(Tensor columns, Tensor image, Tensor shift, Tensor(a!)? seen, Tensor(b!)? partial, "
     f"{_SIZES}) -> ()"
 )
-_stand_ins.define(
-    "seen_to_image(Tensor seen, Tensor(a!) image, int[] kernel, int[] result, int[] stride, int[] padding, "
-    "int[] dilation) -> ()"
-)
+_stand_ins.define(f"seen_to_image(Tensor seen, Tensor(a!) image, {_SIZES}) -> ()")
 for _name in ("image_to_shifted_columns", "shifted_columns_gradient", "seen_to_image"):
     _stand_ins.impl(_name, lambda *_: None, "Meta")
 own: Any = torch.ops.crossd_prediction

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.gpu.prediction import launches
-from benchmarks.gpu.prediction.models import AnyLaunch, LibraryLaunch
+from benchmarks.gpu.prediction.models import AnyLaunch, LibraryLaunch, model
+from benchmarks.gpu.prediction.trace import Array, Call
 
 _TASKS, _THREADS, _VECTOR_BYTES = 1024, 256, 16
 _WARPS = _THREADS // 32
@@ -169,3 +171,43 @@ def image_from_seen_launches(problem: ShiftedProblem) -> list[AnyLaunch]:
             arrays,
         )
     ]
+
+
+def _problem(call: Call, image: Array, rows: int) -> ShiftedProblem:
+    """Of so many rows of columns; some of one sample's as if that were a smaller one."""
+    axes = {name: _three(call[name]) for name in ("weight", "kernel", "result", "stride", "padding", "dilation")}
+    samples, channels, *pixels = image.sizes
+    depth, height, width = axes["result"]
+    if rows < samples * depth * height * width:
+        lines = math.ceil(rows / width)
+        axes["result"] = (1, lines, width) if lines <= height else (math.ceil(lines / height), height, width)
+    sizes = (1,) * (3 - len(pixels)) + tuple(pixels)
+    return ShiftedProblem(samples, channels, call["groups"], _three(sizes), dtype=image.dtype, **axes)
+
+
+def _three(sizes: Sequence[int]) -> _AXES:
+    first, second, third = sizes
+    return first, second, third
+
+
+def _rows_of(columns: Array, call: Call, image: Array) -> int:
+    return columns.elements // image.sizes[1] // math.prod(call["weight"])
+
+
+@model("crossd_prediction.image_to_shifted_columns")
+def image_to_shifted_columns(call: Call) -> list[AnyLaunch]:
+    image: Array = call["image"]
+    return shifted_columns_launches(_problem(call, image, _rows_of(call["columns"], call, image)))
+
+
+@model("crossd_prediction.shifted_columns_gradient")
+def shifted_columns_gradient(call: Call) -> list[AnyLaunch]:
+    image: Array = call["image"]
+    problem = _problem(call, image, _rows_of(call["columns"], call, image))
+    return shifted_gradient_launches(problem, call["seen"] is not None, call["partial"] is not None)
+
+
+@model("crossd_prediction.seen_to_image")
+def seen_to_image(call: Call) -> list[AnyLaunch]:
+    image: Array = call["image"]
+    return image_from_seen_launches(_problem(call, image, call["seen"].sizes[0]))
