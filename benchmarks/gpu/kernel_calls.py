@@ -39,11 +39,12 @@ _IMAGES, _PIXELS = ((5, False), (3, True), (40, True)), (9, 21)
 _OUTPUTS = 33
 # Of tiles: so many pixels that blocks share those of a sample, where they make the gradient of the kernels.
 _TILES_CHANNELS, _TILES_OUTPUTS, _TILES_PIXELS = 40, 72, (25, 23)
-# Of shifted columns, which few pixels of many output channels get: channels, in pairs and not, and groups; sizes of the
-# image, and of the weight, with kernels of their own and without.
+# Of shifted columns, which few pixels of many output channels get: channels, by fours, pairs and one, and groups; sizes
+# of the image, and of the weight, with kernels of their own and without.
 _SHARED_SAMPLES, _SHARED_OUTPUTS = 9, 48
 _SHARED = (
     (24, 1, (2, 2), (3, 3, 3)),
+    (10, 1, (2, 2), (3, 3, 3)),
     (7, 1, (2, 2), (3, 3, 3)),
     (24, 2, (2, 2), (1, 3, 5)),
     (24, 2, (2, 2, 1), (3, 3, 3)),
