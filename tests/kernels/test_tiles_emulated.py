@@ -120,13 +120,15 @@ def tiles_problem(
     return tiles_models.TilesProblem(samples, 1, in_channels, out_channels, pixels, taps, dtype, arrays)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_launches_of_tiles_are_those_of_the_launcher(dtype: str) -> None:
-    """Blocks, bytes and wavefronts that the prediction has, and tensor instructions of the machine code."""
+@pytest.mark.parametrize(("dtype", "samples", "side"), [("bfloat16", 2, 8), ("float32", 2, 8), ("bfloat16", 17, 16)])
+def test_launches_of_tiles_are_those_of_the_launcher(dtype: str, samples: int, side: int) -> None:
+    """Blocks, bytes and wavefronts that the prediction has, and tensor instructions of the machine code; of small tiles
+    and of large ones.
+    """
     reason = why_not("meter")
     if reason:
         pytest.skip(reason)
-    sizes = 2, 8, 128, 8  # whole tiles
+    sizes = samples, 8, 128, side  # whole tiles
     case = TilesCase(*sizes, image=getattr(torch, dtype))
     (expected,), (got,) = tiles_models.tiles_launches(tiles_problem(*sizes, dtype)), case.measure()
     assert (got.kernel, got.blocks, got.threads) == (expected.kernel, expected.blocks, expected.threads)
@@ -145,8 +147,8 @@ def test_launches_of_the_gradient_are_those_of_the_launcher(dtype: str, side: in
         pytest.skip(reason)
     case = TilesCase(2, 128, 16, side, stride=stride, image=getattr(torch, dtype))
     pixels = side * side
-    elements = {"grad": 2 * 16 * pixels // stride**2, "kernels": 2 * 128 * 16 * 9, "grad_input": 2 * 128 * pixels}
-    arrays = {name: launches.TYPES[dtype][1] * count for name, count in elements.items()}
+    elements = {"grad": 16 * pixels // stride**2, "kernels": 128 * 16 * 9, "grad_input": 128 * pixels}
+    arrays = {name: launches.TYPES[dtype][1] * 2 * count for name, count in elements.items()}
     axes = (side, side), (3, 3), (stride, stride), (1, 1), (1, 1)
     problem = tiles_models.TilesInputProblem(2, 1, 128, 16, *axes, dtype, arrays)
     (expected,), (got,) = tiles_models.tiles_input_launches(problem), case.measure("input")
@@ -167,6 +169,9 @@ def test_tiles_are_as_large_as_in_the_plan() -> None:
         assert problem.rows == plan.rows_of_tile(samples, side * side, out_channels)
         rows.add(problem.rows)
     assert rows == {64, 128}
+    # ResNet-18's layers of 32 images: where pixels fill large tiles, or fewer turns make up for those that are empty.
+    sizes = (56, 64), (28, 128), (14, 256), (7, 512)
+    assert [plan.rows_of_tile(32, side * side, channels) for side, channels in sizes] == [128, 128, 128, 64]
 
 
 @pytest.mark.parametrize("fault", ["float64", "channels", "address"])

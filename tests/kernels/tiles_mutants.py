@@ -5,9 +5,12 @@ from __future__ import annotations
 from mutants import BRIEF, Mutant, Suite, missing_barriers
 
 TILES, PRODUCT = "convolution/cuda/tiles.cuh", "convolution/cuda/tiles_product.cuh"
+WARP = "static_cast<int>(threadIdx.x) / kLanes"
 CUDA_TILES = [
     Mutant(PRODUCT, "vector ^ (row / 2 % kStepVectors)", "vector ^ (vector % 2 * row / 2 % kStepVectors)"),
     Mutant(PRODUCT, "first_row_ + lane_ % 16", "first_row_ + lane_ % 8"),
+    Mutant(PRODUCT, f"{WARP} / kWarpsAcross<kRows>", "0"),
+    Mutant(PRODUCT, f"{WARP} % kWarpsAcross<kRows>", WARP),
     Mutant(PRODUCT, "stage + (place_ ^ half)", "stage + place_"),
     Mutant(PRODUCT, "channels[n / 2][n % 2 * 2 + 1]", "channels[n / 2][n % 2 * 2]"),
     Mutant(PRODUCT, "lane_ % 4 * 2", "lane_ / 8 * 2"),
@@ -49,6 +52,8 @@ CUDA_TILES_KERNELS = [
     Mutant(TILES_OPERANDS, "block * 4 + half * 2", "block * 4"),
     Mutant(TILES_OPERANDS, "depth_is_second_ ? i % 2 : i / 2", "i % 2"),
     Mutant(TILES_OPERANDS, "lane() / 4 % 4", "lane() % 4"),
+    Mutant(TILES_KERNELS, "n % kChunkPairs", "0"),
+    Mutant(TILES_KERNELS, f"{WARP} % kWarpsAcross", f"{WARP} % 2"),
     Mutant(TILES_KERNELS, "is_pixel ? y_ * tiles.stride[0] : kFarAway", "y_ * tiles.stride[0]"),
     Mutant(TILES_KERNELS, "pixels_left_ > 0", "pixels_left_ >= 0"),
     Mutant(TILES_KERNELS, "x_ >= tiles.result[1]", "x_ > tiles.result[1]"),

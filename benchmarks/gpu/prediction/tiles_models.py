@@ -9,22 +9,28 @@ from benchmarks.gpu.prediction import launches
 from benchmarks.gpu.prediction.models import AnyLaunch, model
 from benchmarks.gpu.prediction.trace import Call
 
-_MANY_ROWS, _FEW_ROWS, _COLUMNS, _WANTED_BLOCKS = 128, 64, 64, 512  # csrc/convolution/tiles_problem.h
-_STEP_VECTORS, _THREADS, _VECTOR_BYTES, _LANES = 4, 128, 16, 32
+_MANY_ROWS, _FEW_ROWS, _COLUMNS = 128, 64, 64  # csrc/convolution/tiles_problem.h
+_MULTIPROCESSORS, _LARGE_STEP, _SMALL_STEP = 132, 5, 3
+_STEP_VECTORS, _THREADS, _WARP_ROWS, _VECTOR_BYTES, _LANES = 4, 64, 64, 16, 32
 # csrc/convolution/tiles_kernels_problem.h
+_GRADIENT_THREADS = 128
 _GRADIENT_ROWS, _CHUNK_COLUMNS, _WIDE_CHUNKS, _STEP_PIXELS = 64, 64, 3, 32
 _WANTED_GRADIENT_BLOCKS, _LEAST_STEPS = 96, 8
 
 
 def _rows_of_tile(parts: int, pixels: int, channels: int) -> int:
-    many, few = math.ceil(pixels / _MANY_ROWS), math.ceil(pixels / _FEW_ROWS)
-    fills = many * _MANY_ROWS * 10 <= few * _FEW_ROWS * 11
-    return _MANY_ROWS if fills and parts * many * math.ceil(channels / _COLUMNS) >= _WANTED_BLOCKS else _FEW_ROWS
+    of_pixels = parts * math.ceil(channels / _COLUMNS)
+    large, small = (
+        math.ceil(of_pixels * math.ceil(pixels / rows) / _MULTIPROCESSORS) for rows in (_MANY_ROWS, _FEW_ROWS)
+    )
+    return _MANY_ROWS if large * _LARGE_STEP <= small * _SMALL_STEP else _FEW_ROWS
 
 
 def _wavefronts(rows: int, steps: int, tiles: int, size: int) -> int:
     """Of all tiles and their steps: copies and matrices of a step; a tile's results there and back."""
-    of_step = (rows + _COLUMNS) * _STEP_VECTORS // 8 + 2 * (rows // 32 + 2) * 4 * _THREADS // _LANES
+    warps = _THREADS // _LANES
+    warp_columns = _COLUMNS * rows // _WARP_ROWS // warps
+    of_step = (rows + _COLUMNS) * _STEP_VECTORS // 8 + 2 * (_WARP_ROWS + warp_columns) // 16 * 4 * warps
     return steps * of_step + tiles * rows * size
 
 
@@ -205,7 +211,9 @@ def tiles_kernels_launches(problem: TilesKernelsProblem) -> list[launches.Launch
     blocks, across = tiles * splits, problem.across(chunks)
     steps = math.ceil(problem.pixels * size / 2 / _STEP_PIXELS) / splits  # half as many pixels of float32 in a step
     # Copies and matrices of a step; a tile's results there and back, where they do not go to memory as they are.
-    of_step = ((1 + chunks) + 2 * (1 + chunks)) * _THREADS // _LANES * 8
+    warps = _GRADIENT_THREADS // _LANES
+    of_warp = 2 + 2 if chunks == 1 else 4 + chunks  # matrices of 16 rows or columns, of each half of a step
+    of_step = (1 + chunks) * _STEP_PIXELS + 2 * of_warp * 4 * warps
     of_results = 0 if splits > 1 else size * 64 * chunks
     # Other tiles of columns read the gradient again; the input other tiles of output channels, and those of other taps.
     again = (across - 1) * problem.arrays["grad"]
@@ -214,14 +222,17 @@ def tiles_kernels_launches(problem: TilesKernelsProblem) -> list[launches.Launch
     partial = {"partial": grad_kernels // size * 4 * splits}
     arrays = problem.arrays if splits == 1 else {name: problem.arrays[name] for name in ("input", "grad")} | partial
     main = launches.Launch(
-        f"grad_kernels_tiles<{type_name}, {chunks}>", blocks, _THREADS, {"add_steps.step": steps}, arrays,
+        f"grad_kernels_tiles<{type_name}, {chunks}>", blocks, _GRADIENT_THREADS, {"add_steps.step": steps}, arrays,
         again, wavefronts=blocks * (steps * of_step + of_results),
     )  # fmt: skip
     if splits == 1:
         return [main]
-    blocks = math.ceil(grad_kernels / size / 4 / _THREADS)
+    blocks = math.ceil(grad_kernels / size / 4 / _GRADIENT_THREADS)
     arrays = partial | {"grad_kernels": grad_kernels}
-    return [main, launches.Launch(f"add_splits<{type_name}>", blocks, _THREADS, {"add_splits.split": splits}, arrays)]
+    return [
+        main,
+        launches.Launch(f"add_splits<{type_name}>", blocks, _GRADIENT_THREADS, {"add_splits.split": splits}, arrays),
+    ]
 
 
 @model("crossd_prediction.tiles_kernels_gradient")

@@ -94,7 +94,7 @@ class PixelsFetch {
     const TilesShape& tiles = shape_.tiles;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      uint4* row = stage + place_ + i * kTilesThreads;
+      uint4* row = stage + place_ + i * kKernelsThreads;
       const bool is_pixel = pixels_left_ > 0;
       const T* from = grad_ + (y_ * shape_.grad_pixel[0] + x_ * shape_.grad_pixel[1]);
       copy_vector_async<false>(row, from, is_pixel && has_channel_);
@@ -131,7 +131,8 @@ class PixelsFetch {
   unsigned offset_[kChunks];
 };
 
-// A warp's part of a tile, in registers: half of the output channels, half of each chunk of columns.
+// A warp's part of a tile, in registers: of a chunk alone half of the output channels and half of the columns; of
+// several all output channels and a quarter of each chunk, which of three reads 28 wavefronts for 24 products, not 32.
 template <typename T, int kChunks>
 class KernelsWarpTile {
  public:
@@ -141,15 +142,15 @@ class KernelsWarpTile {
   __device__ __forceinline__ void add_step(const uint4* stage) {
 #pragma unroll
     for (int pixel = 0; pixel < kStepPixels<T>; pixel += Operands::kDepth) {
-      uint32_t grads[2][4];
+      uint32_t grads[kDown][4];
 #pragma unroll
-      for (int m = 0; m < 2; ++m) grad_.load(stage, pixel, m, grads[m]);
+      for (int m = 0; m < kDown; ++m) grad_.load(stage, pixel, m, grads[m]);
 #pragma unroll
       for (int n = 0; n < kPairs; ++n) {
         uint32_t inputs[4];
-        input_.load(stage + (1 + n / 2) * kChunkVectors, pixel, n % 2, inputs);
+        input_.load(stage + (1 + n / kChunkPairs) * kChunkVectors, pixel, n % kChunkPairs, inputs);
 #pragma unroll
-        for (int m = 0; m < 2; ++m) {
+        for (int m = 0; m < kDown; ++m) {
           multiply_add<T>(sums_[m][2 * n], grads[m], inputs[0], inputs[1]);
           multiply_add<T>(sums_[m][2 * n + 1], grads[m], inputs[2], inputs[3]);
         }
@@ -163,29 +164,33 @@ class KernelsWarpTile {
 #pragma unroll
     for (int n = 0; n < 2 * kPairs; ++n) {
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
+      for (int m = 0; m < kDown; ++m) {
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          function(first_row() + m * 16 + half * 8 + lane() / 4, n / 4, first_column() + n % 4 * 8 + lane() % 4 * 2,
-                   sums_[m][n][2 * half], sums_[m][n][2 * half + 1]);
+          function(first_row() + m * 16 + half * 8 + lane() / 4, n / (2 * kChunkPairs),
+                   first_column() + n % (2 * kChunkPairs) * 8 + lane() % 4 * 2, sums_[m][n][2 * half],
+                   sums_[m][n][2 * half + 1]);
       }
     }
   }
 
  private:
   using Operands = OperandsAcrossRows<T>;
-  static constexpr int kPairs = kChunks * 2;  // of eight columns
+  static constexpr int kWarpsAcross = kChunks == 1 ? 2 : 4;
+  static constexpr int kWarpRows = kKernelsRows * kWarpsAcross / (kKernelsThreads / kLanes), kDown = kWarpRows / 16;
+  static constexpr int kWarpColumns = kKernelsRows / kWarpsAcross;                       // of a chunk
+  static constexpr int kChunkPairs = kWarpColumns / 16, kPairs = kChunks * kChunkPairs;  // of eight columns
 
   __device__ __forceinline__ static int lane() { return static_cast<int>(threadIdx.x) % kLanes; }
   __device__ __forceinline__ static int first_row() {
-    return static_cast<int>(threadIdx.x) / kLanes / 2 * (kKernelsRows / 2);
+    return static_cast<int>(threadIdx.x) / kLanes / kWarpsAcross * kWarpRows;
   }
   __device__ __forceinline__ static int first_column() {
-    return static_cast<int>(threadIdx.x) / kLanes % 2 * (kKernelsRows / 2);
+    return static_cast<int>(threadIdx.x) / kLanes % kWarpsAcross * kWarpColumns;
   }
 
   const Operands grad_, input_;
-  float sums_[2][2 * kPairs][4] = {};
+  float sums_[kDown][2 * kPairs][4] = {};
 };
 
 // Of the tensor that a block writes: the elements that its tile's first row has of a vector of columns.
@@ -200,7 +205,7 @@ __device__ __forceinline__ int64_t grad_kernels_offset(const KernelsShape& shape
 
 // A multiprocessor has registers for two blocks of wide tiles.
 template <typename T, int kChunks>
-__global__ void __launch_bounds__(kTilesThreads, kChunks == 1 ? 5 : 2)
+__global__ void __launch_bounds__(kKernelsThreads, kChunks == 1 ? 5 : 2)
     grad_kernels_tiles(KernelsShape shape, const T* grad, const T* input, float* partial, T* grad_kernels) {
   uint4* stages = dynamic_shared<uint4>();
   const KernelsPlace place = kernels_place<T, kChunks>(shape);
@@ -242,9 +247,9 @@ __global__ void __launch_bounds__(kTilesThreads, kChunks == 1 ? 5 : 2)
 
 // A thread adds four neighbours of all splits, in their order.
 template <typename T>
-__global__ void __launch_bounds__(kTilesThreads)
+__global__ void __launch_bounds__(kKernelsThreads)
     add_splits(const float* partial, int splits, int64_t fours, T* grad_kernels) {
-  const int64_t own = static_cast<int64_t>(blockIdx.x) * kTilesThreads + threadIdx.x;
+  const int64_t own = static_cast<int64_t>(blockIdx.x) * kKernelsThreads + threadIdx.x;
   if (own >= fours) return;
   float4 sums{};
 #pragma unroll 4

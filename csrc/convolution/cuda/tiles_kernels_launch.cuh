@@ -26,7 +26,7 @@ void launch_grad_kernels_tiles(const TilesKernelsProblem& problem, const Kernels
   for (int i = 0; i < 2; ++i) shape.grad_pixel[i] = int_of_tiles(problem.grad_pixel[i]);
   int_of_tiles(problem.result[0] * problem.grad_pixel[0] + problem.result[1] * problem.grad_pixel[1]);
   launch(grad_kernels_tiles<T, kChunks>, dim3(static_cast<unsigned>(int_of_tiles(plan.tiles * plan.splits))),
-         dim3(kTilesThreads), kKernelsSharedBytes<kChunks>, stream, shape, static_cast<const T*>(problem.grad),
+         dim3(kKernelsThreads), kKernelsSharedBytes<kChunks>, stream, shape, static_cast<const T*>(problem.grad),
          static_cast<const T*>(problem.input), static_cast<float*>(problem.partial),
          static_cast<T*>(problem.grad_kernels));
 }
@@ -41,8 +41,8 @@ void launch_tiles_kernels_gradient_as(const TilesKernelsProblem& problem, const 
   if (plan.splits == 1) return;
   const int64_t fours = problem.samples * problem.kernel[0] * problem.kernel[1] * problem.groups *
                         problem.out_channels * problem.in_channels / 4;
-  launch(add_splits<T>, dim3(static_cast<unsigned>(int_of_tiles(tiles_along(fours, kTilesThreads)))),
-         dim3(kTilesThreads), 0, stream, static_cast<const float*>(problem.partial), int_of_tiles(plan.splits), fours,
+  launch(add_splits<T>, dim3(static_cast<unsigned>(int_of_tiles(tiles_along(fours, kKernelsThreads)))),
+         dim3(kKernelsThreads), 0, stream, static_cast<const float*>(problem.partial), int_of_tiles(plan.splits), fours,
          static_cast<T*>(problem.grad_kernels));
 }
 

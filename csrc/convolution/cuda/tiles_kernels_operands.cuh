@@ -7,13 +7,14 @@ namespace crossd_ops::cuda {
 
 // A row of a step is a pixel, a row of a tile an output channel; both have the vectors of 64 output channels or of a
 // chunk of columns. Of float32, whose rows are twice as wide, a step has half as many pixels.
+constexpr int kKernelsThreads = 128;
 constexpr int kKernelsRows = static_cast<int>(kKernelsTileRows);
 static_assert(kKernelsTileRows == kKernelsChunkColumns);
 template <typename T>
 constexpr int kRowVectors = kKernelsRows / kVector<T>;
 template <typename T>
-constexpr int kRowsOfThreads = kTilesThreads / kRowVectors<T>;
-constexpr int kChunkVectors = kTilesThreads * 2;
+constexpr int kRowsOfThreads = kKernelsThreads / kRowVectors<T>;
+constexpr int kChunkVectors = kKernelsThreads * 2;
 template <typename T>
 constexpr int kStepPixels = kChunkVectors / kRowVectors<T>;
 static_assert(kKernelsStepPixels % kStepPixels<BFloat16> == 0 && kKernelsStepPixels % kStepPixels<float> == 0);

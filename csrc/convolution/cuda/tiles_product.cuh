@@ -8,16 +8,20 @@
 
 namespace crossd_ops::cuda {
 
-constexpr int kTilesThreads = 128, kTilesStages = 3;
+constexpr int kTilesThreads = 64, kTilesStages = 3;
 constexpr int kStepVectors = 4;                            // of the reduction: 32 elements of half types
 constexpr int kRowsAtOnce = kTilesThreads / kStepVectors;  // that the threads copy a vector of
-constexpr int kColumns = static_cast<int>(kTileColumns), kWarpColumns = kColumns / 2;
+constexpr int kColumns = static_cast<int>(kTileColumns);
 template <typename T>
 constexpr int kVector = kVectorBytes / static_cast<int>(sizeof(T));
 
-// Two warps along a tile's rows, two along its columns.
+// The two warps of a block are below each other in tiles of 128 rows, and side by side in those of 64. To multiply the
+// elements of two vectors a warp of M x N reads (M + N) / 4 wavefronts for M * N / 128 instructions: the fewer, the
+// larger it is. With its copies a step of 128 rows has 224 wavefronts for 128 instructions; four warps, of 64 x 32,
+// would have 288. One of 64 rows has 160 for 64; four of 32 x 32 would have 192.
+constexpr int kWarpRows = 64;
 template <int kRows>
-constexpr int kWarpRows = kRows / 2;
+constexpr int kWarpsAcross = kTilesThreads / kLanes * kWarpRows / kRows;
 template <int kRows>
 constexpr int kStageVectors = (kRows + kColumns) * kStepVectors;
 template <int kRows>
@@ -58,8 +62,8 @@ class WarpTile {
  public:
   __device__ __forceinline__ WarpTile()
       : lane_(static_cast<int>(threadIdx.x) % kLanes),
-        first_row_(static_cast<int>(threadIdx.x) / kLanes / 2 * kWarpRows<kRows>),
-        first_column_(static_cast<int>(threadIdx.x) / kLanes % 2 * kWarpColumns),
+        first_row_(static_cast<int>(threadIdx.x) / kLanes / kWarpsAcross<kRows> * kWarpRows),
+        first_column_(static_cast<int>(threadIdx.x) / kLanes % kWarpsAcross<kRows> * (kColumns / kWarpsAcross<kRows>)),
         pixels_place_(step_place(first_row_ + lane_ % 16, lane_ / 16)),
         columns_(lane_, first_column_) {}
 
@@ -105,7 +109,7 @@ class WarpTile {
   }
 
  private:
-  static constexpr int kDown = kWarpRows<kRows> / 16, kAcross = kWarpColumns / 8;
+  static constexpr int kDown = kWarpRows / 16, kAcross = kColumns / kWarpsAcross<kRows> / 8;
 
   const int lane_, first_row_, first_column_;
   // Of the row whose address the lane brings, the vector in the first half of a step; an even number of vectors further
