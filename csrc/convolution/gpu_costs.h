@@ -4,10 +4,10 @@
 // 34977, 95604) have it at a few hundredths of what the same multiply-adds take in a plain one, the weight's gradient
 // and half types worst, float32 no better for TF32; and channels-last does not exist in (1, B * C, ...), so both sides
 // are copied. Columns are written and read once, as many times the image as a kernel has elements, and multiply at the
-// library's full rate. Tiles move no more than they must, and multiply by instructions that reach about half of the
-// library's rate on GPUs with newer ones, with what else their launches do; what is missing of a full tile they
-// multiply too. Per sample of a layer of a network, in half precision, these two win wherever a group has more than a
-// few channels.
+// library's full rate. Tiles move no more than they must, and multiply by instructions that reach three quarters of the
+// library's rate on GPUs with newer ones, by the counts of `python -m benchmarks.gpu predict`; what is missing of a
+// full tile they multiply too. Per sample of a layer of a network, in half precision, these two win wherever a group
+// has more than a few channels.
 //
 // All of these have to make the kernels of each sample first: in the forward pass they are written, in the backward
 // written again, and of two products there their gradient is read once more. The shared weight has none of it, but
@@ -27,7 +27,7 @@ constexpr double gpu_multiply_adds_per_second(Dtype dtype, bool tf32 = false) {
   return size_of(dtype) == 2 ? 3e14 : tf32 ? 1.5e14 : 3e13;
 }
 constexpr double kGroupedShare = 1.0 / 20;  // of that rate, which the library's grouped convolution reaches
-constexpr double kTilesShare = 1.0 / 2;     // and tiles
+constexpr double kTilesShare = 3.0 / 4;     // and tiles
 
 inline double gpu_seconds(double elements, double multiply_adds, Dtype dtype, bool tf32) {
   return elements * size_of(dtype) / kGpuBytesPerSecond + multiply_adds / gpu_multiply_adds_per_second(dtype, tf32);
