@@ -99,8 +99,9 @@ def test_chunks_of_pixels(axes: int, sizes: tuple[int, ...], groups: int) -> Non
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            again = results(convolve, tensors, **options)
-            assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
+            once, again = (results(convolve, tensors, **options) for _ in range(2))
+            assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+            assert_close(once, got, 1e-13)  # the library may share out a product's sums
     finally:
         torch.set_num_threads(threads)
 
