@@ -41,7 +41,7 @@ _OUTPUTS = 33
 _TILES_CHANNELS, _TILES_OUTPUTS, _TILES_PIXELS = 40, 72, (25, 23)
 # Of shifted columns, which few pixels of many output channels get: channels, by fours, pairs and one, and groups; sizes
 # of the image, and of the weight, with kernels of their own and without.
-_SHARED_SAMPLES, _SHARED_OUTPUTS = 9, 48
+_SHARED_SAMPLES, _SHARED_OUTPUTS = 512, 512
 _SHARED = (
     (24, 1, (2, 2), (3, 3, 3)),
     (10, 1, (2, 2), (3, 3, 3)),

@@ -141,6 +141,7 @@ inline GpuProblem counts_of(const ConvolutionProblem& problem, bool backward) {
           static_cast<double>(problem.columns()) * slices_of_weight(problem),
           slices_of_weight(problem),
           backward ? static_cast<double>(problem.columns()) : 0,
+          backward,
           problem.format == MemoryFormat::channels_last,
           problem.geometry.groups > 1,
           problem.dtype,
@@ -154,7 +155,7 @@ inline Choice choose_on_gpu(const ConvolutionProblem& problem, bool backward) {
   if (!tiles && !shared && !have_room(problem))
     return {Method::grouped, "the columns of one sample would take more than a gigabyte"};
   const GpuProblem counts = counts_of(problem, backward);
-  Choice choice = {Method::grouped, "fewest seconds by bytes and multiply-adds"};
+  Choice choice = {Method::grouped, "fewest seconds by bytes, multiply-adds and launches"};
   double least = grouped_seconds(counts);
   const auto consider = [&](Method method, double seconds) {
     if (seconds <= least) choice.method = method, least = seconds;

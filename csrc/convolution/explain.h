@@ -51,7 +51,7 @@ inline std::string explain_convolution(const Tensor& input, const Tensor& weight
       text << "null}";
   };
   const double plain = plain_elements(counts, static_cast<double>(problem.samples()));
-  cost("plain", true, plain, gpu_seconds(plain, counts.multiply_adds, problem.dtype, problem.tf32));
+  cost("plain", true, plain, gpu_seconds(counts, plain, counts.multiply_adds, /*launches=*/1, problem.tf32));
   for (size_t i = 0; i < kMethodNames.size(); ++i) {
     const Method method = static_cast<Method>(i);
     const bool possible = is_possible(problem, method, backward);

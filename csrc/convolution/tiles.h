@@ -1,6 +1,7 @@
 // The convolution in tiles on tensor cores, and its gradients: of channels-last images and tap-major kernels.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -103,10 +104,15 @@ inline TilesKernelsProblem tiles_kernels_problem(const Tensor& grad, const Tenso
   return tiles;
 }
 
-// Of one product: its blocks, and its multiply-adds, with those of what is missing of full tiles.
+// Of one product: its blocks, and its multiply-adds, with those of what is missing of full tiles, and of a full turn of
+// blocks.
 struct TiledWork {
   double blocks, multiply_adds;
 };
+inline TiledWork in_turns(double blocks, double of_block) {
+  const double turns = std::ceil(blocks / kMultiprocessors) * kMultiprocessors;
+  return {blocks, turns * of_block};
+}
 inline TiledWork tiled_forward(const ConvolutionProblem& problem) {
   const int64_t parts = problem.samples() * problem.geometry.groups, pixels = problem.pixels();
   const int64_t out_channels = problem.rows() / problem.geometry.groups;
@@ -114,7 +120,7 @@ inline TiledWork tiled_forward(const ConvolutionProblem& problem) {
   const double blocks =
       static_cast<double>(parts * tiles_along(pixels, rows) * tiles_along(out_channels, kTileColumns));
   const int64_t reduction = problem.kernel_elements() * problem.shape.in_channels;
-  return {blocks, blocks * static_cast<double>(rows * kTileColumns) * static_cast<double>(reduction)};
+  return in_turns(blocks, static_cast<double>(rows * kTileColumns) * static_cast<double>(reduction));
 }
 inline TiledWork tiled_input_gradient(const ConvolutionProblem& problem) {
   const TilesInputProblem tiles = tiles_sizes<TilesInputProblem>(problem);
@@ -124,15 +130,14 @@ inline TiledWork tiled_input_gradient(const ConvolutionProblem& problem) {
   // A tap sees the pixels of one remainder.
   const double reduction = static_cast<double>(problem.kernel_elements() * tiles.out_channels) /
                            static_cast<double>(remainders[0] * remainders[1]);
-  return {blocks, blocks * static_cast<double>(rows * kTileColumns) * reduction};
+  return in_turns(blocks, static_cast<double>(rows * kTileColumns) * reduction);
 }
 inline TiledWork tiled_kernels_gradient(const ConvolutionProblem& problem) {
   const KernelsPlan plan = plan_of_kernels_gradient(tiles_sizes<TilesKernelsProblem>(problem));
-  const double tiles = static_cast<double>(plan.tiles);
+  const double of_tile = static_cast<double>(plan.chunks * kKernelsChunkColumns * kKernelsTileRows);
   const int64_t pixels = tiles_along(problem.pixels(), kKernelsStepPixels) * kKernelsStepPixels;
-  return {
-      tiles * static_cast<double>(plan.splits),
-      tiles * static_cast<double>(plan.chunks * kKernelsChunkColumns * kKernelsTileRows) * static_cast<double>(pixels)};
+  const double splits = static_cast<double>(plan.splits);
+  return in_turns(static_cast<double>(plan.tiles) * splits, of_tile * static_cast<double>(pixels) / splits);
 }
 
 // Of the backward's two products the larger number of blocks, and the mean of the multiply-adds.

@@ -31,13 +31,15 @@ constexpr int64_t kManyTileRows = 128, kFewTileRows = 64, kTileColumns = 64;
 
 inline int64_t tiles_along(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
 
+constexpr int64_t kMultiprocessors = 132;  // of an H200: a constant, so that results do not depend on the device
+
 // What takes less time where blocks go over multiprocessors in turns: rows of large tiles that are empty, and
 // multiprocessors without a block, count. A step of a large tile takes a multiprocessor 5 / 3 of a small one's time: of
 // an H200, whose numbers these are, 267 cycles of tensor cores, which are more than its 224 wavefronts of shared
 // memory, against 160 wavefronts, which are more than 134 cycles. Constants, so that results do not depend on the
 // device.
 inline int64_t rows_of_tile(int64_t blocks_of_pixels, int64_t pixels, int64_t out_channels) {
-  constexpr int64_t kMultiprocessors = 132, kLargeStep = 5, kSmallStep = 3;
+  constexpr int64_t kLargeStep = 5, kSmallStep = 3;
   const auto turns = [&](int64_t rows) {
     return tiles_along(blocks_of_pixels * tiles_along(pixels, rows) * tiles_along(out_channels, kTileColumns),
                        kMultiprocessors);

@@ -5,11 +5,13 @@ Run as a program, where tensors of the CPU go the way of GPUs, it prints the lat
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,15 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.gpu.prediction.assumptions import GROUPED_RATE
 from crossd_ops import crossd_conv2d, crossd_conv3d, sample_conv2d, sample_conv3d
 from crossd_ops.library import loaded
+from crossd_ops.tuning import choice
 
 ROOT = Path(__file__).resolve().parents[2]
 # What is compared: names in a profile and of a record.
 NAMES = {"clone": "clone", "convolution": "convolution", "convolution_backward": "convolution_backward", "bmm": "bmm"}
 NAMES |= {"copy_": "copy_", "cat": "cat", "new_zeros": "new_zeros", "subtract": "sub", "sub": "sub", "sum": "sum"}
 
-# Samples, channels in and out, sizes of the image, groups; stride, whether channels-last, with a bias, with all needs.
+# By the method that they take: samples, channels in and out, sizes of the image, groups; stride, whether
+# channels-last, with a bias, with all needs.
 PROBLEMS: dict[str, tuple[int, int, int, tuple[int, ...], int, int, bool, bool, bool]] = {
     "grouped": (3, 16, 16, (12, 13), 16, 1, False, True, True),
     "grouped, channels-last": (3, 16, 16, (12, 13), 16, 1, True, False, True),
@@ -81,10 +85,27 @@ def convolve(name: str, image: torch.Tensor, *others: torch.Tensor, **numbers: i
     return (of_images if image.dim() == 4 else of_volumes)(image, *others, **numbers)
 
 
+@contextlib.contextmanager
+def forced(name: str) -> Iterator[None]:
+    """Inside the `with` block the problem takes the method of its name: by costs such small ones would take others."""
+    method = name.removesuffix(GIVEN).partition(",")[0]
+    (image, weight, *others), numbers = tensors(name)
+    shift = None if name.endswith(GIVEN) else others[0]
+    place = [numbers["stride"], numbers["padding"], 1, numbers["groups"]]
+    keys = [choice.explain(image, weight, shift, place, backward=way, on_gpu=True).key for way in (False, True)]
+    for key in keys:
+        choice.set_method(key, method if method in choice.METHODS else None)
+    try:
+        yield
+    finally:
+        for key in keys:
+            choice.set_method(key, None)
+
+
 def dispatched(name: str) -> list[list[Any]]:
     """Forward and backward: operators and the sizes of their first tensor, in order of their names."""
     arguments, numbers = tensors(name)
-    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+    with forced(name), profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         output = convolve(name, *arguments, **numbers)
         output.backward(torch.ones_like(output))
     found = []
@@ -117,7 +138,7 @@ def of_library() -> dict[str, list[list[Any]]]:
 def test_the_composition_calls_what_the_library_calls(name: str, of_library: dict[str, list[list[Any]]]) -> None:
     from benchmarks.gpu.prediction.trace import gpu_stand_in, record
 
-    with gpu_stand_in():
+    with forced(name), gpu_stand_in():
         arguments, numbers = tensors(name)
         output, forward = record(lambda: convolve(name, *arguments, **numbers))
         wanted = [one for one in arguments if one.requires_grad]

@@ -155,7 +155,7 @@ def test_each_call_of_the_short_list_launches_its_kernels() -> None:
         pytest.skip(reason)
     from emulator.harness import EmulatedBackend
 
-    assert len(kernel_names()) == 27
+    assert len(kernel_names()) == 31
     backend = EmulatedBackend()
     for name, call in all_calls(backend, torch.device("cpu"), few=True):
         if name.startswith("fourier_shift") and str(CHANNELS[0]) not in name:  # many samples launch no more

@@ -20,16 +20,20 @@ from collections import Counter
 import torch
 from torch.profiler import profile
 from crossd_ops import crossd_conv2d, crossd_conv3d
+from crossd_ops.tuning import choice
 
 def is_called_by_ours(event):
     return event.cpu_parent is not None and event.cpu_parent.name.startswith("crossd_ops::convolution")
 
-def counts(samples, channels, sizes, kernel, groups, channels_last):
+def counts(samples, channels, sizes, kernel, groups, channels_last, method=None):
     input = torch.randn(samples, channels, *sizes)
     if channels_last:
         input = input.contiguous(memory_format=torch.channels_last if len(sizes) == 2 else torch.channels_last_3d)
     given = [input, torch.randn(8, channels // groups, *(kernel,) * 3), torch.randn(samples, 3)]
     given = [tensor.requires_grad_() for tensor in given]
+    for way in (False, True) if method else ():
+        found = choice.explain(*given, (1, kernel // 2, 1, groups), backward=way, on_gpu=True)
+        choice.set_method(found.key, method)
     with profile() as forward:
         output = (crossd_conv2d if len(sizes) == 2 else crossd_conv3d)(*given, None, 1, kernel // 2, 1, groups)
     grad = torch.randn_like(output)
@@ -37,11 +41,13 @@ def counts(samples, channels, sizes, kernel, groups, channels_last):
         torch.autograd.grad(output, given, grad)
     return [Counter(event.name for event in one.events() if is_called_by_ours(event)) for one in (forward, backward)]
 
-torch.ops.crossd_ops.allow_tf32(False)  # or images of channels-last would go to tiles
+torch.backends.cudnn.allow_tf32 = False  # or images of channels-last would go to tiles
+torch.ops.crossd_ops.allow_tf32(False)
 for case in json.loads(sys.argv[1]):
     print(json.dumps([counts(samples, *case) for samples in (2, 5)]))
 """
-CASES: dict[str, tuple[Any, ...]] = {  # channels, sizes, kernel, groups, channels-last
+# Channels, sizes, kernel, groups, channels-last; the method, where so small a problem would take another.
+CASES: dict[str, tuple[Any, ...]] = {
     "stem": (3, (32, 30), 7, 1, False),
     "stem, channels-last": (3, (32, 30), 7, 1, True),
     "few pixels": (24, (7, 7), 3, 1, False),
@@ -54,7 +60,7 @@ CASES: dict[str, tuple[Any, ...]] = {  # channels, sizes, kernel, groups, channe
     "depthwise": (8, (28, 28), 3, 8, True),
     "volume": (4, (9, 8, 7), 3, 1, False),
     "volume, channels-last": (16, (7, 8, 7), 3, 1, True),
-    "volume, few pixels": (16, (1, 2, 3), 3, 1, True),
+    "volume, few pixels": (16, (1, 2, 3), 3, 1, True, "shared"),
 }
 OF_THE_WEIGHT = ("volume, channels-last", "volume, few pixels")  # as it is: forward, and the second one backward too
 # Nothing is copied for its layout, and no bigger tensor made, in what goes by columns.
@@ -112,6 +118,7 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import profile
 from crossd_ops import crossd_conv2d, fourier_shift_slice, sample_conv2d
+from crossd_ops.tuning import choice
 
 def compare(dtype, kernel, channels, groups, with_bias):
     torch.manual_seed(1)
@@ -119,9 +126,11 @@ def compare(dtype, kernel, channels, groups, with_bias):
     weight = torch.randn(32, channels // groups, *kernel).to(dtype).requires_grad_()
     shift, bias = torch.randn(3, 3).requires_grad_(), torch.randn(32).to(dtype) if with_bias else None
     numbers = 2, 2, 1, groups
+    kernels = fourier_shift_slice(weight, shift, dim=1)
+    for way in (False, True):  # so small a problem might take another method
+        choice.set_method(choice.explain(input, kernels, None, numbers, backward=way, on_gpu=True).key, "tiles")
     with profile() as profiler:
         output = crossd_conv2d(input, weight, shift, bias, *numbers, dim=1)
-    kernels = fourier_shift_slice(weight, shift, dim=1)
     wanted = torch.cat([F.conv2d(input[b : b + 1], kernels[b], bias, *numbers) for b in range(3)])
     assert output.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(output, wanted, rtol=0, atol=0)
