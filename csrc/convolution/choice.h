@@ -90,11 +90,11 @@ inline bool can_be_shared(const ConvolutionProblem& problem) {
   return problem.has_weight() && (!problem.on_gpu || has_shifted_columns(shifted_columns_sizes(problem)));
 }
 
-// Channels-last images of half types, or of float32 that may be rounded, in whole vectors of channels; with
-// sizes that the kernels can count in 32 bits.
+// Images of half types, or of float32 that may be rounded, in whole vectors of channels, to which contiguous ones are
+// copied; with sizes that the kernels can count in 32 bits.
 inline bool can_have_tiles(const ConvolutionProblem& problem, bool backward) {
   constexpr int64_t kMostElements = 1 << 28, kMostStep = 1 << 12;
-  if (!problem.on_gpu || problem.kernel.size() != 2 || problem.format != MemoryFormat::channels_last) return false;
+  if (!problem.on_gpu || problem.kernel.size() != 2) return false;
   if (size_of(problem.dtype) != 2 && !problem.tf32) return false;
   const auto& [stride, padding, dilation, groups] = problem.geometry;
   const int64_t vector = tiles_vector(problem.dtype);

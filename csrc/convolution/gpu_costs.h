@@ -4,10 +4,10 @@
 // 34977, 95604) have it at a few hundredths of what the same multiply-adds take in a plain one, the weight's gradient
 // and half types worst, float32 no better for TF32; and channels-last does not exist in (1, B * C, ...), so both sides
 // are copied. Columns are written and read once, as many times the image as a kernel has elements, and multiply at the
-// library's full rate. Tiles move no more than they must, and multiply by instructions that reach three quarters of the
-// library's rate on GPUs with newer ones, by the counts of `python -m benchmarks.gpu predict`; what is missing of a
-// full tile, and of a full turn of blocks, they multiply too. Per sample of a layer of a network, in half precision,
-// these two win wherever a group has more than a few channels.
+// library's full rate. Tiles move no more than they must, but for copies of contiguous images, and multiply by
+// instructions that reach three quarters of the library's rate on GPUs with newer ones, by the counts of `python -m
+// benchmarks.gpu predict`; what is missing of a full tile, and of a full turn of blocks, they multiply too. Per sample
+// of a layer of a network, in half precision, these two win wherever a group has more than a few channels.
 //
 // All of these have to make the kernels of each sample first: in the forward pass they are written, in the backward
 // written again, and of two products there their gradient is read once more. The shared weight has none of it, but
@@ -63,7 +63,8 @@ inline double columns_elements(const GpuProblem& problem) {
   return problem.input + problem.output + problem.kernels + 2 * problem.columns + copied + made_elements(problem);
 }
 inline double tiles_elements(const GpuProblem& problem) {
-  return problem.input + problem.output + problem.kernels + made_elements(problem);
+  const double copied = problem.channels_last ? 0 : 2 * (problem.input + problem.output);
+  return problem.input + problem.output + problem.kernels + copied + made_elements(problem);
 }
 // The weight, or its gradient, is copied to the order of the columns, or from it.
 inline double shared_elements(const GpuProblem& problem) {
@@ -86,7 +87,10 @@ inline double grouped_launches(const GpuProblem& problem) {
 inline double columns_launches(const GpuProblem& problem) {
   return 1 + (problem.columns > 0) + (problem.channels_last && problem.groups) + made_launches(problem);
 }
-inline double tiles_launches(const GpuProblem& problem) { return 1 + made_launches(problem); }
+inline double tiles_launches(const GpuProblem& problem) {
+  const double copied = problem.channels_last ? 0 : problem.backward ? 1.5 : 2;
+  return 1 + copied + made_launches(problem);
+}
 // A copy of the weight, columns, a product; back two copies, three kernels and a sum, two products.
 inline double shared_launches(const GpuProblem& problem) {
   const double copied = problem.channels_last ? 0 : 2;

@@ -152,19 +152,23 @@ def test_each_launch_of_a_layer_is_there_once() -> None:
     """Of a convolution of 64 channels in evaluation of its head: what is in the library stands for its operator."""
     with gpu_stand_in():
         layer = CrossDConv2d(64, 64, 3, padding=1, bias=False)
+        narrow, few = CrossDConv2d(6, 64, 3, padding=1, bias=False), torch.empty(8, 6, 32, 32)
         image = torch.empty(8, 64, 32, 32)
         with torch.no_grad():
-            _, calls = record(lambda: layer(image))
+            _, calls = record(lambda: narrow(few))  # channels that are no vectors
             _, tiled = record(lambda: layer(image.contiguous(memory_format=torch.channels_last)))
+            _, copied = record(lambda: layer(image))
     assert not [call for call in calls if call.operator.startswith("crossd_ops.convolution")]
     parts = Counter(call.part for call in calls if launches_of(call))
     launches = [launch for launch, part in launches_in(calls) if part == "shift"]
     assert [type(launch) for launch in launches] == [Launch] and launches[0].kernel.startswith("forward_cubic3<float")
     assert parts["convolution"] == 2  # columns and their product, straight into the result
     (product,) = (one for one, _ in launches_in(calls) if getattr(one, "kernel", "") == "aten.bmm")
-    assert isinstance(product, LibraryLaunch) and product.multiply_adds == 8 * 64 * 32 * 32 * 64 * 9
+    assert isinstance(product, LibraryLaunch) and product.multiply_adds == 8 * 6 * 32 * 32 * 64 * 9
     (tiles,) = (one for one, part in launches_in(tiled) if part == "convolution")
     assert isinstance(tiles, Launch) and tiles.kernel.startswith("convolve_tiles")
+    kernels = [one.kernel.partition("<")[0] for one, part in launches_in(copied) if part == "convolution"]
+    assert kernels == ["aten.copy_", "convolve_tiles", "aten.copy_"]  # contiguous images to channels-last, and back
 
 
 def test_a_step_names_whose_work_each_launch_is_and_copies_no_gradient() -> None:

@@ -110,12 +110,11 @@ def test_tiles_with_a_bias(samples: int, dtype: torch.dtype) -> None:
 @only_cuda
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("allowed", [False, True])
-def test_float32_follows_the_setting_of_what_multiplies(allowed: bool, channels_last: bool) -> None:
-    """In tiles that of convolutions, which allows TF32 unasked; as columns that of matrix products."""
+def test_float32_follows_the_setting_of_convolutions(allowed: bool, channels_last: bool) -> None:
+    """In any layout: contiguous images are copied to what tiles take."""
     image, weight, shift = torch.randn(4, 64, 28, 28), torch.randn(64, 64, 3, 3, 3), torch.randn(4, 3)
     exact = defined(image.double(), weight.double(), shift.double(), 1, 1, 1)
-    torch.backends.cuda.matmul.allow_tf32 = allowed != channels_last
-    torch.backends.cudnn.allow_tf32 = allowed == channels_last
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, allowed
     image, weight, shift = (tensor.to(DEVICE) for tensor in (image, weight, shift))
     if channels_last:
         image = image.contiguous(memory_format=torch.channels_last)

@@ -120,9 +120,9 @@ from torch.profiler import profile
 from crossd_ops import crossd_conv2d, fourier_shift_slice, sample_conv2d
 from crossd_ops.tuning import choice
 
-def compare(dtype, kernel, channels, groups, with_bias):
+def compare(dtype, kernel, channels, groups, with_bias, layout=torch.channels_last):
     torch.manual_seed(1)
-    input = torch.randn(3, channels, 14, 11).to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    input = torch.randn(3, channels, 14, 11).to(dtype).contiguous(memory_format=layout).requires_grad_()
     weight = torch.randn(32, channels // groups, *kernel).to(dtype).requires_grad_()
     shift, bias = torch.randn(3, 3).requires_grad_(), torch.randn(32).to(dtype) if with_bias else None
     numbers = 2, 2, 1, groups
@@ -132,7 +132,7 @@ def compare(dtype, kernel, channels, groups, with_bias):
     with profile() as profiler:
         output = crossd_conv2d(input, weight, shift, bias, *numbers, dim=1)
     wanted = torch.cat([F.conv2d(input[b : b + 1], kernels[b], bias, *numbers) for b in range(3)])
-    assert output.is_contiguous(memory_format=torch.channels_last)
+    assert output.is_contiguous(memory_format=layout)
     torch.testing.assert_close(output, wanted, rtol=0, atol=0)
     given = sample_conv2d(input, kernels, bias, **dict(zip(("stride", "padding", "dilation", "groups"), numbers)))
     torch.testing.assert_close(given, wanted, rtol=0, atol=0)
@@ -144,7 +144,7 @@ def compare(dtype, kernel, channels, groups, with_bias):
         found = torch.autograd.grad(output, of_all, grad, retain_graph=True)
     called = [event.name for event in profiler.events() if event.name.startswith("crossd_ops::")]
     assert "crossd_ops::convolve_tiles_backward" in called, called
-    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    assert found[0].is_contiguous(memory_format=layout)
     for result, expected in zip(found, torch.autograd.grad(wanted, of_all, grad, retain_graph=True)):
         torch.testing.assert_close(result, expected, rtol=0, atol=0)
     for one, result in zip(of_all, found):
@@ -156,6 +156,8 @@ compare(torch.bfloat16, (5, 5, 5), 32, 2, False)
 compare(torch.float16, (7, 7, 7), 32, 1, True)
 compare(torch.bfloat16, (4, 2, 4), 16, 2, False)
 compare(torch.float32, (3, 3, 3), 12, 1, True)
+compare(torch.bfloat16, (3, 3, 3), 16, 1, True, torch.contiguous_format)
+compare(torch.float32, (3, 3, 3), 12, 1, False, torch.contiguous_format)
 """
 
 

@@ -19,12 +19,20 @@ def _stack_samples(tensor: Tensor) -> Tensor:
     return tensor.flatten(0, 1)[None] if tensor.is_contiguous() else tensor.view(1, -1, *tensor.shape[2:])
 
 
+def _in_whole_vectors(image: Tensor) -> Tensor:
+    """Channels-last: the tensor itself, or a copy."""
+    if memory_format_of(image) is not torch.contiguous_format:
+        return image
+    return torch.empty(image.shape, dtype=image.dtype, memory_format=torch.channels_last).copy_(image)
+
+
 def convolve(problem: Problem, method: str, kernels: Tensor, bias: Tensor | None) -> None:
     input, samples, groups = problem.input, problem.samples, problem.groups
     if method == "matrix":
         output = _multiply(problem, kernels, bias)
     elif method == "tiles":
-        output = own.convolve_tiles(input, kernels, bias, [samples, kernels.shape[1], *problem.result], groups)
+        image, sizes = _in_whole_vectors(input), [samples, kernels.shape[1], *problem.result]
+        output = own.convolve_tiles(image, kernels, bias, sizes, groups)
     elif samples == 1:
         output = problem.convolve(input, kernels[0], bias, groups)
     else:
@@ -92,11 +100,11 @@ def _matrix_gradients(problem: Problem, grad: Tensor, kernels: Tensor, needs: tu
 
 def _tiles_gradients(problem: Problem, grad: Tensor, kernels: Tensor, needs: tuple[bool, bool]) -> Tensor:
     numbers = [*problem.stride], [*problem.padding], [*problem.dilation], problem.groups
-    if memory_format_of(grad) is torch.contiguous_format:
-        grad = grad.contiguous(memory_format=torch.channels_last)
+    grad = _in_whole_vectors(grad)
     if needs[0]:
         problem.in_format(own.tiles_input_gradient(grad, kernels, problem.input.shape, *numbers))
     if not needs[1]:
         return kernels
-    of_kernels: Tensor = own.tiles_kernels_gradient(grad, problem.input, kernels.shape, *numbers)
+    image = _in_whole_vectors(problem.input)
+    of_kernels: Tensor = own.tiles_kernels_gradient(grad, image, kernels.shape, *numbers)
     return of_kernels
