@@ -45,10 +45,10 @@ def passes(model: nn.Module, image: Tensor, mode: str) -> Passes:
     return [Counter(launch.kernel for launch, _ in launches_in(calls)) for calls in (forward, backward)]
 
 
-def of_layer(kind: str, kernel: int, mode: str) -> Passes:
-    """Of a layer of 16 to 32 channels without bias between others, channels-last."""
+def of_layer(kind: str, kernel: int, mode: str, bias: bool = False) -> Passes:
+    """Of a layer of 16 to 32 channels between others, channels-last."""
     with _made_for(mode):
-        layer = CONVOLUTIONS[kind](16, 32, kernel, padding=kernel // 2, bias=False)
+        layer = CONVOLUTIONS[kind](16, 32, kernel, padding=kernel // 2, bias=bias)
         image = torch.randn(2, 16, 8, 8, dtype=torch.float32 if mode == "float32" else torch.bfloat16)
         image = image.contiguous(memory_format=torch.channels_last).requires_grad_()
         return passes(layer, image, mode)
@@ -72,6 +72,7 @@ def main() -> None:
     """Prints the table."""
     counts: dict[str, Callable[[str, str], Passes]] = {
         "layer, 3x3": lambda kind, mode: of_layer(kind, 3, mode),
+        "layer, 3x3, bias": lambda kind, mode: of_layer(kind, 3, mode, bias=True),
         "layer, 1x1": lambda kind, mode: of_layer(kind, 1, mode),
         "ResNet-18": of_network,
     }

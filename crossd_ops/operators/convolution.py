@@ -73,7 +73,7 @@ def convolution(
         dtype = autocast_dtype(weight) if _any_autocast() else None
         if dtype is not None:
             input = input.to(dtype)
-            bias = None if bias is None else bias.to(dtype)
+            bias = bias_beside(bias, dtype)
         elif input.dtype is not weight.dtype:
             raise NotPlain
         return _by_operators(input, weight, shift, bias, place)
@@ -143,8 +143,15 @@ def position_of_slice(weight: Tensor, dim: Any, index: Any) -> int:
     return index
 
 
+def bias_beside(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """As the operators take it, of this type or, beside a half type, of float32: itself, or a copy."""
+    if bias is None or bias.dtype is dtype or (bias.dtype is torch.float32 and dtype.itemsize == 2):
+        return bias
+    return bias.to(dtype)
+
+
 def _by_operators(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place) -> Tensor:
-    """By the compiled operators; input and bias of the type of the result, weight and shift any.
+    """By the compiled operators; input of the type of the result, bias too or of float32, weight and shift any.
 
     Raises what the operator does, for arguments that do not fit: its checks come before any work. Not for torch.func
     and forward mode.
@@ -182,7 +189,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Place) -> Tensor:
         ctx.save_for_backward(input, weight, shift)
-        ctx.place = place
+        ctx.place, ctx.bias_dtype = place, None if bias is None else bias.dtype
         forward = _forward if torch.compiler.is_compiling() else eager_forward
         output: Tensor = forward(input, weight, shift, bias, place)
         return output
@@ -192,7 +199,8 @@ class _Convolution(torch.autograd.Function):
         needs = ctx.needs_input_grad[:3]
         found = gradients(grad, ctx.saved_tensors, ctx.place, needs)
         # (B, O, ...) -> (O,)
-        of_bias = grad.sum([0, *range(2, grad.dim())]) if ctx.needs_input_grad[3] else None
+        axes = [0, *range(2, grad.dim())]
+        of_bias = grad.sum(axes, dtype=ctx.bias_dtype) if ctx.needs_input_grad[3] else None
         return *found, of_bias, None
 
 

@@ -111,7 +111,7 @@ DESCRIPTIONS: dict[str, str] = {
         input: (B, C * groups, ...), any strides.
         weight: (O, C, Kd, Kh, Kw), each kernel size from 1 to 15; of any of the supported types, whatever the input's.
         shift: (B, 3), in elements along (d, h, w).
-        bias: (O,) of the input's type, or None.
+        bias: (O,) of the input's type or, beside a half type, float32, or None.
         place: stride, padding and dilation, each once or along each axis, and groups: 4 ints, or 7 of images and 10 of
             volumes. Of images may follow dim, the spatial axis of the slice, 0 to 2, and index, its position, 0 to
             K - 1; otherwise it is the middle one along the first axis. Volumes take the whole weight.
@@ -141,7 +141,7 @@ DESCRIPTIONS: dict[str, str] = {
     Args:
         input: (B, C * groups, ...), any strides.
         weight: (B, O, C, ...), the kernels of each sample, of the input's type; any strides.
-        bias: (O,) of the input's type, or None.
+        bias: (O,) of the input's type or, beside a half type, float32, or None.
         place: stride, padding and dilation, each once or along each axis, and groups: 4 ints, or 7 of images and 10 of
             volumes.
 

@@ -80,6 +80,11 @@ inline std::vector<int64_t> strides_of(const Tensor& tensor) {
   return {tensor.strides().begin(), tensor.strides().end()};
 }
 
+// The tensor itself, or a copy.
+inline Tensor to_type(const Tensor& tensor, torch::headeronly::ScalarType dtype) {
+  return tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
+}
+
 // (B, C, ...) in this layout: the tensor itself, or a copy.
 inline Tensor in_format(const Tensor& tensor, MemoryFormat format) {
   const std::vector<int64_t> sizes = sizes_of(tensor), strides = strides_of_format(sizes, format);

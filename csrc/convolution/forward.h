@@ -21,6 +21,12 @@ inline Tensor sums_of_nothing(const Tensor& input, const std::optional<Tensor>& 
   return output;
 }
 
+// As a method reads it: tiles in float32 too.
+inline std::optional<Tensor> bias_of_method(const std::optional<Tensor>& bias, const Tensor& input, Method method) {
+  if (!bias || (method == Method::tiles && input.is_cuda())) return bias;
+  return to_type(*bias, input.scalar_type());
+}
+
 class SampleConvolution {
  public:
   SampleConvolution(const Tensor& input, const ConvolutionProblem& problem, Method method)

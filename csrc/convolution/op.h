@@ -25,12 +25,13 @@ namespace crossd_ops {
 // In the memory format of the input, whatever the library makes of it: compilers of graphs have to know. The input's
 // alone: the kernels, of which torch's own convolutions look at the format too, are made here.
 template <typename Device>
-Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shift, const std::optional<Tensor>& bias,
-                   const std::vector<int64_t>& place) {
+Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shift,
+                   const std::optional<Tensor>& given_bias, const std::vector<int64_t>& place) {
   const ConvolutionProblem problem = checked_convolution(input, weight, shift, place);
-  if (bias) check_bias(*bias, input, weight, problem.rows());
-  if (problem.is_empty()) return sums_of_nothing(input, bias, problem);
+  if (given_bias) check_bias(*given_bias, input, weight, problem.rows());
+  if (problem.is_empty()) return sums_of_nothing(input, given_bias, problem);
   const Method method = choose(problem, /*backward=*/false).method;
+  const std::optional<Tensor> bias = bias_of_method(given_bias, input, method);
   if (method == Method::small) return small_convolution(input, weight, bias, problem);
   const NoGrad no_grad;
   if (method == Method::shared)

@@ -136,8 +136,11 @@ inline void check_same_device(const char* name, const Tensor& tensor, const Tens
 
 inline void check_bias(const Tensor& bias, const Tensor& input, const Tensor& weight, int64_t out_channels) {
   check_same_device("bias", bias, weight);
-  require(bias.dim() == 1 && bias.size(0) == out_channels && bias.scalar_type() == input.scalar_type(), [&] {
-    return "bias: expected (" + std::to_string(out_channels) + ",) of the dtype of input, got " + shape_text(bias);
+  const ScalarType type = bias.scalar_type(), of_input = input.scalar_type();
+  const bool fits = type == of_input || (type == ScalarType::Float && size_of(checked_dtype(input, "input")) == 2);
+  require(bias.dim() == 1 && bias.size(0) == out_channels && fits, [&] {
+    return "bias: expected (" + std::to_string(out_channels) +
+           ",) of the dtype of input, or float32 beside a half type, got " + shape_text(bias);
   });
 }
 

@@ -19,14 +19,15 @@
 namespace crossd_ops {
 
 // In the memory format of the input.
-inline Tensor sample_convolution(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+inline Tensor sample_convolution(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& given_bias,
                                  const std::vector<int64_t>& place) {
   const ConvolutionProblem problem = checked_sample_convolution(input, weight, place);
-  if (bias) check_bias(*bias, input, weight, problem.rows());
-  if (problem.is_empty()) return sums_of_nothing(input, bias, problem);
+  if (given_bias) check_bias(*given_bias, input, weight, problem.rows());
+  if (problem.is_empty()) return sums_of_nothing(input, given_bias, problem);
   const NoGrad no_grad;
   const Tensor kernels = dense(weight);
   const Method method = choose(problem, /*backward=*/false).method;
+  const std::optional<Tensor> bias = bias_of_method(given_bias, input, method);
   if (method == Method::small) return small_sample_convolution(input, kernels, bias, problem);
   SampleConvolution convolve(input, problem, method);
   return in_format(convolve(kernels, bias), problem.format);

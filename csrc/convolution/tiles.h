@@ -78,7 +78,10 @@ inline TilesProblem tiles_problem(const Tensor& image, const Tensor& kernels, co
   TilesProblem tiles = tiles_sizes<TilesProblem>(problem);
   set_strides(image, tiles.input_sample, tiles.input_pixel);
   tiles.input = image.const_data_ptr(), tiles.kernels = kernels.const_data_ptr();
-  if (bias) tiles.bias = bias->const_data_ptr(), tiles.bias_stride = bias->stride(0);
+  if (bias) {
+    tiles.bias = bias->const_data_ptr(), tiles.bias_stride = bias->stride(0);
+    tiles.bias_dtype = checked_dtype(*bias, "bias");
+  }
   tiles.out = result.mutable_data_ptr();
   return tiles;
 }

@@ -21,8 +21,9 @@ struct TilesProblem {
   const void* kernels;    // [B, kernel, groups * O, C], contiguous
   const void* bias;       // [groups * O], strided; null: none
   int64_t bias_stride;
-  void* out;    // [B, result, groups * O], contiguous
-  Dtype dtype;  // of all tensors: bfloat16, float16, or float32, which is rounded to TF32
+  void* out;         // [B, result, groups * O], contiguous
+  Dtype bias_dtype;  // that of the others, or float32
+  Dtype dtype;       // of the others: bfloat16, float16, or float32, which is rounded to TF32
 };
 
 constexpr int64_t tiles_vector(Dtype dtype) { return 16 / size_of(dtype); }  // elements

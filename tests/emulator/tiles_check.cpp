@@ -50,11 +50,14 @@ struct Tensors {
       : problem(strided(one)),
         input(problem.samples * problem.input_sample - (problem.samples ? one.room : 0), problem.dtype, random),
         kernels(problem.samples * taps() * channels() * problem.in_channels, problem.dtype, random),
-        bias(channels() * std::max<int64_t>(one.bias_stride, 1), problem.dtype, random),
+        // A strided one in float32.
+        bias(channels() * std::max<int64_t>(one.bias_stride, 1), one.bias_stride > 1 ? Dtype::float32 : problem.dtype,
+             random),
         result(count(), problem.dtype, random) {
     if (one.has_nan) std::memset(input.data_at(problem.input_sample / 2), 0xff, element_size(problem.dtype));
     problem.input = input.data(), problem.kernels = kernels.data(), problem.out = result.data();
     problem.bias = one.bias_stride ? bias.data() : nullptr, problem.bias_stride = one.bias_stride;
+    problem.bias_dtype = one.bias_stride > 1 ? Dtype::float32 : problem.dtype;
   }
   static TilesProblem strided(const Case& one) {
     TilesProblem problem = one.problem;

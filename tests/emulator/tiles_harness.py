@@ -23,6 +23,7 @@ class TilesProblem(ctypes.Structure):  # mirror of csrc/convolution/tiles_proble
         *((name, ctypes.c_void_p) for name in ("input", "kernels", "bias")),
         ("bias_stride", ctypes.c_int64),
         ("out", ctypes.c_void_p),
+        ("bias_dtype", ctypes.c_int32),
         ("dtype", ctypes.c_int32),
     ]
 
@@ -67,7 +68,7 @@ class EmulatedTiles:
             samples, groups, in_channels, out_channels // groups, _Axes(*input.shape[2:]), _Axes(*kernel),
             _Axes(*sizes), *both, input.stride(0), _Axes(*input.stride()[2:]), input.data_ptr(), kernels.data_ptr(),
             None if bias is None else bias.data_ptr(), 0 if bias is None else bias.stride(0), out.data_ptr(),
-            DTYPES[input.dtype],
+            DTYPES[input.dtype if bias is None else bias.dtype], DTYPES[input.dtype],
         )  # fmt: skip
         biases = {} if bias is None else {"bias": bias}
         self._run("convolve_tiles", problem, input=input, kernels=kernels, **biases, out=out)

@@ -79,7 +79,7 @@ TILES = {
 }
 TILES_KERNELS = {  # the gradient of the kernels
     "3x3": functools.partial(TilesKernelsCase, 2, 64, 64, 14),
-    "3x3, many samples": functools.partial(TilesKernelsCase, 40, 64, 64, 6),
+    "3x3, many samples": functools.partial(TilesKernelsCase, 32, 64, 32, 6),
     "3x3, shared pixels": functools.partial(TilesKernelsCase, 1, 64, 64, 24),
     "5x5 of few channels": functools.partial(TilesKernelsCase, 2, 8, 24, 9, 5),
 }

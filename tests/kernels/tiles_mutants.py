@@ -21,6 +21,7 @@ CUDA_TILES = [
     Mutant(TILES, "tap[1] * shape_.dilation[1]", "tap[1]"),
     Mutant(TILES, "channel >= channels", "channel > channels"),
     Mutant(TILES, "place.group * shape.in_channels", "0"),
+    Mutant("convolution/cuda/tiles_launch.cuh", "problem.bias_dtype", "problem.dtype"),
     Mutant("convolution/tiles_problem.h", "size + tile - 1", "size"),
     Mutant("common/cuda/tensor_core.cuh", "bits = round_to_tf32(bits)", "bits &= 0xffffe000u"),
 ]  # fmt: skip

@@ -150,7 +150,7 @@ class StepFetch {
 
 template <typename T, int kRows>
 __global__ void __launch_bounds__(kTilesThreads)
-    convolve_tiles(TilesShape shape, const T* input, const T* kernels, const T* bias, int64_t bias_stride, T* out) {
+    convolve_tiles(TilesShape shape, const T* input, const T* kernels, TilesBias<T> bias, T* out) {
   uint4* stages = dynamic_shared<uint4>();
   const TilesPlace place = tiles_place<kRows>(shape);
   const int steps =
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kTilesThreads)
   add_steps<kStageVectors<kRows>>(steps, fetch, tile, stages);
   const int first_channel = place.group * shape.out_channels + place.first_channel;
   const int count = shape.out_channels - place.first_channel, channels = shape.groups * shape.out_channels;
-  tile.store(bias ? bias + first_channel * bias_stride : nullptr, bias_stride, count, stages);
+  tile.store(bias, first_channel, count, stages);
   __syncthreads();
   out += (place.sample * shape.pixels + place.first_pixel) * channels + first_channel;
   write_tile<T, kRows>(stages, shape.pixels - place.first_pixel, count,

@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(kTilesThreads)
   InputStepFetch<T, kRows> fetch(shape, place, grad, kernels);
   WarpTile<T, kRows, ColumnsAcrossRows> tile;
   add_steps<kStageVectors<kRows>>(steps, fetch, tile, stages);
-  tile.store(nullptr, 0, 0, stages);
+  tile.store(TilesBias<T>{}, 0, 0, stages);
   __syncthreads();
   const int channels = shape.groups * shape.in_channels;
   grad_input +=

@@ -64,7 +64,8 @@ void launch_tiles_of(const TilesProblem& problem, cudaStream_t stream) {
                          tiles_along(problem.out_channels, kTileColumns);
   launch(convolve_tiles<T, kRows>, dim3(static_cast<unsigned>(int_of_tiles(blocks))), dim3(kTilesThreads),
          kTilesSharedBytes<kRows>, stream, shape, static_cast<const T*>(problem.input),
-         static_cast<const T*>(problem.kernels), static_cast<const T*>(problem.bias), problem.bias_stride,
+         static_cast<const T*>(problem.kernels),
+         TilesBias<T>{problem.bias, problem.bias_stride, problem.bias_dtype == Dtype::float32},
          static_cast<T*>(problem.out));
 }
 

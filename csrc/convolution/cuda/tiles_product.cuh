@@ -55,6 +55,19 @@ __device__ __forceinline__ int result_place(int row, int vector) {
   return row * kTileVectors + (vector ^ (row * kVectors % kTileVectors));
 }
 
+// Of all output channels; no data: none.
+template <typename T>
+struct TilesBias {
+  const void* data;
+  int64_t stride;
+  bool in_float;  // whatever T is: a parameter in float32 beside half types is read as it is
+
+  __device__ __forceinline__ float at(int channel) const {
+    return in_float ? static_cast<const float*>(data)[channel * stride]
+                    : to_float(static_cast<const T*>(data)[channel * stride]);
+  }
+};
+
 // A warp's part of a tile, in registers: as many products of 16 x 8. A row of a product's operands is two
 // vectors, whatever their type.
 template <typename T, int kRows, template <typename, int> class Columns>
@@ -85,15 +98,16 @@ class WarpTile {
     }
   }
 
-  // With the bias of the tile's channels, of which there are `count`, rounded once; to rows of kColumns elements.
-  __device__ __forceinline__ void store(const T* bias, int64_t bias_stride, int count, uint4* tile) const {
+  // With the bias of the tile's channels, `count` of them from the first on, rounded once; to rows of kColumns
+  // elements.
+  __device__ __forceinline__ void store(const TilesBias<T>& bias, int first, int count, uint4* tile) const {
 #pragma unroll
     for (int n = 0; n < kAcross; ++n) {
       const int column = first_column_ + n * 8 + lane_ % 4 * 2;
       float of_channels[2] = {0, 0};
-      if (bias && column < count) {
-        of_channels[0] = to_float(bias[column * bias_stride]);
-        of_channels[1] = to_float(bias[(column + 1) * bias_stride]);
+      if (bias.data && column < count) {
+        of_channels[0] = bias.at(first + column);
+        of_channels[1] = bias.at(first + column + 1);
       }
 #pragma unroll
       for (int m = 0; m < kDown; ++m) {

@@ -20,10 +20,6 @@
 
 namespace crossd_ops {
 
-inline Tensor to_type(const Tensor& tensor, ScalarType dtype) {
-  return tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
-}
-
 // Along each axis, as they lie in memory.
 inline Axes sizes_of_weight(const ConvolutionProblem& problem) {
   Axes sizes{};

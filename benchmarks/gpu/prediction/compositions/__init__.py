@@ -23,6 +23,7 @@ _operators: Any = torch.ops.crossd_ops
 def _convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Sequence[int]) -> None:
     problem = Problem(input, weight, shift, place)
     method = problem.method(backward=False)
+    bias = sample_kernels.bias_of_method(bias, input, method)
     if method == "shared":
         return shared.convolve(problem, bias)
     sample_kernels.convolve(problem, method, problem.kernels(tap_major=method == "tiles"), bias)
@@ -33,7 +34,7 @@ def _sample_convolution(input: Tensor, weight: Tensor, bias: Tensor | None, plac
     method, kernels = problem.method(backward=False), weight.contiguous()
     if method == "tiles":
         kernels = tap_major(kernels, kernels.shape).copy_(kernels)
-    sample_kernels.convolve(problem, method, kernels, bias)
+    sample_kernels.convolve(problem, method, kernels, sample_kernels.bias_of_method(bias, input, method))
 
 
 def _convolution_backward(

@@ -19,6 +19,11 @@ def _stack_samples(tensor: Tensor) -> Tensor:
     return tensor.flatten(0, 1)[None] if tensor.is_contiguous() else tensor.view(1, -1, *tensor.shape[2:])
 
 
+def bias_of_method(bias: Tensor | None, input: Tensor, method: str) -> Tensor | None:
+    """Tiles read one in float32, too."""
+    return bias if bias is None or method == "tiles" else bias.to(input.dtype)
+
+
 def _in_whole_vectors(image: Tensor) -> Tensor:
     """Channels-last: the tensor itself, or a copy."""
     if memory_format_of(image) is not torch.contiguous_format:

@@ -131,8 +131,7 @@ __global__ void __launch_bounds__(kHeadThreads)
   if (threadIdx.x >= kLanes) return;
   if (index < kHiddenSums) return write_hidden_sum(problem, index, totals[0]);
   const int hidden = index % kHiddenChannels, channel = (index - kHiddenSums) / kHiddenChannels;
-  __syncwarp();
-  scratch[lane] = totals[1], scratch[kLanes + lane] = totals[2];
+  scratch[lane] = totals[1], scratch[kLanes + lane] = totals[2];  // which no other lane has read
   __syncwarp();
   if (channel >= problem.input.channels) return;
   const HeadTarget& target = problem.grad_weight1;
