@@ -39,7 +39,9 @@ def layer_by_operators(
             output = _apply(input, weight, bias, (place, rotation, norm), *parameters)
         else:
             shift = head.fused_forward(input, norm, rotation, parameters)[0]
-            output = convolution.eager_forward(input, weight, shift, convolution.bias_beside(bias, input.dtype), place)
+            if bias is not None and bias.dtype is not input.dtype:
+                bias = convolution.bias_beside(bias, input.dtype)
+            output = convolution.eager_forward(input, weight, shift, bias, place)
     except RuntimeError as error:
         raise backends.with_type(error) from error.__cause__
     return output
@@ -54,7 +56,8 @@ class _Layer(torch.autograd.Function):
         ctx.settings = place, None if bias is None else bias.dtype, (norm.eps, rotation, head.of_batch(norm))
         shift, *small = head.fused_forward(input, norm, rotation, parameters)
         ctx.save_for_backward(input, weight, shift, *parameters, *small)
-        bias = convolution.bias_beside(bias, input.dtype)
+        if bias is not None and bias.dtype is not input.dtype:
+            bias = convolution.bias_beside(bias, input.dtype)
         output: Tensor = convolution.eager_forward(input, weight, shift, bias, place)
         return output
 
