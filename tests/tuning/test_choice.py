@@ -78,6 +78,7 @@ def test_costs_are_those_of_the_sizes() -> None:
         (64, 1, torch.bfloat16, True, 1, True),
         (48, 2, torch.float16, True, 1, True),
         (64, 1, torch.bfloat16, False, 1, True),
+        (64, 1, torch.float32, False, 1, True),
         (64, 1, torch.float32, True, 1, True),  # rounded to TF32, see test_tf32.py
         (64, 1, torch.float64, True, 1, False),
         (60, 1, torch.bfloat16, True, 1, False),
@@ -94,10 +95,10 @@ def test_tiles_on_a_gpu(
         input = torch.empty(4, channels, 28, 28, dtype=dtype).contiguous(memory_format=format)
         weight, shift = torch.empty(channels, channels // groups, 3, 3, 3, dtype=dtype), torch.empty(4, 3)
     found = choice.explain(input, weight, shift, (1, padding, 1, groups), backward=False, on_gpu=True)
-    assert ("tiles" in found.possible) == fits and (found.method == "tiles") <= fits
+    assert ("tiles" in found.possible) == fits
     back = choice.explain(input, weight, shift, (1, padding, 1, groups), backward=True, on_gpu=True)
-    assert ("tiles" in back.possible) == fits and (back.method == "tiles") <= fits
-    if channels_last:
+    assert ("tiles" in back.possible) == fits
+    if channels_last or dtype is torch.float32:  # copies of contiguous half types take as long as their columns here
         assert (found.method == "tiles") == (back.method == "tiles") == fits
     tiles, plain = found.costs["tiles"], found.costs["plain"]
     pairs = channels * channels // groups
