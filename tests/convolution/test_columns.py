@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from emulator.build import EMULATOR, run_program, why_not
+from emulator.build import EMULATOR, assert_check_passes, why_not
 from emulator.cpu_build import cpu_program
 
 
@@ -13,6 +13,4 @@ def test_kernels_under_sanitizers(variant: str, check: str) -> None:
     reason = why_not(variant)
     if reason:
         pytest.skip(reason)
-    process = run_program(cpu_program(EMULATOR / f"{check}.cpp", variant))
-    assert process.returncode == 0, process.stdout[-3000:]
-    assert process.stdout.splitlines()[-1].startswith("0 of ")
+    assert_check_passes(cpu_program(EMULATOR / f"{check}.cpp", variant))

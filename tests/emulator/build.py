@@ -117,6 +117,13 @@ def run_program(program: Path, *arguments: str, timeout: float = 300) -> subproc
     return process
 
 
+def assert_check_passes(program: Path, *arguments: str) -> None:
+    """Asserts that a check program ends well, and says of its cases that none fails."""
+    process = run_program(program, *arguments)
+    assert process.returncode == 0, process.stdout[-3000:]
+    assert process.stdout.splitlines()[-1].startswith("0 of "), process.stdout[-3000:]
+
+
 @functools.cache
 def why_not(variant: str) -> str | None:
     """The reason why programs of this variant cannot be built and run here, or None."""
