@@ -185,8 +185,7 @@ inline Tensor join_samples(const std::vector<Tensor>& samples) {
 }
 
 // out = a b, each (n, ., .). In float32 on a GPU with TF32 or without, as torch's setting of matrix products has it:
-// its other setting, of convolutions, reaches no product, and to change one for the time of a call would change it for
-// every thread.
+// that of convolutions reaches no product, and to change one for the time of a call would change it for every thread.
 inline void dispatched_product(Tensor& out, const Tensor& a, const Tensor& b) {
   (void)torch::stable::detail::to<Tensor>(call_operator<1>("aten::bmm", "out", a, b, out)[0]);
 }

@@ -109,9 +109,11 @@ inline double tiles_seconds(const GpuProblem& problem) {
   return gpu_seconds(problem, tiles_elements(problem), problem.tiled_multiply_adds / kTilesShare,
                      tiles_launches(problem), problem.tf32);
 }
+// Of float32 the product is a convolution, which with groups is as slow as the one above.
 inline double shared_seconds(const GpuProblem& problem) {
-  return gpu_seconds(problem, shared_elements(problem), problem.slices * problem.multiply_adds,
-                     shared_launches(problem), /*tf32=*/false);
+  const double share = problem.dtype == Dtype::float32 && problem.groups ? kGroupedShare : 1;
+  return gpu_seconds(problem, shared_elements(problem), problem.slices * problem.multiply_adds / share,
+                     shared_launches(problem), problem.tf32 && !problem.groups);
 }
 
 }  // namespace crossd_ops

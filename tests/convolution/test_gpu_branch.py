@@ -106,11 +106,12 @@ def test_a_volume_takes_the_weight_as_it_is(calls: dict[str, Any]) -> None:
     (_, backward), _ = calls["volume, few pixels"]
     for case in OF_THE_WEIGHT:
         (forward, _), _ = calls[case]
-        assert forward == {"aten::copy_": 1, "crossd_ops::image_to_shifted_columns": 1, "aten::bmm": 1}
+        product = "aten::convolution"  # of float32, whose products are rounded as torch's own convolutions
+        assert forward == {"aten::copy_": 1, "crossd_ops::image_to_shifted_columns": 1, product: 1}
     ours = ("shifted_columns_gradient", "seen_to_image", "image_to_shifted_columns")
     assert {name: backward[f"crossd_ops::{name}"] for name in ours} == dict.fromkeys(ours, 1)
-    assert (backward["aten::bmm"], backward["aten::copy_"], backward["aten::sum"]) == (2, 2, 1)
-    assert "crossd_ops::fourier_shift" not in backward and sum(backward.values()) == 8
+    assert (backward["aten::convolution_backward"], backward["aten::copy_"], backward["aten::sum"]) == (1, 2, 1)
+    assert "crossd_ops::fourier_shift" not in backward and sum(backward.values()) == 7
 
 
 TILES = """

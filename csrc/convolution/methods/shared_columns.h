@@ -3,8 +3,9 @@
 //
 //   y[p, o] = sum_{e,c} U[p, e, c] W[o, e, c],   g_W = g^T U,   g_U = g W
 //
-// The products are the library's. The weight is copied once to the order and type of U, and so is its gradient back;
-// both are small beside the kernels of each sample, which do not exist.
+// The products are the library's: of matrices, but in float32 1x1 convolutions of an image whose pixels are the rows,
+// which round to TF32 where torch lets convolutions do so, and nowhere else. The weight is copied once to the order and
+// type of U, and so is its gradient back; both are small beside the kernels of each sample, which do not exist.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -33,11 +34,13 @@ class SharedColumnsConvolution {
 
   // In the memory format of the input.
   Tensor forward(const std::optional<Tensor>& bias) {
-    Tensor result = new_tensor(image_, problem_.result, MemoryFormat::channels_last);
-    const Tensor y = rows_of_groups(result, problem_), w = transposed(weight_);
+    Tensor result;
     for_each_part(problem_, most_rows(), [&](const PixelRows& rows) {
       of(rows).make(columns_);
-      multiply_into(part_of(y, 1, first_of_all(rows), rows.count), columns(rows), w);
+      if (goes_by_convolution()) return convolve_columns(rows, result);
+      if (!result.defined()) result = new_result();
+      multiply_into(part_of(rows_of_groups(result, problem_), 1, first_of_all(rows), rows.count), columns(rows),
+                    transposed(weight_));
     });
     if (bias) result = sum_of(result, along_channels(*bias, problem_.result));
     return in_format(result, problem_.format);
@@ -45,17 +48,20 @@ class SharedColumnsConvolution {
 
   // Once, before those that are needed are asked for.
   void backward(const Tensor& grad, bool need_input, bool need_weight, bool need_shift) {
-    const Tensor g = rows_of_groups(in_format(grad, MemoryFormat::channels_last), problem_);
+    const Tensor g = in_format(grad, MemoryFormat::channels_last);
     if (need_input) grad_image_.emplace(new_tensor(image_, sizes_of(image_), MemoryFormat::channels_last));
     for_each_part(problem_, most_rows(), [&](const PixelRows& rows) {
-      const Tensor g_of_rows = part_of(g, 1, first_of_all(rows), rows.count);
+      if (goes_by_convolution()) return add_convolution(rows, g, need_input, need_weight, need_shift);
+      const Tensor g_of_rows = part_of(rows_of_groups(g, problem_), 1, first_of_all(rows), rows.count);
       if (need_input || need_shift) {
         multiply_into(columns(rows), g_of_rows, weight_);
-        take_back(rows, need_input, need_shift);
+        take_back(rows, columns_, need_input, need_shift);
       }
       if (!need_weight) return;
       of(rows).make(columns_);
-      add_to_grad_weight(transposed(g_of_rows), columns(rows));
+      const Tensor product = new_tensor(weight_, sizes_of(weight_), weight_.scalar_type());
+      multiply_into(product, transposed(g_of_rows), columns(rows));
+      add_to_grad_weight(product);
     });
   }
 
@@ -80,6 +86,47 @@ class SharedColumnsConvolution {
   ShiftedColumns of(const PixelRows& rows) const { return {image_, shift_, problem_, rows}; }
   Tensor columns(const PixelRows& rows) const { return columns_of_groups(columns_, rows.count, problem_); }
 
+  bool goes_by_convolution() const { return problem_.dtype == Dtype::float32; }
+  Geometry of_rows() const { return {{1, 1}, {0, 0}, {1, 1}, problem_.geometry.groups}; }
+  // Rows (rows, channels) of memory as the pixels of an image, channels-last.
+  static Tensor image_of_rows(const Tensor& memory, int64_t first, int64_t rows, int64_t channels) {
+    return alias(memory, {1, channels, rows, 1}, {rows * channels, 1, channels, channels}, first * channels);
+  }
+  Tensor image_of_columns(const PixelRows& rows) const {
+    return image_of_rows(columns_, 0, rows.count, channels() * problem_.weight_elements());
+  }
+  Tensor pointwise_weight() const {  // (O, E C / groups, 1, 1)
+    const int64_t wide = weight_.size(2);
+    return alias(weight_, {problem_.rows(), wide, 1, 1}, {wide, 1, wide, wide});
+  }
+
+  Tensor new_result() const { return new_tensor(image_, problem_.result, MemoryFormat::channels_last); }
+  // y = U W^T, to these rows of the result: the library's own where these are all.
+  void convolve_columns(const PixelRows& rows, Tensor& result) const {
+    const std::vector<int64_t>& sizes = problem_.result;
+    const Tensor y = in_format(
+        library_convolution(image_of_columns(rows), pointwise_weight(), {}, of_rows(), problem_.geometry.groups),
+        MemoryFormat::channels_last);
+    if (is_one_part()) return result = alias(y, sizes, strides_of_format(sizes, MemoryFormat::channels_last)), void();
+    if (!result.defined()) result = new_result();
+    Tensor target = image_of_rows(result, first_of_all(rows), rows.count, problem_.rows());
+    torch::stable::copy_(target, y);
+  }
+
+  // Both gradients at once, by the library's convolution of these rows.
+  void add_convolution(const PixelRows& rows, const Tensor& grad, bool need_input, bool need_weight, bool need_shift) {
+    if (need_weight) of(rows).make(columns_);
+    const LibraryGradients found = library_convolution_backward(
+        image_of_rows(grad, first_of_all(rows), rows.count, problem_.rows()), image_of_columns(rows),
+        pointwise_weight(), of_rows(), problem_.geometry.groups, need_input || need_shift, need_weight);
+    if (need_input || need_shift)
+      take_back(rows, in_format(found.input, MemoryFormat::channels_last), need_input, need_shift);
+    if (need_weight) {
+      const std::vector<int64_t> sizes = sizes_of(weight_);
+      add_to_grad_weight(alias(in_format(found.kernels, MemoryFormat::contiguous), sizes, dense_strides(sizes)));
+    }
+  }
+
   // A dense weight (O, C / groups, ...) seen as (groups, O / groups, E, C / groups).
   Tensor channels_behind(const Tensor& weight) const {
     const int64_t groups = problem_.geometry.groups, elements = problem_.weight_elements();
@@ -96,13 +143,13 @@ class SharedColumnsConvolution {
   }
 
   // From g_U the gradients of image and shift.
-  void take_back(const PixelRows& rows, bool need_input, bool need_shift) {
+  void take_back(const PixelRows& rows, const Tensor& grad_columns, bool need_input, bool need_shift) {
     const ShiftedColumns shifted = of(rows);
     std::optional<Tensor> seen, partial;
     if (need_input)
       seen.emplace(new_tensor(image_, {rows.count * channels() * problem_.kernel_elements()}, image_.scalar_type()));
     if (need_shift) partial.emplace(new_tensor(image_, {shifted.partials(), rows.samples, 3}, shift_.scalar_type()));
-    shifted.gradients(columns_, seen ? &*seen : nullptr, partial ? &*partial : nullptr);
+    shifted.gradients(grad_columns, seen ? &*seen : nullptr, partial ? &*partial : nullptr);
     if (seen) shifted.add_to_image(*seen, *grad_image_);
     if (partial) add_to_grad_shift(rows, *partial);
   }
@@ -117,9 +164,7 @@ class SharedColumnsConvolution {
   }
 
   // Of several parts, half types are added in float32.
-  void add_to_grad_weight(const Tensor& g, const Tensor& u) {
-    const Tensor product = new_tensor(weight_, sizes_of(weight_), weight_.scalar_type());
-    multiply_into(product, g, u);
+  void add_to_grad_weight(const Tensor& product) {
     grad_weight_.emplace(grad_weight_    ? sum_of(*grad_weight_, product)
                          : is_one_part() ? product
                                          : to_type(product, shift_.scalar_type()));
@@ -130,7 +175,7 @@ class SharedColumnsConvolution {
   const Tensor& given_;   // weight
   Tensor image_, shift_;  // shift: of the type that the image's is computed in
   Tensor weight_;         // (groups, O / groups, E C / groups)
-  Tensor columns_;        // U or its gradient, of a part
+  Tensor columns_;        // U, or of matrices its gradient, of a part
   std::optional<Tensor> grad_image_, grad_weight_, grad_shift_;
 };
 

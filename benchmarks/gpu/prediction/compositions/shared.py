@@ -80,6 +80,28 @@ class _Shared:
         first = part.sample * self.pixels + part.first
         return rows[:, first : first + part.rows]
 
+    @property
+    def goes_by_convolution(self) -> bool:
+        return self.image.dtype is torch.float32
+
+    @property
+    def numbers(self) -> tuple[Any, ...]:
+        """Of the 1x1 convolution of rows."""
+        return [1, 1], [0, 0], [1, 1], False, [0, 0], self.problem.groups
+
+    @property
+    def pointwise_weight(self) -> Tensor:
+        _, _, wide = self.weight.shape
+        return self.weight.as_strided((len(self.problem.weight), wide, 1, 1), (wide, 1, wide, wide))
+
+    def image_of_columns(self, part: _Part) -> Tensor:
+        return _image_of_rows(self.columns[: part.rows * self.wide].view(part.rows, -1))
+
+    def image_of_result(self, result: Tensor, part: _Part) -> Tensor:
+        """Of a channels-last result."""
+        first = part.sample * self.pixels + part.first
+        return _image_of_rows(result.movedim(1, -1).reshape(self.rows, -1)[first : first + part.rows])
+
     def sizes(self) -> tuple[Any, ...]:
         """Along three axes, of which images have a depth of 1."""
         problem, missing = self.problem, 3 - self.problem.axes
@@ -100,14 +122,30 @@ class _Shared:
         return math.ceil(self.pixels / of_part)
 
 
+def _image_of_rows(rows: Tensor) -> Tensor:
+    """(1, channels, rows, 1), channels-last."""
+    count, channels = rows.shape
+    return rows.as_strided((1, channels, count, 1), (rows.numel(), 1, channels, channels), rows.storage_offset())
+
+
 def convolve(problem: Problem, bias: Tensor | None) -> None:
     of = _Shared(problem)
-    result = torch.empty(
-        (problem.samples, len(problem.weight), *problem.result), dtype=problem.input.dtype, memory_format=of.format
-    )
+    sizes = problem.samples, len(problem.weight), *problem.result
+    result: Tensor | None = None
     for part in of.parts():
         of.make(part)
-        torch.bmm(of.of_groups(part), of.weight.mT, out=of.rows_of(result, part))
+        if of.goes_by_convolution:
+            y = torch.ops.aten.convolution(of.image_of_columns(part), of.pointwise_weight, None, *of.numbers)
+            if part.rows == of.rows:
+                result = y[0, :, :, 0].unflatten(1, (problem.samples, *problem.result)).transpose(0, 1)
+                continue
+        if result is None:
+            result = torch.empty(sizes, dtype=problem.input.dtype, memory_format=of.format)
+        if of.goes_by_convolution:
+            of.image_of_result(result, part).copy_(y)
+        else:
+            torch.bmm(of.of_groups(part), of.weight.mT, out=of.rows_of(result, part))
+    assert result is not None
     problem.in_format(result if bias is None else result - bias.view(-1, *[1] * problem.axes))
 
 
@@ -117,14 +155,18 @@ def gradients(problem: Problem, grad: Tensor, need_input: bool, need_weight: boo
     image = torch.empty_like(of.image, memory_format=of.format) if need_input else None
     of_weight = of_shift = None
     for part in of.parts():
-        rows = of.rows_of(grad, part)
-        if need_input or need_shift:
+        rows, columns = of.rows_of(grad, part), of.columns[: part.rows * of.wide]
+        if of.goes_by_convolution:
+            columns, product = _convolution_gradients(of, part, grad, need_input or need_shift, need_weight)
+        elif need_input or need_shift:
             torch.bmm(rows, of.weight, out=of.of_groups(part))
-            found = _take_back(of, part, image, need_shift)
+        if need_input or need_shift:
+            found = _take_back(of, part, columns, image, need_shift)
             of_shift = _of_all_samples(of, part, of_shift, found) if found is not None else None
         if need_weight:
-            of.make(part)
-            product = torch.bmm(rows.mT, of.of_groups(part), out=torch.empty_like(of.weight))
+            if not of.goes_by_convolution:
+                of.make(part)
+                product = torch.bmm(rows.mT, of.of_groups(part), out=torch.empty_like(of.weight))
             if of_weight is None:
                 of_weight = product if part.rows == of.rows else product.to(of.shift.dtype)
             else:
@@ -137,7 +179,18 @@ def gradients(problem: Problem, grad: Tensor, need_input: bool, need_weight: boo
         )
 
 
-def _take_back(of: _Shared, part: _Part, image: Tensor | None, need_shift: bool) -> Tensor | None:
+def _convolution_gradients(
+    of: _Shared, part: _Part, grad: Tensor, need_columns: bool, need_weight: bool
+) -> tuple[Tensor, Tensor]:
+    """Of the columns and of the weight."""
+    if need_weight:
+        of.make(part)
+    images = of.image_of_result(grad, part), of.image_of_columns(part), of.pointwise_weight
+    found = torch.ops.aten.convolution_backward(*images, None, *of.numbers, [need_columns, need_weight, False])
+    return found[0], found[1]
+
+
+def _take_back(of: _Shared, part: _Part, columns: Tensor, image: Tensor | None, need_shift: bool) -> Tensor | None:
     """From the columns' gradient those of the image and of these samples' shift."""
     problem, samples = of.problem, slice(part.sample, part.sample + part.samples)
     seen = partial = None
@@ -145,7 +198,6 @@ def _take_back(of: _Shared, part: _Part, image: Tensor | None, need_shift: bool)
         seen = of.image.new_empty(part.rows, math.prod(problem.kernel), of.channels)
     if need_shift:
         partial = of.shift.new_empty(of.partials, part.samples, 3)
-    columns = of.columns[: part.rows * of.wide]
     own.shifted_columns_gradient(columns, of.image[samples], of.shift[samples], seen, partial, *of.sizes())
     if image is not None:
         own.seen_to_image(seen, image[samples], *of.sizes())
