@@ -206,6 +206,15 @@ CPU_COLUMNS = [
     Mutant("convolution/cpu/small_product_kernels.h", "(row + r) * p.bias_stride", "row * p.bias_stride"),
 ]  # fmt: skip
 
+LAST_BLOCK = [
+    Mutant("common/cuda/last_block.cuh", "*ticket = 0;", ""),
+    Mutant("common/cuda/last_block.cuh", "__syncthreads();", ""),
+    Mutant("common/cuda/last_block.cuh", "__threadfence();", "", 0),
+    Mutant("common/cuda/last_block.cuh", "__threadfence();", "", 1),
+    Mutant("common/cuda/last_block.cuh", "atomicAdd(ticket, 1u) == blocks - 1", "(atomicAdd(ticket, 1u), true)"),
+    Mutant("common/cuda/last_block.cuh", "blocks - 1", "0u"),
+]
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -261,6 +270,7 @@ SUITES = [
     Suite("shift_barriers", missing_barriers("shift/cuda/*.cuh"), "check_kernels.cpp", BRIEF, "thread"),
     Suite("head_barriers", missing_barriers("head/cuda/rotation*.cuh"), "rotation_head_check.cpp", BRIEF, "thread"),
     Suite("columns_barriers", missing_barriers("convolution/cuda/columns.cuh"), "columns_check.cpp", BRIEF, "thread"),
+    Suite("last_block", LAST_BLOCK, "last_block_check.cpp", BRIEF, "thread"),
 ]
 
 

@@ -117,21 +117,27 @@ __forceinline__ void copy_vector_async(void* to_shared, const void* from_global,
   static const uint4 zeros{};
   *static_cast<uint4*>(to_shared) = *static_cast<const uint4*>(is_there ? from_global : &zeros);
 #else
+  const emu::detail::IgnoreAccesses ignore;
   copy_queue().pending.push_back({to_shared, is_there ? from_global : nullptr, copy_queue().group});
 #endif
 }
-inline void commit_copies() { ++copy_queue().group; }
+inline void commit_copies() {
+  const emu::detail::IgnoreAccesses ignore;
+  ++copy_queue().group;
+}
+inline std::vector<PendingCopy> arriving_copies(int groups_left) {
+  const emu::detail::IgnoreAccesses ignore;
+  CopyQueue& queue = copy_queue();
+  std::vector<PendingCopy> arriving, left;
+  for (const PendingCopy& copy : queue.pending)
+    (copy.group < queue.group - groups_left ? arriving : left).push_back(copy);
+  queue.pending.swap(left);
+  return arriving;
+}
 template <int kGroupsLeft>
 void wait_copies() {
-  CopyQueue& queue = copy_queue();
-  std::vector<PendingCopy> left;
-  for (const PendingCopy& copy : queue.pending) {
-    if (copy.group >= queue.group - kGroupsLeft)
-      left.push_back(copy);
-    else  // faults where the device would: misaligned
-      *static_cast<uint4*>(copy.to) = copy.from ? *static_cast<const uint4*>(copy.from) : uint4{};
-  }
-  queue.pending.swap(left);
+  for (const PendingCopy& copy : arriving_copies(kGroupsLeft))  // faults where the device would: misaligned
+    *static_cast<uint4*>(copy.to) = copy.from ? *static_cast<const uint4*>(copy.from) : uint4{};
 }
 
 #else

@@ -12,9 +12,11 @@
 //   * an access out of bounds: -fsanitize=address. A misaligned wide access: -fsanitize=alignment.
 //   * shared memory read before it is written: dynamic shared memory and EMU_SHARED arrays are NaN at the start of a
 //   block.
+//   * a missing fence, or whatever else makes a block depend on another one: under -fsanitize=thread it is a data race
+//     too, where emu::blocks_are_ordered is false.
 //
-// Not modelled: memory ordering, races between blocks, progress between barriers, speed, inline PTX, textures. Not
-// thread-safe: one launch at a time in a process.
+// Not modelled: memory ordering but that, progress between barriers, speed, inline PTX, textures. Not thread-safe: one
+// launch at a time in a process.
 #pragma once
 #include "intrinsics.h"
 #include "launch.h"

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <type_traits>
 
+#include "machine.h"
+
 template <typename T>
 T __ldg(const T* address) {
   return *address;
@@ -12,9 +14,34 @@ T __ldg(const T* address) {
 
 namespace emu::detail {
 
+// By the PTX memory model: a fence before an atomic releases, a fence after an atomic acquires.
+inline void before_atomic(void* address) {
+  Fiber& fiber = *machine().current;
+  if (fiber.fenced) release(address);
+  fiber.fenced = false;
+  fiber.last_atomic = address;
+}
+inline void fence() {
+  IgnoreAccesses ignore;
+  Fiber& fiber = *machine().current;
+#if !defined(EMU_METER)  // which takes an acquisition for a barrier's
+  if (fiber.last_atomic) acquire(fiber.last_atomic);
+#endif
+  fiber.fenced = true;
+}
+
 // Works for any type that the host can exchange atomically, float and double included. Returns the old value.
 template <typename T, typename Update>
 T atomic_update(T* address, Update&& update) {
+#if defined(EMU_METER)  // which counts an atomic as a read and a write
+  const T old = *address;
+  *address = update(old);
+  return old;
+#endif
+  {
+    IgnoreAccesses ignore;
+    before_atomic(address);
+  }
   T old_value, new_value;
   __atomic_load(address, &old_value, __ATOMIC_RELAXED);
   do {
@@ -48,8 +75,10 @@ T atomicCAS(T* address, std::common_type_t<T> expected, std::common_type_t<T> va
 }
 
 // All fibers run on one host thread: only the compiler could reorder.
-inline void __threadfence() { std::atomic_signal_fence(std::memory_order_seq_cst); }
-inline void __threadfence_block() { __threadfence(); }
+inline void __threadfence() {
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  emu::detail::fence();
+}
 
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }

@@ -9,16 +9,29 @@
 namespace emu {
 namespace detail {
 
-inline void block_barrier(Site site) {
+// The threads of the block that bring `vote`.
+inline int block_barrier(Site site, bool vote = false) {
   IgnoreAccesses ignore;
   Machine& m = machine();
   Fiber& fiber = *m.current;
   fiber.site = site;
-  char* tag =
-      &m.block_tags[m.block_phase];  // two in turn: a thread may be at the next barrier before all have left this one
-  release(tag);
+  BlockBarriers& barriers = *m.barriers;
+  const int phase = barriers.phase;
+  barriers.votes[phase] += vote;
+  release(&barriers.tags[phase]);
   wait_for_others(fiber, State::waits_for_block);
-  acquire(tag);
+  acquire(&barriers.tags[phase]);
+  return barriers.votes[phase];
+}
+
+// Gives the block what no other has had before it, so that nothing orders their threads.
+inline void part_from_other_blocks(size_t threads) {
+  Machine& m = machine();
+  m.dynamic_shared.reset(new char[m.dynamic_shared_bytes]);
+  m.barriers = std::make_unique<BlockBarriers>();
+  m.warps = std::vector<Warp>(m.warps.size());
+  for (size_t t = 0; t < threads; ++t)
+    if (m.fibers[t].stack) renew(m.fibers[t]);
 }
 
 inline void start_block(size_t threads) {
@@ -28,6 +41,7 @@ inline void start_block(size_t threads) {
     prepare(fiber);
     fiber.state = State::ready;
     fiber.site = {};
+    fiber.last_atomic = nullptr, fiber.fenced = false;
     fiber.lane = unsigned(t % kLanes);
     fiber.warp = &m.warps[t / kLanes];
     fiber.index = {unsigned(t % blockDim.x), unsigned(t / blockDim.x % blockDim.y),
@@ -73,7 +87,7 @@ inline bool open_block_barrier(size_t threads) {
                 " threads have passed by returning");
   }
   for (size_t t = 0; t < threads; ++t) m.fibers[t].state = State::ready;
-  m.block_phase ^= 1;
+  m.barriers->phase ^= 1, m.barriers->votes[m.barriers->phase] = 0;
   if (observer) observer->barrier_opens();
   return true;
 }
@@ -116,6 +130,7 @@ inline void set_up_launch(dim3 grid, dim3 block, size_t dynamic_shared_bytes) {
   m.error.clear();
   m.fibers.resize(kMaxThreads);
   m.warps.assign((block.count() + kLanes - 1) / kLanes, {});
+  m.barriers = std::make_unique<BlockBarriers>();
   m.run_order.resize(block.count());
   std::iota(m.run_order.begin(), m.run_order.end(), 0u);
   if (order == Order::reverse) std::reverse(m.run_order.begin(), m.run_order.end());
@@ -146,27 +161,30 @@ void launch(dim3 grid, dim3 block, size_t dynamic_shared_bytes, Body&& body, voi
     observer->launch_begins(reinterpret_cast<const void*>(kernel), grid, block, m.dynamic_shared.get(),
                             dynamic_shared_bytes);
   }
+  const bool part_blocks = detail::kFindsRaces && !blocks_are_ordered;
   std::mt19937_64 random(seed);
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; ++x) {
-        blockIdx = {x, y, z};
         ++statistics.blocks;
-        detail::poison_shared_memory();
-        detail::release(&m.start_tag);
         try {
           detail::IgnoreAccesses ignore;
+          blockIdx = {x, y, z};
+          if (part_blocks) detail::part_from_other_blocks(block.count());
+          detail::poison_shared_memory();
+          detail::release(&m.start_tag);
           detail::run_block(block.count(), random);
         } catch (...) {
           detail::IgnoreAccesses ignore;
           detail::unwind_fibers();
           throw;
         }
-        detail::acquire(&m.end_tag);
+        if (!part_blocks) detail::acquire(&m.end_tag);
         if (observer) observer->block_ends();
       }
     }
   }
+  detail::acquire(&m.end_tag);
   if (observer) observer->launch_ends();
 }
 
@@ -176,4 +194,8 @@ inline void* dynamic_shared() { return detail::machine().dynamic_shared.get(); }
 
 inline void __syncthreads(const char* call_file = __builtin_FILE(), int call_line = __builtin_LINE()) {
   emu::detail::block_barrier({call_file, call_line});
+}
+// Whether any thread of the block brings something else than 0.
+inline int __syncthreads_or(int predicate, const char* call_file = __builtin_FILE(), int call_line = __builtin_LINE()) {
+  return emu::detail::block_barrier({call_file, call_line}, predicate != 0) != 0;
 }

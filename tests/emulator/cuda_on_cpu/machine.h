@@ -56,6 +56,16 @@ struct Fiber {
   char* stack = nullptr;
   StackContext context;
   SanitizerFiber sanitizer;
+  void* last_atomic = nullptr;  // the address of the last atomic, which a fence after it makes an acquisition
+  bool fenced = false;          // a fence came, which makes the next atomic a release
+};
+
+// What the barriers of a block are made of, two in turn: a thread may be at the next barrier before all have left this
+// one.
+struct BlockBarriers {
+  char tags[2] = {};
+  int votes[2] = {};
+  int phase = 0;
 };
 
 struct Machine {
@@ -70,8 +80,8 @@ struct Machine {
   std::function<void()> body;
   std::string error;
   bool unwinding = false;
-  char start_tag = 0, end_tag = 0, block_tags[2] = {};
-  int block_phase = 0;
+  char start_tag = 0, end_tag = 0;
+  std::unique_ptr<BlockBarriers> barriers;
 };
 inline Machine& machine() {
   static Machine instance;
@@ -100,7 +110,7 @@ inline std::string where(const Fiber& fiber) {
 // Ends a fiber in the middle of the kernel, once the launch has failed. Not an std::exception: no kernel catches it.
 struct Unwind {};
 
-inline void switch_to(Fiber& from, Fiber& to) {
+EMU_UNSEEN_BY_TSAN inline void switch_to(Fiber& from, Fiber& to) {
   ++statistics.switches;
   from.sanitizer.before_switch_to(to.sanitizer, to.stack, kStackSize);
   switch_stack(from.context, to.context);
@@ -112,6 +122,14 @@ inline void wait_for_others(Fiber& fiber, State state) {
   fiber.state = state;
   switch_to(fiber, machine().launcher);
   if (machine().unwinding) throw Unwind();
+}
+
+// The last that a fiber does for a block. Nothing of it is seen, so that it ends without an IgnoreAccesses in force.
+EMU_UNSEEN_BY_TSAN inline void leave_block() {
+  Machine& m = machine();
+  Fiber& fiber = *m.current;
+  fiber.state = State::done;
+  switch_to(fiber, m.launcher);
 }
 
 // Never returns: a fiber is used again for the next block and the next launch.
@@ -127,20 +145,29 @@ inline void fiber_main() {
     } catch (const Unwind&) {
     }
     release(&m.end_tag);
-    IgnoreAccesses ignore;
-    m.current->state = State::done;
-    switch_to(*m.current, m.launcher);
+    leave_block();
   }
+}
+
+inline void* map_memory(void* at, size_t bytes, int flags = 0) {
+  void* memory = mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+  if (memory == MAP_FAILED) throw Error("mmap of a fiber's stack failed");
+  return memory;
 }
 
 // Gives the fiber a stack, once.
 inline void prepare(Fiber& fiber) {
   if (fiber.stack) return;
-  void* memory = mmap(nullptr, kStackSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) throw Error("mmap of a fiber's stack failed");
-  fiber.stack = static_cast<char*>(memory);
+  fiber.stack = static_cast<char*>(map_memory(nullptr, kStackSize));
   mprotect(fiber.stack, kGuardSize, PROT_NONE);  // an overflow is a fault, not a corruption
   fiber.sanitizer.create();
+  prepare_stack(fiber.context, fiber.stack, kStackSize, fiber_main);
+}
+
+// Makes a thread of its own of a fiber that has left its block, and of its stack one that nobody had.
+inline void renew(Fiber& fiber) {
+  fiber.sanitizer.destroy(), fiber.sanitizer.create();
+  map_memory(fiber.stack + kGuardSize, kStackSize - kGuardSize, MAP_FIXED);
   prepare_stack(fiber.context, fiber.stack, kStackSize, fiber_main);
 }
 

@@ -34,9 +34,11 @@ struct IgnoreAccesses {
     AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
   }
 };
+constexpr bool kFindsRaces = true;
 inline void acquire(void* tag) { __tsan_acquire(tag); }
 inline void release(void* tag) { __tsan_release(tag); }
 #else
+constexpr bool kFindsRaces = false;
 struct IgnoreAccesses {
   IgnoreAccesses() {}  // user-provided: an object that is never named again gives no warning
 };
@@ -57,8 +59,9 @@ struct SanitizerFiber {
 #if defined(__SANITIZE_THREAD__)
   void* thread = nullptr;
   void create() { thread = __tsan_create_fiber(0); }
+  void destroy() { __tsan_destroy_fiber(thread); }
   void adopt_current() { thread = __tsan_get_current_fiber(); }
-  void before_switch_to(SanitizerFiber& target, const char*, size_t) {
+  EMU_UNSEEN_BY_TSAN void before_switch_to(SanitizerFiber& target, const char*, size_t) {
     constexpr unsigned no_synchronisation = 1;
     __tsan_switch_to_fiber(target.thread, no_synchronisation);
   }
@@ -67,6 +70,7 @@ struct SanitizerFiber {
 #elif defined(__SANITIZE_ADDRESS__)
   void* fake_stack = nullptr;
   void create() {}
+  void destroy() {}
   void adopt_current() {}
   // A null stack: the target is the thread that launched.
   void before_switch_to(SanitizerFiber&, const char* stack, size_t size) {
@@ -80,6 +84,7 @@ struct SanitizerFiber {
   static void on_first_entry() { __sanitizer_finish_switch_fiber(nullptr, &main_stack.bottom, &main_stack.size); }
 #else
   void create() {}
+  void destroy() {}
   void adopt_current() {}
   void before_switch_to(SanitizerFiber&, const char*, size_t) {}
   void after_switch_back() {}

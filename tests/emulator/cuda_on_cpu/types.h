@@ -107,6 +107,11 @@ inline uint64_t seed = 0;  // of Order::random
 // The limit of compute capability 9.0 and 10.0 for one block; a test lowers it for an older device.
 inline size_t dynamic_shared_limit = 227 * 1024;
 
+// What ThreadSanitizer takes for an order between the blocks of a launch: that of their runs, or, if false, atomics and
+// fences alone, so that it finds races between blocks too. That takes time, and no kernel with __shared__ arrays, of
+// which one copy serves all blocks.
+inline bool blocks_are_ordered = true;
+
 struct Statistics {
   uint64_t launches = 0;
   uint64_t blocks = 0;

@@ -89,6 +89,7 @@ void __tsan_func_exit() {}
 void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
 void __tsan_release(void*) {}
+void __tsan_destroy_fiber(void*) {}
 void AnnotateIgnoreReadsBegin(const char*, int) {}
 void AnnotateIgnoreReadsEnd(const char*, int) {}
 void AnnotateIgnoreWritesBegin(const char*, int) {}
