@@ -128,10 +128,9 @@ def crossd_conv2d(
     """Convolves each sample with its own slice of the shifted weight: y_b = conv2d(x_b, w_b) (arXiv 2411.02441).
 
     Between the passes autograd keeps input, weight and shift alone: the kernels are built anew in the backward pass.
-    On a GPU float32 is rounded to TF32 where torch's own convolutions may do so, `torch.backends.cudnn.allow_tf32` (by
-    default on); but kernels of each sample that are multiplied as matrices, as those of channels that are no multiple
-    of four are, go by `torch.backends.cuda.matmul.allow_tf32` (off). A compiled function rounds as the last call before
-    it did.
+    On a GPU float32 is rounded to TF32 only where torch's own convolutions may be, `torch.backends.cudnn.allow_tf32`
+    (by default on); `torch.backends.cuda.matmul.allow_tf32` alone rounds nothing here. A compiled function does what
+    the last call before it did.
 
     Args:
         input: (B, C * groups, H, W), of the weight's type, under autocast of any; any strides; B may be 0.

@@ -29,7 +29,7 @@ STABLE_TORCH_LIBRARY(crossd_ops, m) {
       "explain_convolution(Tensor input, Tensor weight, Tensor? shift, int[] place, bool backward, bool on_gpu) -> "
       "str");
   m.def("set_convolution_method(int[] key, str? method) -> ()");
-  m.def("allow_tf32(bool allowed) -> ()");
+  m.def("allow_tf32(bool convolutions, bool products) -> ()");
   m.def("sample_convolution(Tensor input, Tensor weight, Tensor? bias, int[] place) -> Tensor");
   m.def(
       "sample_convolution_backward(Tensor grad, Tensor input, Tensor weight, int[] place, bool need_input, "

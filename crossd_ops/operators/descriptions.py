@@ -180,12 +180,15 @@ DESCRIPTIONS: dict[str, str] = {
     Raises:
         ValueError: what was expected and what came.
     """,
-    "allow_tf32": """Whether convolutions of float32 may round to TF32 on a GPU, from now on, in this process.
+    "allow_tf32": """Whether torch lets float32 round to TF32 on a GPU, from now on, in this process.
 
-    The functions of crossd_ops say it before each call, as torch.backends.cudnn.conv.fp32_precision has it.
+    The functions of crossd_ops say it before each call, as torch.backends.cudnn.conv.fp32_precision and
+    torch.backends.cuda.matmul.fp32_precision have it. What this library convolves goes by the former alone.
 
     Args:
-        allowed: at the beginning they may.
+        convolutions: whether they may; at the beginning they may.
+        products: whether those of matrices may; at the beginning not. Where they may and convolutions may not, none
+            stands for a convolution.
 
     Returns:
         Nothing.

@@ -49,7 +49,7 @@ def try_methods(
     """
     input, weight, *rest = tensors
     shift = rest[0] if rest else None
-    kind = backward, shift is None, input.device, input.dtype, tf32.is_allowed()
+    kind = backward, shift is None, input.device, input.dtype, tf32.allowed()
     problem = *kind, input.shape, input.stride(), weight.shape, place
     if problem in _seen or torch.are_deterministic_algorithms_enabled():
         return {}

@@ -83,6 +83,9 @@ inline bool have_room(const ConvolutionProblem& problem) {
   return problem.on_gpu ? problem.columns() / problem.samples() <= kMostOfSample : problem.columns() <= kMost;
 }
 
+// The library's products of matrices go by another setting than its convolutions.
+inline bool must_not_be_matrices(const ConvolutionProblem& problem) { return problem.on_gpu && problem.matrices_round; }
+
 inline bool can_be_small(const ConvolutionProblem& problem, bool backward) { return !problem.on_gpu && !backward; }
 
 // On a GPU of odd sizes, which shifted_columns/problem.h knows.
@@ -113,7 +116,7 @@ inline bool is_possible(const ConvolutionProblem& problem, Method method, bool b
   switch (method) {
     case Method::grouped: return true;
     case Method::loop: return !problem.on_gpu;  // where launches cost more than the work of a sample
-    case Method::matrix: return can_have_columns(problem) && have_room(problem);
+    case Method::matrix: return !must_not_be_matrices(problem) && can_have_columns(problem) && have_room(problem);
     case Method::small: return can_be_small(problem, backward) && can_have_columns(problem);
     case Method::tiles: return can_have_tiles(problem, backward);
     case Method::shared: return can_be_shared(problem);
@@ -151,6 +154,8 @@ inline GpuProblem counts_of(const ConvolutionProblem& problem, bool backward) {
 inline Choice choose_on_gpu(const ConvolutionProblem& problem, bool backward) {
   if (problem.samples() == 1) return {Method::grouped, "one sample, whose kernels are those of a plain convolution"};
   const bool tiles = can_have_tiles(problem, backward), shared = can_be_shared(problem);
+  if (!tiles && !shared && must_not_be_matrices(problem))
+    return {Method::grouped, "products of matrices would round float32, which convolutions may not"};
   if (!tiles && !shared && !can_have_columns(problem)) return {Method::grouped, "the borders outweigh the image"};
   if (!tiles && !shared && !have_room(problem))
     return {Method::grouped, "the columns of one sample would take more than a gigabyte"};
@@ -203,13 +208,16 @@ inline Choice choose_on_cpu(const ConvolutionProblem& problem, bool backward) {
   return {Method::grouped, "many channels and pixels"};
 }
 
-// Of the convolution alone, whoever made the kernels. float32 that may be rounded is a type of its own.
+// Of the convolution alone, whoever made the kernels. float32 that may be rounded is a type of its own, and so is that
+// which matrices alone would round.
 inline ProblemKey key_of(const ConvolutionProblem& problem, bool backward) {
-  constexpr int64_t kTf32 = 4;  // behind those of Dtype
+  constexpr int64_t kTf32 = 4, kMatricesRound = 5;  // behind those of Dtype
   const Geometry& geometry = problem.geometry;
   ProblemKey key = {problem.on_gpu,
                     backward,
-                    problem.on_gpu && problem.tf32 ? kTf32 : static_cast<int64_t>(problem.dtype),
+                    problem.on_gpu && problem.tf32  ? kTf32
+                    : must_not_be_matrices(problem) ? kMatricesRound
+                                                    : static_cast<int64_t>(problem.dtype),
                     problem.format == MemoryFormat::channels_last,
                     problem.shape.in_channels * geometry.groups,
                     geometry.groups};

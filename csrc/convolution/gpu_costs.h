@@ -40,7 +40,7 @@ struct GpuProblem {
   double seen;             // the gradient of what pixels see, which a backward of shifted columns writes and reads
   bool backward, channels_last, groups;  // groups: more than one
   Dtype dtype;
-  bool tf32;  // float32 may be rounded, in convolutions; of products of matrices another setting of torch decides
+  bool tf32;  // float32 may be rounded, in convolutions; products of matrices have another setting, by default off
 };
 
 inline double gpu_seconds(const GpuProblem& problem, double elements, double multiply_adds, double launches,

@@ -25,8 +25,9 @@ struct ConvolutionProblem {
   Dtype dtype;                  // of input, kernels and output
   MemoryFormat format;          // of input, output and the input's gradient
   double input_elements;
-  bool on_gpu;  // or treated as if it were, see goes_by_dispatcher
-  bool tf32;    // float32, which may be rounded on a GPU
+  bool on_gpu;          // or treated as if it were, see goes_by_dispatcher
+  bool tf32;            // float32, which may be rounded on a GPU
+  bool matrices_round;  // float32, which may not, and which products of matrices may round all the same
 
   int64_t samples() const { return shape.samples; }
   int64_t rows() const { return shape.out_channels; }
@@ -192,6 +193,7 @@ inline ConvolutionProblem checked_problem(const Tensor& input, const ShiftShape&
            shape_text(input);
   });
   const Dtype dtype = checked_dtype(input, "input");
+  const Tf32 tf32 = Tf32::allowed();
   ConvolutionProblem problem{shape,
                              std::move(geometry),
                              std::move(kernel),
@@ -202,7 +204,8 @@ inline ConvolutionProblem checked_problem(const Tensor& input, const ShiftShape&
                              memory_format_of(input),
                              static_cast<double>(input.numel()),
                              goes_by_dispatcher(input),
-                             dtype == Dtype::float32 && Tf32::is_allowed()};
+                             dtype == Dtype::float32 && tf32.convolutions,
+                             dtype == Dtype::float32 && tf32.products && !tf32.convolutions};
   set_result(problem, input);
   return problem;
 }

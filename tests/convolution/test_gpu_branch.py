@@ -42,7 +42,7 @@ def counts(samples, channels, sizes, kernel, groups, channels_last, method=None)
     return [Counter(event.name for event in one.events() if is_called_by_ours(event)) for one in (forward, backward)]
 
 torch.backends.cudnn.allow_tf32 = False  # or images of channels-last would go to tiles
-torch.ops.crossd_ops.allow_tf32(False)
+torch.ops.crossd_ops.allow_tf32(False, False)
 for case in json.loads(sys.argv[1]):
     print(json.dumps([counts(samples, *case) for samples in (2, 5)]))
 """

@@ -252,6 +252,7 @@ extern "C" int run_consumer(const char* path) {
     refuse_of_samples();
     refuse_forward_mode();
     autocast();
+    crossd_ops::detail::tell_tf32(/*convolutions=*/true, /*products=*/false);  // as calls on a GPU do first
     std::printf("%d cases, %d failures\n", count, failures);
   } catch (const std::exception& error) {
     std::printf("ERROR: %s\n", error.what());

@@ -12,16 +12,16 @@ from torch._subclasses import FakeTensorMode
 from crossd_ops.tuning import choice
 
 pytestmark = pytest.mark.usefixtures("compiled_library")
-CONV = torch.backends.cudnn.conv
+CONV, PRODUCTS = torch.backends.cudnn.conv, torch.backends.cuda.matmul
 PLACE = (1, 1, 1, 1)
 
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    before = CONV.fp32_precision
+    before = CONV.fp32_precision, PRODUCTS.allow_tf32
     yield
-    CONV.fp32_precision = before
-    torch.ops.crossd_ops.allow_tf32(True)
+    CONV.fp32_precision, PRODUCTS.allow_tf32 = before
+    torch.ops.crossd_ops.allow_tf32(True, False)
 
 
 def tensors(dtype: torch.dtype, channels: int = 64) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,6 +51,44 @@ def test_what_was_measured_with_rounding_is_not_for_calls_without() -> None:
         assert explained(torch.float32).why == "measured"
         CONV.fp32_precision = "ieee"
         assert explained(torch.float32).method == "matrix" and explained(torch.float32).key != found.key
+    finally:
+        choice.set_method(found.key, None)
+
+
+ALL = {"grouped", "matrix", "tiles", "shared"}
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(
+    ("convolutions", "products", "possible"),
+    [
+        (True, True, ALL),
+        (True, False, ALL),  # matrices are more exact than they have to be
+        (False, False, ALL - {"tiles"}),
+        (False, True, ALL - {"tiles", "matrix"}),
+    ],
+)
+def test_float32_is_never_rounded_where_convolutions_may_not(
+    convolutions: bool, products: bool, possible: set[str], backward: bool
+) -> None:
+    CONV.fp32_precision, PRODUCTS.allow_tf32 = "tf32" if convolutions else "ieee", products
+    for dtype, expected in ((torch.float32, possible), (torch.bfloat16, ALL), (torch.float64, ALL - {"tiles"})):
+        found = choice.explain(*tensors(dtype), PLACE, backward=backward, on_gpu=True)
+        assert set(found.possible) == expected and found.method in expected
+    assert "matrix" in choice.explain(*tensors(torch.float32), PLACE, backward=backward).possible  # on the CPU
+    input, kernels = torch.ones(2, 4, 5, 6, 7), torch.ones(2, 8, 4, 3, 3, 3)  # a volume's, of which no weight is there
+    given = choice.explain(input, kernels, None, PLACE, backward=backward, on_gpu=True)
+    assert given.possible == (["grouped"] if products and not convolutions else ["grouped", "matrix"])
+    assert given.method in given.possible
+
+
+def test_what_was_measured_with_matrices_is_not_for_calls_that_must_not_have_them() -> None:
+    CONV.fp32_precision = "ieee"
+    found = explained(torch.float32)
+    choice.set_method(found.key, "matrix")
+    try:
+        PRODUCTS.allow_tf32 = True
+        assert explained(torch.float32).method != "matrix" and explained(torch.float32).why != "measured"
     finally:
         choice.set_method(found.key, None)
 

@@ -37,17 +37,25 @@ void check_kernel(const Handle& handle, const at::Tensor& tensor) {
                               "; use a build of crossd_ops with kernels for it, or another device");
 }
 
-// Tells the library, which cannot see it, whether torch lets convolutions of float32 round to TF32 on a GPU. Where
-// torch refuses to say, as its settings contradict each other, they may not.
+inline void tell_tf32(bool convolutions, bool products) {
+  static const auto handle = find_operator<void(bool, bool)>("crossd_ops::allow_tf32");
+  handle.call(convolutions, products);
+}
+
+// Tells the library, which cannot see it, whether torch lets float32 round to TF32 on a GPU, in convolutions and in
+// products of matrices. Where torch refuses to say, as its settings contradict each other, the former may not, and the
+// latter are not to be trusted.
 inline void follow_tf32(const at::Tensor& input) {
   if (!input.is_cuda() || input.scalar_type() != at::kFloat) return;
-  static const auto handle = find_operator<void(bool)>("crossd_ops::allow_tf32");
-  bool allowed = false;
-  try {
-    allowed = at::globalContext().allowTF32CuDNN();
-  } catch (const c10::Error&) {
-  }
-  handle.call(allowed);
+  const auto says = [](auto setting, bool otherwise) {
+    try {
+      return setting();
+    } catch (const c10::Error&) {
+      return otherwise;
+    }
+  };
+  tell_tf32(says([] { return at::globalContext().allowTF32CuDNN(); }, false),
+            says([] { return at::globalContext().allowTF32CuBLAS(); }, true));
 }
 
 inline at::Tensor shift_operator(const at::Tensor& weight, const at::Tensor& shift, const Place& place,
