@@ -225,7 +225,7 @@ def test_the_kernel_of_any_sizes_asks_for_what_the_emulator_has_counted(
         entry = counted[launch.kernel]
         assert [launch.blocks, launch.threads] == [entry["launch"]["blocks"], entry["launch"]["threads"]]
         assert launch.wavefronts == entry["read shared"]["ideal"] + entry["write shared"]["ideal"]
-        assert launch.moved == sum(one["floor"] for one in entry.values() if "floor" in one)
+        assert launch.moved == sum(one["bytes"] for one in entry.values() if "bytes" in one)
         bounds = predict(launch, H200).bounds
         assert min(bounds[bound] for bound in ("DRAM", "L2", "load-store", "issue", "arithmetic")) > 0
 

@@ -54,24 +54,38 @@ class Traffic:
     sectors: int  # asked for by requests
     block_sectors: int  # with each block asking only once for each
     distinct_sectors: int
-    distinct_bytes: int  # the floor: what was asked for, once
+    distinct_bytes: int  # what was asked for, once
 
     @property
-    def moved(self) -> int:
-        """Bytes of the sectors: what passes the L1 cache at most."""
+    def floor(self) -> int:
+        """Bytes of the sectors that hold what was asked for: what memory gives, or takes, at least."""
+        return self.distinct_sectors * SECTOR_BYTES
+
+    @property
+    def l2(self) -> int:
+        """Bytes between L2 and the blocks, each of which has L1 keep its own, or L2 join what it writes in parts."""
+        return self.block_sectors * SECTOR_BYTES
+
+    @property
+    def l1(self) -> int:
+        """Bytes of all requests: what L1 gives."""
         return self.sectors * SECTOR_BYTES
 
 
 @dataclass(frozen=True)
 class Launch:
     kernel: str  # with its template arguments
-    blocks: int
+    grid: tuple[int, int, int]  # of blocks
     threads: int  # of a block
     dynamic_shared: int  # bytes
     barriers: int  # of all blocks
     tensor_instructions: int  # of all warps
     instructions: tuple[Instruction, ...]
     arrays: tuple[Traffic, ...]
+
+    @property
+    def blocks(self) -> int:
+        return math.prod(self.grid)
 
     def traffic(self, array: str, write: bool = False) -> Traffic:
         return next(one for one in self.arrays if (one.array, one.write) == (array, write))
@@ -116,7 +130,7 @@ class Meter:
         return tuple(self._launch(head, rest, sizes, frames) for head, *rest in rows)
 
     def _launch(self, head: list[str], rows: list[list[str]], sizes: dict[str, int], frames: Frames) -> Launch:
-        kernel, *counts = map(int, head)
+        kernel, x, y, z, *counts = map(int, head)
         found: dict[tuple[object, ...], list[int]] = {}  # machine code may have a line several times
         arrays = []
         for kind, array, *fields in rows:
@@ -129,7 +143,7 @@ class Meter:
             key = (array, bool(write), place, tuple(callers), size)
             found[key] = [a + b for a, b in zip(found.get(key, [0] * len(costs)), costs, strict=True)]
         instructions = tuple(Instruction(*key, *costs) for key, costs in sorted(found.items()))
-        return Launch(_short_name(frames[kernel][-1][0]), *counts, instructions, tuple(arrays))
+        return Launch(_short_name(frames[kernel][-1][0]), (x, y, z), *counts, instructions, tuple(arrays))
 
     def _places(self, frames: list[tuple[str, str]]) -> list[str]:
         """Of the kernels' own code: the emulator's vector types are left out."""

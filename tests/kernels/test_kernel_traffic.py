@@ -1,10 +1,15 @@
 """What the CUDA kernels ask of memory, held against a table that the meter in the emulator has counted.
 
-``CROSSD_UPDATE_KERNELS=1 pytest tests/kernels/test_kernel_traffic.py`` writes the table anew; its changes are to be
-read before they are committed. For each launch it has the barriers of all blocks; for each array in bytes the floor
-(what is asked for, once), what the requests move and what is left where a block asks only once for each sector; for
-shared memory the wavefronts and the ideal, of all accesses and of the wide ones, of 16 bytes. Beside each array that is
-moved more than once it says why.
+``CROSSD_UPDATE_KERNELS=1 pytest tests/kernels/test_kernel_traffic.py`` writes the table anew, with ``-k tiles`` the
+cases alone whose names have that word; its changes are to be read before they are committed. For each launch it has the
+barriers of all blocks; for shared memory the wavefronts and the ideal, of all accesses and of the wide ones, of 16
+bytes; for each array
+
+    bytes   that lanes ask for, each once
+    floor   the sectors that hold them, in bytes: what memory gives or takes at least
+    l2      what passes between L2 and the blocks: L1 keeps what a block has asked for, L2 joins what it writes
+    l1      what requests of warps ask for
+    why     each is above 1.05 times the one before: see traffic_reasons.py, which tells how often
 """
 
 from __future__ import annotations
@@ -15,19 +20,19 @@ import os
 import platform
 import re
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from emulator.build import compiler, why_not
+from emulator.build import CACHE, compiler, only_one, why_not
 from emulator.columns_metering import ColumnsCase
 from emulator.cuda_head_metering import WholeHeadCase
-from emulator.metering import SECTOR_BYTES, HeadCase, Launch, ShiftCase
+from emulator.metering import HeadCase, Launch, ShiftCase
 from emulator.shifted_columns_metering import ShiftedColumnsCase
 from emulator.tiles_kernels_metering import TilesKernelsCase
 from emulator.tiles_metering import TilesCase
+from traffic_reasons import AGAIN, EDGES, HOLES, SHARINGS, Case, Plan, Reason, reasons, told
 
 TABLE = Path(__file__).with_name("kernel_traffic.json")
 UPDATE = os.environ.get("CROSSD_UPDATE_KERNELS") == "1"
@@ -88,7 +93,6 @@ SHIFTED_COLUMNS = {
     "3x3x3 of a volume": functools.partial(ShiftedColumnsCase, 2, 32, 4, volume=True),
     "5x5": functools.partial(ShiftedColumnsCase, 2, 32, 6, 5),
 }
-Case = ShiftCase | HeadCase | WholeHeadCase | ColumnsCase | TilesCase | TilesKernelsCase | ShiftedColumnsCase
 CASES: dict[str, Case] = {
     f"{group} {name}, {type_name}": make(**{argument: dtype})
     for group, cases, argument in (
@@ -117,53 +121,8 @@ PLACES = [
 
 each_place = pytest.mark.parametrize("name, direction", PLACES)
 
-LIMIT = 1.05  # of the bytes of an array
 WIDE_LIMIT = 1.1  # of the wavefronts of 16-byte accesses
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why arrays are moved more than once; case, kernel and what: regular expressions."""
-
-    case: str
-    kernel: str
-    what: str
-    why: str
-    cache: str = ""  # where all that is moved again comes from: "L1", of the same block, or "L2", of other blocks
-
-
-REASONS = (  # the first that fits holds
-    Reason("", "", "(shift|grad_shift|statistics)$", "at most 48 bytes for each sample: sectors that are not full"),
-    Reason("", "rotation_head", "partial$", "at most 48 bytes for each block: sectors that are not full"),
-    Reason("", "^head_", "(weight1|partial)$", "by every block, which needs all of it: from L2, and L1 of its warps"),
-    Reason("whole-head 288 ", "head_gradient", "read input$", "by a block for each 256 channels, and its own again"),
-    Reason("whole-head 3 ", "_few<", "read input$", "channels one by one: from L1; 32 pixels by each block: from L2"),
-    Reason("whole-head 3 ", "", "", "few channels of each pixel, one by one: a sector again from L1", "L1"),
-    Reason("", "", "partial$", "of few samples: the last sector of a block's row is not full"),
-    Reason("misaligned", "forward_", "read weight", "an element at a time, and by each split of the samples"),
-    Reason("", "forward_general", "read weight", "by each split of the samples: from L2"),
-    Reason("", "forward_", "read weight", "by each split of the samples: from L2", "L2"),
-    Reason("", "backward_cubic3", "read weight", "by the warps of a block that share pairs: from L1", "L1"),
-    Reason("misaligned", "", "", "an element at a time, as no vector begins at 16 bytes: a sector again from L1", "L1"),
-    Reason("", "_general", "", "tiles of single pairs, or of a few, that begin and end inside of sectors"),
-    Reason("head 7x7", "", "map$", "less than a row of vectors for each warp, an element at a time: from L1", "L1"),
-    Reason("", "columns_from_", "read image", "a pixel is in as many columns as a kernel has elements: from L1 and L2"),
-    Reason("", "image_from_", "read columns", "a tap's piece of a row begins inside a sector: the rest from L1 and L2"),
-    Reason("few channels", "^grad_input_tiles", "read kernels", "rows of 16 bytes, half a sector, and by each tile"),
-    Reason("", "^(convolve|grad_input)_tiles", "read kernels", "by each tile of a sample's pixels: from L2", "L2"),
-    Reason("", "^convolve_tiles", "read input", "by each tap from L1, and by each tile of channels from L2"),
-    Reason("", "^convolve_tiles", "read bias", "an element at a time, by each tile: from L1 and L2"),
-    Reason("", "^convolve_tiles", "write out", "pixels of few channels begin inside sectors: L2 joins the parts"),
-    Reason("", "^grad_input_tiles", "read grad", "by each tap from L1, and by each tile of channels from L2"),
-    Reason(
-        "", "^grad_input_tiles", "write grad_input", "pixels of few channels begin inside sectors: L2 joins the parts"
-    ),
-    Reason("", "^grad_kernels_tiles", "read grad", "by each tile of columns: from L2"),
-    Reason("", "^grad_kernels_tiles", "read input", "by each tap: from L1 of a tile with several, else from L2"),
-    Reason("", "^shifted_", "read image", "a pixel is seen by as many others as a kernel has elements: from L1 and L2"),
-)
-
-COSTS = (" moved", " moved_once_a_block", " wavefronts", " barriers")
+COSTS = (" bytes", " floor", " l2", " l1", " wavefronts", " barriers")
 
 Counts = dict[str, Any]
 Kernels = dict[str, dict[str, Counts]]  # by kernel, then by what it does with which memory
@@ -171,11 +130,13 @@ Kernels = dict[str, dict[str, Counts]]  # by kernel, then by what it does with w
 
 def counts_of(launch: Launch) -> dict[str, Counts]:
     counts = {"launch": {"blocks": launch.blocks, "threads": launch.threads, "barriers": launch.barriers}}
+    counts["launch"]["along"] = launch.grid[1]
     for one in launch.arrays:
         counts[f"{'write' if one.write else 'read'} {one.array}"] = {
-            "floor": one.distinct_bytes,
-            "moved": one.moved,
-            "moved_once_a_block": one.block_sectors * SECTOR_BYTES,
+            "bytes": one.distinct_bytes,
+            "floor": one.floor,
+            "l2": one.l2,
+            "l1": one.l1,
         }
     for one in launch.instructions:
         if one.array == "shared":
@@ -196,14 +157,15 @@ def measured(name: str, direction: str) -> Kernels:
     return {launch.kernel: counts_of(launch) for launch in launches(name, direction)}
 
 
-def with_reasons(name: str, direction: str) -> Kernels:
-    kernels = measured(name, direction)
+def reasons_of(name: str, kernels: Kernels) -> dict[tuple[str, str], tuple[Plan, list[Reason]]]:
+    """By kernel, and what it does with which array."""
+    found = {}
     for kernel, counts in kernels.items():
-        for what, count in counts.items():
-            found = reason(name, kernel, what, count)
-            if found is not None:
-                count["why"] = found.why
-    return kernels
+        launch = counts["launch"]
+        plan = Plan(CASES[name], kernel, launch["blocks"] // launch["along"], launch["along"])
+        arrays = {what: count for what, count in counts.items() if "floor" in count}
+        found |= {(kernel, what): (plan, reasons(name, plan, what, count)) for what, count in arrays.items()}
+    return found
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -213,26 +175,42 @@ def _buildable() -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(scope="module")
-def table() -> dict[str, Kernels]:
-    """By case and direction. Counts depend on the compiler: it may keep a value that another one reads again."""
+@functools.cache
+def here() -> str:
+    """Counts depend on the compiler: it may keep a value that another one reads again."""
     version = subprocess.run([compiler() or "", "-dumpversion"], capture_output=True, text=True, check=True).stdout
-    here = f"g++ {version.split('.')[0].strip()} {platform.machine()}"
-    if UPDATE:
-        cases = {f"{name}, {direction}": with_reasons(name, direction) for name, direction in PLACES}
-        text = json.dumps({"compiler": here, "cases": cases}, indent=1, sort_keys=True)
-        innermost = r"\{[^{}]*[\d\"]\s*\}"  # in a line each
-        TABLE.write_text(re.sub(innermost, lambda found: " ".join(found[0].split()), text) + "\n")
+    return f"g++ {version.split('.')[0].strip()} {platform.machine()}"
+
+
+def table() -> dict[str, Kernels]:
+    """By case and direction."""
     content = json.loads(TABLE.read_text())
-    if content["compiler"] != here:
-        pytest.skip(f"the table was made with {content['compiler']}, here is {here}")
-    cases = content["cases"]
+    if content["compiler"] != here():
+        pytest.skip(f"the table was made with {content['compiler']}, here is {here()}")
+    cases: dict[str, Kernels] = content["cases"]
     return cases
 
 
+def write_case(name: str, direction: str) -> None:
+    """Into the table, from which it takes what no longer is a case, or was made with another compiler."""
+    kernels = measured(name, direction)
+    for (kernel, what), (plan, found) in reasons_of(name, kernels).items():
+        kernels[kernel][what] |= {"why": "; ".join(told(one, plan) for one in found)} if found else {}
+    with only_one(CACHE / ".kernel_traffic.lock"):
+        content = json.loads(TABLE.read_text())
+        places = [f"{name}, {direction}" for name, direction in PLACES] if content["compiler"] == here() else []
+        cases = {place: case for place, case in content["cases"].items() if place in places}
+        cases[f"{name}, {direction}"] = kernels
+        text = json.dumps({"compiler": here(), "cases": cases}, indent=1, sort_keys=True)
+        innermost = r"\{[^{}]*[\d\"]\s*\}"  # in a line each
+        TABLE.write_text(re.sub(innermost, lambda found: " ".join(found[0].split()), text) + "\n")
+
+
 @each_place
-def test_traffic_is_that_of_the_table(table: dict[str, Kernels], name: str, direction: str) -> None:
-    got, expected = measured(name, direction), table[f"{name}, {direction}"]
+def test_traffic_is_that_of_the_table(name: str, direction: str) -> None:
+    if UPDATE:
+        write_case(name, direction)
+    got, expected = measured(name, direction), table()[f"{name}, {direction}"]
     assert sorted(got) == sorted(expected), "kernels came or went: look at them, then write the table anew"
     changed = {
         f"{kernel}, {what}, {key}": (old, new)
@@ -250,33 +228,38 @@ def differences(old: Counts, new: Counts) -> list[tuple[str, int, int]]:
     return [(key, old.get(key, 0), new.get(key, 0)) for key in keys if old.get(key, 0) != new.get(key, 0)]
 
 
-def reason(name: str, kernel: str, what: str, count: Counts) -> Reason | None:
-    """Why an array is moved more than once; None where it is not."""
-    if count.get("moved", 0) <= LIMIT * count.get("floor", 0):
-        return None
-    fitting = (one for one in REASONS if re.search(one.case, name) and re.search(one.kernel, kernel))
-    found = next((one for one in fitting if re.search(one.what, what)), None)
-    assert found is not None, f"{name}, {kernel}, {what} is moved more than once, and no reason is known: {count}"
-    return found
+def test_arrays_are_moved_once_or_the_table_says_why() -> None:
+    cases, used = table(), set()
+    assert cases.keys() == {f"{name}, {direction}" for name, direction in PLACES}
+    for name, direction in PLACES:
+        kernels = cases[f"{name}, {direction}"]
+        for (kernel, what), (plan, found) in reasons_of(name, kernels).items():
+            expected = "; ".join(told(one, plan) for one in found)
+            assert kernels[kernel][what].get("why", "") == expected, f"{name}, {kernel}, {what}"
+            used.update(found)
+    assert {*SHARINGS, EDGES, *AGAIN, *HOLES.values()} == used, "reasons that nothing needs are to go"
 
 
-def test_arrays_are_moved_once_or_the_table_says_why(table: dict[str, Kernels]) -> None:
-    used = set()
-    for name, kernels in table.items():
-        for kernel, counts in kernels.items():
-            for what, count in counts.items():
-                found = reason(name, kernel, what, count)
-                assert count.get("why") == (found.why if found else None), f"{name}, {kernel}, {what}: {count}"
-                if found is None:
-                    continue
-                used.add(found)
-                once, moved = count["moved_once_a_block"], count["moved"]
-                # Of each block's tile a sector at the edge may belong to another, too.
-                if found.cache == "L1":
-                    assert once <= LIMIT * count["floor"] + SECTOR_BYTES * counts["launch"]["blocks"], (name, what)
-                if found.cache == "L2":
-                    assert moved <= LIMIT * once, (name, what)
-    assert set(REASONS) == used, "reasons that nothing needs are to go"
+def test_a_reason_is_no_free_pass() -> None:
+    """Of a weight that four splits read: nothing else may hide behind it, and they must be four."""
+    plan = Plan(CASES["shift 3x3x3, float32"], "forward_cubic3<float, float, 1, false>", across=16, along=4)
+
+    def found(**changed: int) -> list[str]:
+        count = {"bytes": 4096, "floor": 4096, "l2": 4 * 4096, "l1": 4 * 4096, **changed}
+        return [told(one, plan) for one in reasons("shift 3x3x3, float32", plan, "read weight", count)]
+
+    assert found() == ["L2, 4 times: by each split of the samples"]
+    assert found(l2=4096, l1=4096) == []
+    assert found(l2=4 * 4096 + 64 * 32)  # a sector at the edge of what each block has
+    unexplained = {
+        "moved for a part of them": {"floor": 2 * 4096},
+        "not 4 times": {"l2": 5 * 4096 + 64 * 32, "l1": 5 * 4096},
+        "not 4 times from L2": {"l2": 3 * 4096, "l1": 3 * 4096},
+        "asked for again by a block": {"l1": 5 * 4096},
+    }
+    for text, changed in unexplained.items():
+        with pytest.raises(AssertionError, match=text):
+            found(**changed)
 
 
 @each_place

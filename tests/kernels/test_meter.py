@@ -85,7 +85,7 @@ def test_requests_at_a_line(
 def test_a_launch_is_described(meter: Meter) -> None:
     (launch,) = measured(meter, "read_banks<2>")
     assert launch.kernel == "read_banks<2u>"
-    assert (launch.blocks, launch.threads, launch.dynamic_shared) == (BLOCKS, THREADS, 2 * THREADS * 16)
+    assert (launch.grid, launch.threads, launch.dynamic_shared) == ((BLOCKS, 1, 1), THREADS, 2 * THREADS * 16)
     assert launch.barriers == BLOCKS
     assert launch.shared(write=False) == (2 * WARPS, WARPS)
     assert launch.shared(write=True) == (WARPS, WARPS)
@@ -97,29 +97,36 @@ def test_each_launch_counts_for_itself(meter: Meter) -> None:
     assert list(measured(meter, "copy_dense", "read_twice")) == alone
 
 
-def test_a_tensor_read_twice_is_moved_twice_its_floor(meter: Meter) -> None:
-    (launch,) = measured(meter, "read_twice")
-    read, written = launch.traffic("in"), launch.traffic("out", write=True)
-    assert read.distinct_bytes == BLOCKS * THREADS * 4
-    assert (read.bytes, read.moved) == (2 * read.distinct_bytes, 2 * read.distinct_bytes)
-    assert (written.bytes, written.moved) == (written.distinct_bytes, written.distinct_bytes)
-    for mark in ("first read", "second read"):
-        assert at(launch, mark).bytes == read.distinct_bytes
+# kernel, elements past a boundary of 16 bytes; of what it reads, in bytes: what lanes ask for once, the sectors that
+# hold it, what passes between L2 and the blocks, requests.
+TRAFFIC = [
+    ("copy_dense", 0, 512, 512, 512, 512),
+    ("copy_dense", 1, 512, 544, 576, 640),  # a sector more of all, of each block, of each warp
+    ("copy_few", 0, 48, 64, 96, 96),  # the sector in the middle is of both blocks
+    ("read_by_all", 0, 256, 256, 512, 512),
+    ("read_twice", 0, 512, 512, 512, 1024),
+    ("copy_scalars", 0, 2048, 2048, 2048, 8192),
+]
 
 
-def test_a_strided_store_moves_eight_times_its_floor(meter: Meter) -> None:
+@pytest.mark.parametrize("kernel, offset, bytes, floor, l2, l1", TRAFFIC)
+def test_traffic_of_an_array(meter: Meter, kernel: str, offset: int, bytes: int, floor: int, l2: int, l1: int) -> None:
+    (launch,) = measured(meter, kernel, offset=offset)
+    read = launch.traffic("in")
+    assert (read.distinct_bytes, read.floor, read.l2, read.l1) == (bytes, floor, l2, l1)
+
+
+def test_what_blocks_write_in_parts_is_counted_as_what_they_read(meter: Meter) -> None:
+    for kernel, times in (("copy_scalars", 4), ("copy_dense", 1), ("read_twice", 1)):
+        written = measured(meter, kernel)[0].traffic("out", write=True)
+        assert (written.l2, written.l1) == (written.floor, times * written.floor), kernel
+
+
+def test_what_lies_apart_takes_eight_times_its_bytes(meter: Meter) -> None:
     (launch,) = measured(meter, "store_strided")
     written = launch.traffic("out", write=True)
     assert written.distinct_bytes == BLOCKS * THREADS * 4
-    assert written.moved == 8 * written.distinct_bytes == written.block_sectors * 32
-
-
-def test_a_block_asks_for_a_sector_once(meter: Meter) -> None:
-    """What a scalar loop asks for again, a cache has."""
-    (launch,) = measured(meter, "copy_scalars")
-    read = launch.traffic("in")
-    assert read.moved == 4 * read.distinct_bytes
-    assert read.block_sectors * 32 == read.distinct_sectors * 32 == read.distinct_bytes
+    assert written.floor == written.l2 == written.l1 == 8 * written.distinct_bytes
 
 
 def test_a_misaligned_array_takes_one_more_sector_of_each_request(meter: Meter) -> None:

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from emulator.build import EMULATOR, assert_check_passes, compile_program, why_not
-from emulator.metering import SECTOR_BYTES
 from emulator.tiles_harness import EmulatedTiles
 from emulator.tiles_metering import TilesCase
 from torch import Tensor
@@ -78,11 +77,11 @@ def test_arrays_are_moved_as_often_as_tiles_need_them() -> None:
     (launch,) = TilesCase(samples=2, in_channels=32, out_channels=128, side=12).measure()
     assert launch.blocks == 2 * 2 * 3
     out, kernels, input = launch.traffic("out", write=True), launch.traffic("kernels"), launch.traffic("input")
-    assert out.moved == out.distinct_bytes == out.size
-    assert kernels.distinct_bytes == kernels.size and kernels.moved == 3 * kernels.size
-    assert input.distinct_bytes == input.size and input.moved <= 9 * 2 * input.size
+    assert out.l1 == out.distinct_bytes == out.size
+    assert kernels.distinct_bytes == kernels.size and kernels.l1 == 3 * kernels.size
+    assert input.distinct_bytes == input.size and input.l1 <= 9 * 2 * input.size
     # A tile's pixels and those around them: eight of twelve rows at most.
-    assert input.block_sectors * SECTOR_BYTES <= 3 * 2 * input.size * 8 / 12
+    assert input.l2 <= 3 * 2 * input.size * 8 / 12
     for write in (False, True):
         wavefronts, ideal = launch.shared(write)
         assert wavefronts == ideal > 0
@@ -96,10 +95,10 @@ def test_the_gradient_of_the_input_reads_kernels_for_the_tiles_that_their_tap_se
     (launch,) = TilesCase(samples=2, in_channels=64, out_channels=32, side=16, stride=2).measure("input")
     assert launch.blocks == 2 * 4
     written, kernels = launch.traffic("grad_input", write=True), launch.traffic("kernels")
-    assert written.moved == written.distinct_bytes == written.size
-    assert kernels.moved == kernels.distinct_bytes == kernels.size
+    assert written.l1 == written.distinct_bytes == written.size
+    assert kernels.l1 == kernels.distinct_bytes == kernels.size
     grad = launch.traffic("grad")
-    assert grad.distinct_bytes == grad.size and grad.moved <= 9 * grad.size
+    assert grad.distinct_bytes == grad.size and grad.l1 <= 9 * grad.size
     # Of pixels without a neighbour on one side, or on two.
     assert launch.tensor_instructions == 2 * 9 * 64 * 64 * 32 // (16 * 8 * 16)
     for write in (False, True):

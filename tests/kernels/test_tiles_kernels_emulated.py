@@ -93,8 +93,8 @@ def test_gradients_are_written_once_and_shared_memory_has_no_conflicts() -> None
     (launch,) = TilesKernelsCase(samples=2, in_channels=64, out_channels=128, side=9).measure()
     assert launch.blocks == 2 * 2 * 9
     written, grad = launch.traffic("grad_kernels", write=True), launch.traffic("grad")
-    assert written.moved == written.distinct_bytes == written.size
-    assert grad.moved == 9 * grad.size
+    assert written.l1 == written.distinct_bytes == written.size
+    assert grad.l1 == 9 * grad.size
     for write in (False, True):
         wavefronts, ideal = launch.shared(write)
         assert wavefronts == ideal > 0

@@ -110,9 +110,9 @@ EXPORT const char* meter_stop() {
   recorder().stop();
   const auto name = [](int array) { return array == meter::kShared ? "shared" : recorder().arrays()[array].name; };
   for (const meter::Launch& launch : recorder().launches()) {
-    out << "launch\t" << in_library(reinterpret_cast<uintptr_t>(launch.kernel)) << '\t' << launch.grid.count() << '\t'
-        << launch.block.count() << '\t' << launch.dynamic_shared << '\t' << launch.barriers << '\t'
-        << launch.tensor_instructions << '\n';
+    out << "launch\t" << in_library(reinterpret_cast<uintptr_t>(launch.kernel)) << '\t' << launch.grid.x << '\t'
+        << launch.grid.y << '\t' << launch.grid.z << '\t' << launch.block.count() << '\t' << launch.dynamic_shared
+        << '\t' << launch.barriers << '\t' << launch.tensor_instructions << '\n';
     for (const auto& [source, counts] : launch.instructions)
       out << "instruction\t" << name(source.array) << '\t' << source.write << '\t' << in_library(source.instruction) - 1
           << '\t' << counts.size << '\t' << counts.requests << '\t' << counts.partial << '\t' << counts.bytes << '\t'

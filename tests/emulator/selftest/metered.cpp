@@ -47,6 +47,11 @@ __global__ void read_twice(const float* in, float* out) {
   sum += in[place()];       // second read
   out[place()] = sum;
 }
+__global__ void read_by_all(const float* in, float* out) { out[place()] = in[threadIdx.x]; }
+__global__ void copy_few(const float* in, float* out) {
+  const unsigned of_block = 6, own = blockIdx.x * of_block + threadIdx.x;
+  if (threadIdx.x < of_block) out[own] = in[own];
+}
 
 // Words at a stride: without conflicts, 2-way, 8-way; in static shared memory, unlike the others.
 template <unsigned kStride>
@@ -125,6 +130,8 @@ constexpr Named kKernels[] = {
     {"copy_scalars", copy_scalars},
     {"store_strided", store_strided},
     {"read_twice", read_twice},
+    {"read_by_all", read_by_all},
+    {"copy_few", copy_few},
     {"read_banks<1>", read_banks<1>},
     {"read_banks<2>", read_banks<2>},
     {"read_banks<8>", read_banks<8>},
