@@ -197,6 +197,9 @@ inline Choice choose_on_cpu(const ConvolutionProblem& problem, bool backward) {
             "few pixels of many channels: kernels of each sample would take longer to make than to use"};
   if (can_be_small(problem, backward) && can_multiply && problem.multiply_adds() <= kFewMultiplyAdds)
     return {Method::small, "few multiply-adds: a library's preparations would take as long"};
+  const bool is_product = problem.kernel_elements() == 1 && problem.geometry.groups == 1 && can_multiply;
+  if (is_product && (problem.columns_are_the_image() || have_room(problem)))
+    return {Method::matrix, "kernels of one element: columns are no more than the image"};
   const bool few_pixels = problem.pixels() <= kFewPixels;
   const bool few_channels = problem.shape.in_channels < kFewChannels && problem.geometry.groups == 1;
   const bool few_columns = problem.columns() <= kFewColumns * (backward ? 1 : 2) * (few_channels ? 4 : 1);

@@ -53,6 +53,14 @@ def test_choice_on_the_cpu(samples: int, channels: int, pixels: int, backward: b
     assert all(cost.seconds is None for cost in found.costs.values())
 
 
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_kernels_of_one_element_are_matrices_on_the_cpu(stride: int, backward: bool) -> None:
+    input, given = torch.ones(4, 64, 40, 40), torch.ones(4, 64, 64, 1, 1)
+    found = choice.explain(input, given, None, (stride, 0, 1, 1), backward=backward)
+    assert found.method == "matrix" and "one element" in found.why
+
+
 def test_costs_are_those_of_the_sizes() -> None:
     samples, channels, pixels = 4, 16, 10
     found = choice.explain(*problem(samples, channels, pixels), PLACE, backward=False, on_gpu=True)
