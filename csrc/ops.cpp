@@ -26,8 +26,8 @@ STABLE_TORCH_LIBRARY(crossd_ops, m) {
       "convolution_backward(Tensor grad, Tensor input, Tensor weight, Tensor shift, int[] place, bool need_input, "
       "bool need_weight, bool need_shift) -> (Tensor, Tensor, Tensor)");
   m.def(
-      "explain_convolution(Tensor input, Tensor weight, Tensor? shift, int[] place, bool backward, bool on_gpu) -> "
-      "str");
+      "explain_convolution(Tensor input, Tensor weight, Tensor? shift, int[] place, bool backward, bool on_gpu, "
+      "bool need_input=True) -> str");
   m.def("set_convolution_method(int[] key, str? method) -> ()");
   m.def("allow_tf32(bool convolutions, bool products) -> ()");
   m.def("sample_convolution(Tensor input, Tensor weight, Tensor? bias, int[] place) -> Tensor");

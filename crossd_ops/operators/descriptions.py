@@ -172,6 +172,7 @@ DESCRIPTIONS: dict[str, str] = {
             a shift as given to sample_convolution.
         backward: of convolution_backward, or sample_convolution_backward.
         on_gpu: as if the tensors lay on a GPU.
+        need_input: as given to convolution_backward.
 
     Returns:
         JSON: key of the problem, chosen method and why; of each method whether it is possible, its bytes, multiply-adds

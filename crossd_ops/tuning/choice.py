@@ -39,15 +39,23 @@ class Choice(NamedTuple):
 
 
 def explain(
-    input: Tensor, weight: Tensor, shift: Tensor | None, place: Sequence[int], *, backward: bool, on_gpu: bool = False
+    input: Tensor,
+    weight: Tensor,
+    shift: Tensor | None,
+    place: Sequence[int],
+    *,
+    backward: bool,
+    on_gpu: bool = False,
+    need_input: bool = True,
 ) -> Choice:
     """The choice for a call of the operator `convolution`, or of its derivative, of which nothing is computed.
 
     Without a shift for a call of `sample_convolution`, whose weight holds the kernels of each sample.
-    `on_gpu`: as if the tensors lay on a GPU. Raises ValueError where the operator would.
+    `on_gpu`: as if the tensors lay on a GPU; `need_input`: whether the derivative is the input's too. Raises ValueError
+    where the operator would.
     """
     tf32.follow_torch(input)
-    found = json.loads(_operators.explain_convolution(input, weight, shift, place, backward, on_gpu))
+    found = json.loads(_operators.explain_convolution(input, weight, shift, place, backward, on_gpu, need_input))
     costs = {name: Cost(**cost) for name, cost in found["costs"].items()}
     return Choice(tuple(found["key"]), found["chosen"], found["why"], costs)
 

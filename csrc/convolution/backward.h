@@ -10,6 +10,7 @@
 #include "common/tensors.h"
 #include "convolution/choice.h"
 #include "convolution/columns.h"
+#include "convolution/padding/tensors.h"
 #include "convolution/sample_kernels.h"
 #include "convolution/tiles.h"
 
@@ -98,6 +99,7 @@ class ConvolutionGradients {
 
   // As SampleConvolution's; the gradient of the kernels is tap-major too.
   Tensor add_tiles(const Tensor& grad, const Tensor& given) {
+    if (is_padded(problem_)) return add_padded_tiles(grad, given);
     const Tensor kernels = in_tap_major_order(given);
     const ProfilerRange range("crossd_ops::convolve_tiles_backward");
 #if defined(CROSSD_WITH_CUDA)
@@ -112,6 +114,16 @@ class ConvolutionGradients {
     }
 #endif
     return add_samples(grad, kernels);
+  }
+
+  Tensor add_padded_tiles(const Tensor& grad, const Tensor& given) {
+    const Padding padding(problem_);
+    const Tensor image = padding.image(input_);
+    ConvolutionGradients padded(image, padding.problem(), method_, need_input_, need_kernels_);
+    const Tensor of_kernels = padded.add_tiles(padding.result_gradient(grad),
+                                               need_input_ ? padding.kernels(given) : padding.new_kernels(given));
+    if (need_input_) grad_input_.emplace(padding.image_gradient(padded.grad_input()));
+    return need_kernels_ ? padding.kernels_gradient(of_kernels) : given;
   }
 
 #if defined(CROSSD_WITH_CUDA)

@@ -39,6 +39,7 @@
 #include "common/environment.h"
 #include "convolution/gpu_costs.h"
 #include "convolution/method_table.h"
+#include "convolution/padding/problem.h"
 #include "convolution/problem.h"
 #include "convolution/shifted_columns/columns.h"
 #include "convolution/tiles.h"
@@ -94,11 +95,12 @@ inline bool can_be_shared(const ConvolutionProblem& problem) {
 }
 
 // Images of half types, or of float32 that may be rounded, in whole vectors of channels, to which contiguous ones are
-// copied; with sizes that the kernels can count in 32 bits.
+// copied, and without groups all others; with sizes that the kernels can count in 32 bits.
 inline bool can_have_tiles(const ConvolutionProblem& problem, bool backward) {
   constexpr int64_t kMostElements = 1 << 28, kMostStep = 1 << 12;
   if (!problem.on_gpu || problem.kernel.size() != 2) return false;
   if (size_of(problem.dtype) != 2 && !problem.tf32) return false;
+  if (is_padded(problem)) return can_have_tiles(padded_problem(problem), backward);
   const auto& [stride, padding, dilation, groups] = problem.geometry;
   const int64_t vector = tiles_vector(problem.dtype);
   if (problem.shape.in_channels % vector != 0 || problem.rows() / groups % vector != 0) return false;
@@ -130,8 +132,9 @@ inline double slices_of_weight(const ConvolutionProblem& problem) {
 }
 
 // Of one product: the backward has two, of the same sizes.
-inline GpuProblem counts_of(const ConvolutionProblem& problem, bool backward) {
+inline GpuProblem counts_of(const ConvolutionProblem& problem, bool backward, bool need_input) {
   const double samples = static_cast<double>(problem.samples());
+  const auto padded = is_padded(problem) ? std::optional(padded_problem(problem)) : std::nullopt;
   const double kernels =
       samples * static_cast<double>(problem.rows() * problem.shape.in_channels * problem.kernel_elements());
   return {problem.input_elements,
@@ -139,7 +142,7 @@ inline GpuProblem counts_of(const ConvolutionProblem& problem, bool backward) {
           kernels,
           problem.columns_are_the_image() ? 0 : static_cast<double>(problem.columns()),
           static_cast<double>(problem.multiply_adds()),
-          tiled_work(problem, backward).multiply_adds,
+          tiled_work(padded ? *padded : problem, backward, need_input).multiply_adds,
           problem.has_weight() ? kernels / samples * slices_of_weight(problem) : 0,
           static_cast<double>(problem.columns()) * slices_of_weight(problem),
           slices_of_weight(problem),
@@ -148,10 +151,11 @@ inline GpuProblem counts_of(const ConvolutionProblem& problem, bool backward) {
           problem.format == MemoryFormat::channels_last,
           problem.geometry.groups > 1,
           problem.dtype,
-          problem.tf32};
+          problem.tf32,
+          padded ? padding_costs(problem, *padded, backward, need_input) : PaddingCosts{}};
 }
 
-inline Choice choose_on_gpu(const ConvolutionProblem& problem, bool backward) {
+inline Choice choose_on_gpu(const ConvolutionProblem& problem, bool backward, bool need_input) {
   if (problem.samples() == 1) return {Method::grouped, "one sample, whose kernels are those of a plain convolution"};
   const bool tiles = can_have_tiles(problem, backward), shared = can_be_shared(problem);
   if (!tiles && !shared && must_not_be_matrices(problem))
@@ -159,7 +163,7 @@ inline Choice choose_on_gpu(const ConvolutionProblem& problem, bool backward) {
   if (!tiles && !shared && !can_have_columns(problem)) return {Method::grouped, "the borders outweigh the image"};
   if (!tiles && !shared && !have_room(problem))
     return {Method::grouped, "the columns of one sample would take more than a gigabyte"};
-  const GpuProblem counts = counts_of(problem, backward);
+  const GpuProblem counts = counts_of(problem, backward, need_input);
   Choice choice = {Method::grouped, "fewest seconds by bytes, multiply-adds and launches"};
   double least = grouped_seconds(counts);
   const auto consider = [&](Method method, double seconds) {
@@ -241,7 +245,8 @@ inline std::string impossible_method(const ConvolutionProblem& problem, Method m
          kMethodNames[static_cast<size_t>(method)] + ", set by the file that CROSSD_TUNING names, or by this process";
 }
 
-inline Choice choose(const ConvolutionProblem& problem, bool backward) {
+// need_input: whether a backward pass makes the gradient of the input, which that of a network's first layer does not.
+inline Choice choose(const ConvolutionProblem& problem, bool backward, bool need_input = true) {
   if (const auto forced = problem.on_gpu ? std::nullopt : forced_method()) {
     const bool possible = *forced == Method::small    ? can_be_small(problem, backward)
                           : *forced == Method::shared ? can_be_shared(problem)
@@ -257,7 +262,7 @@ inline Choice choose(const ConvolutionProblem& problem, bool backward) {
       if (!of_another) return {method, "measured"};
     }
   }
-  return problem.on_gpu ? choose_on_gpu(problem, backward) : choose_on_cpu(problem, backward);
+  return problem.on_gpu ? choose_on_gpu(problem, backward, need_input) : choose_on_cpu(problem, backward);
 }
 
 }  // namespace crossd_ops

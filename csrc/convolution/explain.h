@@ -22,17 +22,18 @@ inline double shared_elements_on_cpu(const ConvolutionProblem& problem) {
 // no shift and the kernels of each sample are given, and of its derivative: the key of the problem, what is chosen and
 // why, and of each method whether it is possible, the bytes that it moves, its multiply-adds, and on a GPU the seconds
 // that they would take by convolution/gpu_costs.h. "plain" is a convolution with one kernel for all samples. Nothing is
-// computed, and of the tensors nothing but their sizes is looked at. on_gpu: as if they lay on one.
+// computed, and of the tensors nothing but their sizes is looked at. on_gpu: as if they lay on one;
+// need_input: see choose.
 inline std::string explain_convolution(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& shift,
-                                       const std::vector<int64_t>& place, bool backward, bool on_gpu) {
+                                       const std::vector<int64_t>& place, bool backward, bool on_gpu, bool need_input) {
   ConvolutionProblem problem =
       shift ? checked_convolution(input, weight, *shift, place) : checked_sample_convolution(input, weight, place);
   problem.on_gpu = problem.on_gpu || on_gpu;
   require(!problem.is_empty(), [&] { return "input: expected samples and channels, got " + shape_text(input); });
-  const Choice choice = choose(problem, backward);
-  GpuProblem counts = counts_of(problem, backward);
+  const Choice choice = choose(problem, backward, need_input);
+  GpuProblem counts = counts_of(problem, backward, need_input);
   counts.channels_last = counts.channels_last && problem.on_gpu;
-  const double passes = backward ? 2 : 1;  // a convolution each for the gradients of the input and of the kernels
+  const double passes = backward && need_input ? 2 : 1;  // each a convolution: the gradients of input and kernels
   std::ostringstream text;
   text.precision(12);
   text << std::boolalpha << "{\"key\": [";

@@ -8,6 +8,7 @@
 #include "common/tensors.h"
 #include "convolution/choice.h"
 #include "convolution/columns.h"
+#include "convolution/padding/tensors.h"
 #include "convolution/sample_kernels.h"
 #include "convolution/tiles.h"
 
@@ -66,6 +67,7 @@ class SampleConvolution {
   // Tensors of the CPU, which tests send the way of GPUs, have no tensor cores. Kernels that were made for it are in
   // that order, others are copied.
   Tensor tile(const Tensor& given, const std::optional<Tensor>& bias) const {
+    if (is_padded(problem_)) return tile_padded(given, bias);
     const Tensor kernels = in_tap_major_order(given);
     const ProfilerRange range("crossd_ops::convolve_tiles");
 #if defined(CROSSD_WITH_CUDA)
@@ -78,6 +80,12 @@ class SampleConvolution {
     }
 #endif
     return loop(kernels, bias);
+  }
+
+  Tensor tile_padded(const Tensor& given, const std::optional<Tensor>& bias) const {
+    const Padding padding(problem_);
+    const Tensor image = padding.image(input_), kernels = padding.kernels(given);
+    return padding.result(SampleConvolution(image, padding.problem(), Method::tiles).tile(kernels, padding.bias(bias)));
   }
 
   Tensor loop(const Tensor& kernels, const std::optional<Tensor>& bias) const {

@@ -31,6 +31,11 @@ constexpr double gpu_multiply_adds_per_second(Dtype dtype, bool tf32 = false) {
 constexpr double kGroupedShare = 1.0 / 20;  // of that rate, which the library's grouped convolution reaches
 constexpr double kTilesShare = 3.0 / 4;     // and tiles
 
+// What it takes to pad channels to whole vectors (padding/problem.h): elements that are moved, and launches.
+struct PaddingCosts {
+  double elements = 0, launches = 0;
+};
+
 // Sizes in elements, of all samples together, and of one product: of the backward's two, the mean.
 struct GpuProblem {
   double input, output, kernels, columns, multiply_adds, tiled_multiply_adds;
@@ -41,6 +46,7 @@ struct GpuProblem {
   bool backward, channels_last, groups;  // groups: more than one
   Dtype dtype;
   bool tf32;  // float32 may be rounded, in convolutions; products of matrices have another setting, by default off
+  PaddingCosts padding;  // for tiles
 };
 
 inline double gpu_seconds(const GpuProblem& problem, double elements, double multiply_adds, double launches,
@@ -64,7 +70,7 @@ inline double columns_elements(const GpuProblem& problem) {
 }
 inline double tiles_elements(const GpuProblem& problem) {
   const double copied = problem.channels_last ? 0 : 2 * (problem.input + problem.output);
-  return problem.input + problem.output + problem.kernels + copied + made_elements(problem);
+  return problem.input + problem.output + problem.kernels + copied + made_elements(problem) + problem.padding.elements;
 }
 // The weight, or its gradient, is copied to the order of the columns, or from it.
 inline double shared_elements(const GpuProblem& problem) {
@@ -89,7 +95,7 @@ inline double columns_launches(const GpuProblem& problem) {
 }
 inline double tiles_launches(const GpuProblem& problem) {
   const double copied = problem.channels_last ? 0 : problem.backward ? 1.5 : 2;
-  return 1 + copied + made_launches(problem);
+  return 1 + copied + made_launches(problem) + problem.padding.launches;
 }
 // A copy of the weight, columns, a product; back two copies, three kernels and a sum, two products.
 inline double shared_launches(const GpuProblem& problem) {

@@ -38,7 +38,8 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const Tensor& shif
     return problem.on_gpu ? SharedColumnsConvolution(input, weight, problem).forward(bias)
                           : SharedConvolution(input, weight, problem).forward(bias);
   const int64_t block = rows_of_block(problem, input);
-  SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block, method == Method::tiles);
+  SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block,
+                                method == Method::tiles && !is_padded(problem));
   SampleConvolution convolve(input, problem, method);
   if (block == problem.rows()) return in_format(convolve(kernels.build(0, block), bias), problem.format);
   Tensor output = new_tensor(input, problem.result, problem.format);
@@ -64,7 +65,7 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad, cons
             need_weight ? zeros_like(weight, MemoryFormat::contiguous) : nothing(weight),
             need_shift ? zeros_like(shift, MemoryFormat::contiguous) : nothing(shift)};
   const NoGrad no_grad;
-  const Method method = choose(problem, /*backward=*/true).method;
+  const Method method = choose(problem, /*backward=*/true, need_input).method;
   if (method == Method::shared) {
     const auto gradients_by = [&](auto gradients) -> std::tuple<Tensor, Tensor, Tensor> {
       gradients.backward(grad, need_input, need_weight, need_shift);
@@ -76,7 +77,8 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad, cons
                           : gradients_by(SharedConvolution(input, weight, problem));
   }
   const int64_t block = rows_of_block(problem, input);
-  SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block, method == Method::tiles);
+  SampleKernels<Device> kernels(weight, problem, input.scalar_type(), block,
+                                method == Method::tiles && !is_padded(problem));
   KernelGradients<Device> of_kernels(weight, problem, block, need_weight, need_shift);
   ConvolutionGradients of_convolution(input, problem, method, need_input, need_weight || need_shift);
   for (int64_t first = 0; first < problem.rows(); first += block) {

@@ -45,7 +45,7 @@ inline std::tuple<Tensor, Tensor> sample_convolution_backward(const Tensor& grad
             need_weight ? zeros_like(weight, MemoryFormat::contiguous) : nothing()};
   if (!need_input && !need_weight) return {nothing(), nothing()};
   const NoGrad no_grad;
-  const Method method = choose(problem, /*backward=*/true).method;
+  const Method method = choose(problem, /*backward=*/true, need_input).method;
   ConvolutionGradients gradients(input, problem, method, need_input, need_weight);
   const Tensor of_weight = gradients.add(grad, dense(weight));
   return {need_input ? in_format(gradients.grad_input(), problem.format) : nothing(),

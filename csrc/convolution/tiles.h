@@ -143,9 +143,11 @@ inline TiledWork tiled_kernels_gradient(const ConvolutionProblem& problem) {
   return in_turns(static_cast<double>(plan.tiles) * splits, of_tile * static_cast<double>(pixels) / splits);
 }
 
-// Of the backward's two products the larger number of blocks, and the mean of the multiply-adds.
-inline TiledWork tiled_work(const ConvolutionProblem& problem, bool backward) {
+// Of the backward's two products the larger number of blocks, and the mean of the multiply-adds. need_input: without it
+// there is one.
+inline TiledWork tiled_work(const ConvolutionProblem& problem, bool backward, bool need_input = true) {
   if (!backward) return tiled_forward(problem);
+  if (!need_input) return tiled_kernels_gradient(problem);
   const TiledWork input = tiled_input_gradient(problem), kernels = tiled_kernels_gradient(problem);
   return {std::max(input.blocks, kernels.blocks), (input.multiply_adds + kernels.multiply_adds) / 2};
 }

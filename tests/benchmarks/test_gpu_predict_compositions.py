@@ -27,7 +27,14 @@ from crossd_ops.tuning import choice
 ROOT = Path(__file__).resolve().parents[2]
 # What is compared: names in a profile and of a record.
 NAMES = {"clone": "clone", "convolution": "convolution", "convolution_backward": "convolution_backward", "bmm": "bmm"}
-NAMES |= {"copy_": "copy_", "cat": "cat", "new_zeros": "new_zeros", "subtract": "sub", "sub": "sub", "sum": "sum"}
+NAMES |= {
+    "copy_": "copy_",
+    "cat": "cat",
+    "new_zeros": "new_zeros",
+    "subtract": "sub",
+    "sub": "sub",
+    "sum": "sum",
+}
 
 # By the method that they take: samples, channels in and out, sizes of the image, groups; stride, whether
 # channels-last, with a bias, with all needs.
@@ -44,6 +51,9 @@ PROBLEMS: dict[str, tuple[int, int, int, tuple[int, ...], int, int, bool, bool, 
     "matrix, volume": (2, 16, 4, (6, 5, 7), 1, 1, False, False, True),
     "tiles": (2, 16, 32, (28, 28), 1, 1, True, True, True),  # in bfloat16
     "tiles, float32": (2, 16, 20, (28, 28), 1, 1, True, True, True),
+    "tiles, padded": (2, 3, 16, (21, 28), 1, 2, True, True, True),
+    "tiles, padded, half": (2, 3, 12, (21, 28), 1, 2, False, True, True),
+    "tiles, padded, weight alone": (2, 5, 16, (21, 28), 1, 1, True, False, False),
     "tiles, groups": (2, 32, 16, (21, 28), 2, 2, True, False, True),
     "shared": (8, 64, 48, (2, 2), 1, 1, True, True, True),  # in bfloat16
     "shared, contiguous": (8, 16, 24, (2, 3), 1, 2, False, False, True),
@@ -52,7 +62,7 @@ PROBLEMS: dict[str, tuple[int, int, int, tuple[int, ...], int, int, bool, bool, 
     "shared, weight alone": (8, 64, 64, (2, 2), 1, 1, True, False, False),
     "one sample": (1, 16, 20, (12, 13), 1, 1, True, True, True),
 }
-HALF = ("tiles", "tiles, groups", "shared", "shared, groups, half")
+HALF = ("tiles", "tiles, padded, half", "tiles, groups", "shared", "shared, groups, half")
 GIVEN = "; given kernels"
 # Kernels that are given have no weight that all samples share.
 CALLS = [name + suffix for suffix in ("", GIVEN) for name in PROBLEMS if not (suffix and name.startswith("shared"))]
@@ -160,7 +170,7 @@ def test_the_composition_calls_what_the_library_calls(name: str, of_library: dic
     back = ["image_to_shifted_columns"] if "alone" in name else ["shifted_columns_gradient", "image_to_shifted_columns"]
     assert sorted(shared) == sorted(["image_to_shifted_columns", *back] if method == "shared" else [])
     tiles = [call.operator.partition(".")[2] for call in (*forward, *backward) if "tiles" in call.operator]
-    of_all = ["convolve_tiles", "tiles_input_gradient", "tiles_kernels_gradient"]
+    of_all = ["convolve_tiles", *([] if "alone" in name else ["tiles_input_gradient"]), "tiles_kernels_gradient"]
     assert tiles == (of_all if method == "tiles" else [])
     assert "cat" not in names
 

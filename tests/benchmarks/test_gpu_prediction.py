@@ -162,7 +162,7 @@ def test_steps_and_methods_are_compared_too(small_rows: None, monkeypatch: pytes
     text = beside.beside_measured(measured, GPUS["H200"])
     lines = [line for line in text.splitlines() if line.startswith(("| resnet18", "| 3->4"))]
     times = [line.split("|")[5].strip() for line in lines]
-    assert times == ["2.00"] * 2 + ["1.00"] * 8
+    assert times == ["2.00"] * 2 + ["1.00"] * 10
 
 
 def test_no_prediction_for_a_gpu_whose_figures_are_not_here() -> None:

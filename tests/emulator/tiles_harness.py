@@ -12,6 +12,11 @@ from .build import CSRC, EMULATOR, compile_program
 from .harness import DTYPES
 
 _Axes = ctypes.c_int64 * 2
+_Numbers = int | tuple[int, int]
+
+
+def _both(numbers: _Numbers) -> ctypes.Array[ctypes.c_int64]:
+    return _Axes(numbers, numbers) if isinstance(numbers, int) else _Axes(*numbers)
 
 
 class TilesProblem(ctypes.Structure):  # mirror of csrc/convolution/tiles_problem.h
@@ -40,7 +45,7 @@ class TilesInputProblem(ctypes.Structure):  # mirror of csrc/convolution/tiles_p
 
 
 class EmulatedTiles:
-    """Of channels-last images, with numbers that are the same for both axes; slow: for small ones."""
+    """Of channels-last images, with numbers for both axes, or for each; slow: for small ones."""
 
     def __init__(self, csrc: Path = CSRC, variant: str = "plain") -> None:
         self.path = compile_program(EMULATOR / "tiles_harness.cpp", variant, csrc=csrc, shared=True)
@@ -51,19 +56,21 @@ class EmulatedTiles:
         input: torch.Tensor,
         kernels: torch.Tensor,
         bias: torch.Tensor | None = None,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
+        stride: _Numbers = 1,
+        padding: _Numbers = 0,
+        dilation: _Numbers = 1,
         groups: int = 1,
     ) -> torch.Tensor:
         """kernels: (B, O, C / groups, Kh, Kw), in memory (B, Kh, Kw, O, C / groups)."""
         samples, out_channels, in_channels, *kernel = kernels.shape
         sizes = [
-            (size + 2 * padding - dilation * (side - 1) - 1) // stride + 1
-            for size, side in zip(input.shape[2:], kernel, strict=True)
+            (size + 2 * pad - rate * (side - 1) - 1) // step + 1
+            for size, side, step, pad, rate in zip(
+                input.shape[2:], kernel, *map(_both, (stride, padding, dilation)), strict=True
+            )
         ]
         out = torch.full((samples, *sizes, out_channels), float("nan"), dtype=input.dtype).permute(0, 3, 1, 2)
-        both = (_Axes(number, number) for number in (stride, padding, dilation))
+        both = map(_both, (stride, padding, dilation))
         problem = TilesProblem(
             samples, groups, in_channels, out_channels // groups, _Axes(*input.shape[2:]), _Axes(*kernel),
             _Axes(*sizes), *both, input.stride(0), _Axes(*input.stride()[2:]), input.data_ptr(), kernels.data_ptr(),
@@ -79,15 +86,15 @@ class EmulatedTiles:
         grad: torch.Tensor,
         kernels: torch.Tensor,
         image: tuple[int, int],
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
+        stride: _Numbers = 1,
+        padding: _Numbers = 0,
+        dilation: _Numbers = 1,
         groups: int = 1,
     ) -> torch.Tensor:
         """``image``: pixels; the rest as for ``convolve``."""
         samples, out_channels, in_channels, *kernel = kernels.shape
         out = torch.full((samples, *image, groups * in_channels), float("nan"), dtype=grad.dtype).permute(0, 3, 1, 2)
-        both = (_Axes(number, number) for number in (stride, padding, dilation))
+        both = map(_both, (stride, padding, dilation))
         problem = TilesInputProblem(
             samples, groups, in_channels, out_channels // groups, _Axes(*image), _Axes(*kernel), _Axes(*grad.shape[2:]),
             *both, grad.stride(0), _Axes(*grad.stride()[2:]), grad.data_ptr(), kernels.data_ptr(), out.data_ptr(),

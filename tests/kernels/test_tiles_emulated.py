@@ -69,6 +69,29 @@ def test_the_gradient_of_the_input_is_what_torch_has(stride: int, dtype: torch.d
     torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_first_layer_is_that_of_pairs_of_pixels(dtype: torch.dtype) -> None:
+    """Three channels, 7x7, a stride of 2, as csrc/convolution/padding has them: of seven taps four of eight numbers."""
+    reason = why_not("plain")
+    if reason:
+        pytest.skip(reason)
+    image, kernels = torch.randn(2, 3, 12, 10).to(dtype), torch.randn(2, 16, 3, 7, 7).to(dtype)
+    wide = image.double().requires_grad_()
+    expected = torch.cat([F.conv2d(wide[b : b + 1], kernels[b].double(), None, 2, 3) for b in range(2)])
+    pairs = F.pad(image, (3, 3, 0, 0, 0, 1)).unflatten(3, (8, 2)).permute(0, 4, 1, 2, 3).flatten(1, 2)
+    pairs = pairs.contiguous(memory_format=torch.channels_last)
+    taps = F.pad(kernels, (0, 1, 0, 0, 0, 1)).unflatten(4, (4, 2)).permute(0, 3, 4, 1, 5, 2).flatten(4).contiguous()
+    taps = taps.permute(0, 3, 4, 1, 2)
+    numbers = (2, 1), (3, 0)
+    found = EmulatedTiles().convolve(pairs, taps, None, *numbers)
+    torch.testing.assert_close(found.double(), expected.detach(), rtol=2**-8, atol=1e-2)
+    grad = torch.randn(expected.shape).to(dtype).contiguous(memory_format=torch.channels_last)
+    back = EmulatedTiles().input_gradient(grad, taps, (12, 8), *numbers)
+    of_pixels = back.unflatten(1, (2, 4)).permute(0, 2, 3, 4, 1).flatten(3)[:, :3, :, 3:13]
+    (of_image,) = torch.autograd.grad(expected, wide, grad.double())
+    torch.testing.assert_close(of_pixels.double(), of_image, rtol=2**-8, atol=1e-2)
+
+
 def test_arrays_are_moved_as_often_as_tiles_need_them() -> None:
     """Of two whole tiles of channels and three of pixels for each sample; shared memory has no conflicts."""
     reason = why_not("meter")

@@ -14,10 +14,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.prediction.compositions import sample_kernels, shared
+from benchmarks.gpu.prediction.compositions.padding import is_padded
 from benchmarks.gpu.prediction.compositions.problem import Problem
 from benchmarks.gpu.prediction.compositions.stand_ins import tap_major
 
 _operators: Any = torch.ops.crossd_ops
+
+
+def _in_taps(problem: Problem, method: str) -> bool:
+    """Whether the kernels of samples are tap-major; those that are padded become so."""
+    return method == "tiles" and not is_padded(problem)
 
 
 def _convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, place: Sequence[int]) -> None:
@@ -26,13 +32,13 @@ def _convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | No
     bias = sample_kernels.bias_of_method(bias, input, method)
     if method == "shared":
         return shared.convolve(problem, bias)
-    sample_kernels.convolve(problem, method, problem.kernels(tap_major=method == "tiles"), bias)
+    sample_kernels.convolve(problem, method, problem.kernels(tap_major=_in_taps(problem, method)), bias)
 
 
 def _sample_convolution(input: Tensor, weight: Tensor, bias: Tensor | None, place: Sequence[int]) -> None:
     problem = Problem(input, weight, None, place)
     method, kernels = problem.method(backward=False), weight.contiguous()
-    if method == "tiles":
+    if _in_taps(problem, method):
         kernels = tap_major(kernels, kernels.shape).copy_(kernels)
     sample_kernels.convolve(problem, method, kernels, sample_kernels.bias_of_method(bias, input, method))
 
@@ -48,10 +54,11 @@ def _convolution_backward(
     need_shift: bool,
 ) -> None:
     problem = Problem(input, weight, shift, place)
-    needs, method = (need_input, need_weight or need_shift), problem.method(backward=True)
+    needs, method = (need_input, need_weight or need_shift), problem.method(backward=True, need_input=need_input)
     if method == "shared":
         return shared.gradients(problem, grad, need_input, need_weight, need_shift)
-    grad_kernels = sample_kernels.gradients(problem, method, grad, problem.kernels(tap_major=method == "tiles"), needs)
+    kernels = problem.kernels(tap_major=_in_taps(problem, method))
+    grad_kernels = sample_kernels.gradients(problem, method, grad, kernels, needs)
     if needs[1]:
         _operators.fourier_shift_backward(
             grad_kernels, weight, problem.shift, problem.dim, problem.index, need_weight, need_shift
@@ -63,8 +70,8 @@ def _sample_convolution_backward(
 ) -> None:
     if need_input or need_weight:
         problem = Problem(input, weight, None, place)
-        method, kernels = problem.method(backward=True), weight.contiguous()
-        if method == "tiles":
+        method, kernels = problem.method(backward=True, need_input=need_input), weight.contiguous()
+        if _in_taps(problem, method):
             kernels = tap_major(kernels, kernels.shape).copy_(kernels)
         sample_kernels.gradients(problem, method, grad, kernels, (need_input, need_weight)).contiguous()
 

@@ -32,6 +32,7 @@ class Problem:
             if self.index is not None:
                 del kernel[self.dim]
         self.shift, self.kernel, self.in_channels = shift, kernel, input.shape[1] // self.groups
+        self.out_channels = weight.shape[0 if shift is not None else 1]
         self.result = [
             (size + 2 * pad - rate * (side - 1) - 1) // step + 1
             for size, side, step, pad, rate in zip(
@@ -44,14 +45,20 @@ class Problem:
         built: Tensor = build(self.weight, self.shift, self.dim, self.index, self.input.dtype)
         return built
 
-    def method(self, backward: bool) -> str:
+    def method(self, backward: bool, need_input: bool = True) -> str:
         """The library's own choice."""
         with _disable_current_modes():  # it looks at sizes and strides alone
             given = [
                 None if one is None else torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device="meta")
                 for one in (self.input, self.weight, self.shift)
             ]
-            return choice.explain(*given, self.place, backward=backward, on_gpu=True).method  # type: ignore[arg-type]
+            return choice.explain(
+                *given,  # type: ignore[arg-type]
+                self.place,
+                backward=backward,
+                on_gpu=True,
+                need_input=need_input,
+            ).method
 
     @property
     def of_sample(self) -> int:

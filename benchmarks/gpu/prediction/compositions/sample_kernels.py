@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.prediction.compositions.padding import Padding, is_padded
 from benchmarks.gpu.prediction.compositions.problem import Problem, as_matrices
 from benchmarks.gpu.prediction.compositions.stand_ins import own
 from crossd_ops.operators.torch_convolution import memory_format_of
@@ -35,6 +36,8 @@ def convolve(problem: Problem, method: str, kernels: Tensor, bias: Tensor | None
     input, samples, groups = problem.input, problem.samples, problem.groups
     if method == "matrix":
         output = _multiply(problem, kernels, bias)
+    elif method == "tiles" and is_padded(problem):
+        output = Padding(problem).convolve(kernels, bias)
     elif method == "tiles":
         image, sizes = _in_whole_vectors(input), [samples, kernels.shape[1], *problem.result]
         output = own.convolve_tiles(image, kernels, bias, sizes, groups)
@@ -104,6 +107,8 @@ def _matrix_gradients(problem: Problem, grad: Tensor, kernels: Tensor, needs: tu
 
 
 def _tiles_gradients(problem: Problem, grad: Tensor, kernels: Tensor, needs: tuple[bool, bool]) -> Tensor:
+    if is_padded(problem):
+        return _padded_gradients(problem, grad, kernels, needs)
     numbers = [*problem.stride], [*problem.padding], [*problem.dilation], problem.groups
     grad = _in_whole_vectors(grad)
     if needs[0]:
@@ -113,3 +118,17 @@ def _tiles_gradients(problem: Problem, grad: Tensor, kernels: Tensor, needs: tup
     image = _in_whole_vectors(problem.input)
     of_kernels: Tensor = own.tiles_kernels_gradient(grad, image, kernels.shape, *numbers)
     return of_kernels
+
+
+def _padded_gradients(problem: Problem, grad: Tensor, kernels: Tensor, needs: tuple[bool, bool]) -> Tensor:
+    padding = Padding(problem)
+    image, grad = padding.image(), _in_whole_vectors(padding.result_gradient(grad))
+    if needs[0]:
+        of_image = own.tiles_input_gradient(grad, padding.kernels(kernels), image.shape, *padding.numbers)
+        problem.in_format(padding.image_gradient(of_image))
+    else:
+        padding.new_kernels(kernels)
+    if not needs[1]:
+        return kernels
+    of_kernels = own.tiles_kernels_gradient(grad, image, padding.kernel_sizes, *padding.numbers)
+    return padding.kernels_gradient(of_kernels, kernels)
