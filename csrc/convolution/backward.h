@@ -23,7 +23,8 @@ class ConvolutionGradients {
       : input_(input), problem_(problem), method_(method), need_input_(need_input), need_kernels_(need_kernels) {}
 
   // The kernels' gradient (B, rows, C, ...), of grad (B, rows, ...) and kernels (B, rows, C, ...) of the next output
-  // channels. Empty where nobody needs it; else there until the next call.
+  // channels, whose values the input's gradient alone asks for. Empty where nobody needs it; else there until the next
+  // call.
   Tensor add(const Tensor& grad, const Tensor& kernels) {
     if (method_ == Method::matrix) return add_matrix(grad, kernels);
     if (method_ == Method::tiles) return add_tiles(grad, kernels);

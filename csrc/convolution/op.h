@@ -84,7 +84,8 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad, cons
   for (int64_t first = 0; first < problem.rows(); first += block) {
     const int64_t rows = std::min(block, problem.rows() - first);
     const Tensor grad_of_rows = rows == problem.rows() ? grad : part_of(grad, 1, first, rows);
-    const Tensor grad_kernels = of_convolution.add(grad_of_rows, kernels.build(first, rows));
+    const Tensor of_rows = need_input ? kernels.build(first, rows) : kernels.without_values(rows);
+    const Tensor grad_kernels = of_convolution.add(grad_of_rows, of_rows);
     if (need_weight || need_shift) of_kernels.add(grad_kernels, first);
   }
   return {need_input ? in_format(of_convolution.grad_input(), problem.format) : nothing(input),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.profiler import profile
 
 from crossd_ops import crossd_conv2d, crossd_conv3d, sample_conv2d, use_backend
+from crossd_ops.tuning import choice
 
 pytestmark = pytest.mark.usefixtures("compiled_library")
 
@@ -144,3 +146,19 @@ def test_few_multiply_adds_in_half_types_are_rounded_once(dtype: torch.dtype, fo
     found = sample_conv2d(half, kernels, bias.to(dtype), groups=2)
     exact = sample_conv2d(half.float(), kernels.float(), bias.to(dtype).float(), groups=2)
     torch.testing.assert_close(found, exact.to(dtype), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("method", ["grouped", "loop", "matrix"])
+def test_the_gradient_of_the_input_alone_asks_for_kernels_again(method: str, frozen: bool) -> None:
+    """A network's first layer builds none in its backward pass."""
+    image, weight, shift = torch.randn(3, 4, 9, 8), torch.randn(6, 4, 3, 3, 3), torch.randn(3, 3)
+    key = choice.explain(image, weight, shift, (1, 1, 1, 1), backward=True).key
+    choice.set_method(key, method)
+    wanted = [tensor.requires_grad_() for tensor in ((weight, shift) if frozen else (image, weight, shift))]
+    output = crossd_conv2d(image, weight, shift, padding=1)
+    with profile() as profiler:
+        torch.autograd.grad(output.sum(), wanted)
+    choice.set_method(key, None)
+    names = [event.name for event in profiler.events() if event.name.startswith("crossd_ops::fourier_shift")]
+    assert names == ["crossd_ops::fourier_shift"] * (not frozen) + ["crossd_ops::fourier_shift_backward"]

@@ -32,7 +32,7 @@ def _convolution(input: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | No
     bias = sample_kernels.bias_of_method(bias, input, method)
     if method == "shared":
         return shared.convolve(problem, bias)
-    sample_kernels.convolve(problem, method, problem.kernels(tap_major=_in_taps(problem, method)), bias)
+    sample_kernels.convolve(problem, method, problem.kernels(_in_taps(problem, method)), bias)
 
 
 def _sample_convolution(input: Tensor, weight: Tensor, bias: Tensor | None, place: Sequence[int]) -> None:
@@ -57,7 +57,7 @@ def _convolution_backward(
     needs, method = (need_input, need_weight or need_shift), problem.method(backward=True, need_input=need_input)
     if method == "shared":
         return shared.gradients(problem, grad, need_input, need_weight, need_shift)
-    kernels = problem.kernels(tap_major=_in_taps(problem, method))
+    kernels = problem.kernels(_in_taps(problem, method), with_values=need_input)
     grad_kernels = sample_kernels.gradients(problem, method, grad, kernels, needs)
     if needs[1]:
         _operators.fourier_shift_backward(

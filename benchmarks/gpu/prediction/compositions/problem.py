@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from benchmarks.gpu.prediction.compositions.stand_ins import own
+from benchmarks.gpu.prediction.compositions.stand_ins import own, tap_major
 from crossd_ops.operators.convolution import parts_of
 from crossd_ops.operators.torch_convolution import memory_format_of
 from crossd_ops.tuning import choice
@@ -40,8 +40,12 @@ class Problem:
             )
         ]
 
-    def kernels(self, tap_major: bool = False) -> Tensor:
-        build = own.tap_major_kernels if tap_major else _operators.fourier_shift
+    def kernels(self, in_taps: bool, with_values: bool = True) -> Tensor:
+        """in_taps: tap-major."""
+        if not with_values:
+            sizes = [self.samples, self.out_channels, self.in_channels, *self.kernel]
+            return tap_major(self.input, sizes) if in_taps else self.input.new_empty(sizes)
+        build = own.tap_major_kernels if in_taps else _operators.fourier_shift
         built: Tensor = build(self.weight, self.shift, self.dim, self.index, self.input.dtype)
         return built
 
