@@ -105,11 +105,14 @@ inline Tensor part_of(const Tensor& tensor, int axis, int64_t start, int64_t len
   return alias(tensor, sizes, strides_of(tensor), start * tensor.stride(axis));
 }
 
-// (B, C, ...) -> (1, B * C, ...): each sample is a block of groups. A copy where strides do not allow it.
+// (B, C, ...) -> (1, B * C, ...): each sample is a block of groups. A copy where strides do not allow it. One channel
+// may have any stride, which says nothing of where the next sample is.
 inline Tensor stack_samples(const Tensor& tensor) {
-  const bool stackable = tensor.size(0) == 1 || tensor.stride(0) == tensor.size(1) * tensor.stride(1);
+  const bool one_channel = tensor.size(1) == 1;
+  const bool stackable = one_channel || tensor.size(0) == 1 || tensor.stride(0) == tensor.size(1) * tensor.stride(1);
   const Tensor source = stackable ? tensor : torch::stable::contiguous(tensor);
   std::vector<int64_t> sizes = sizes_of(source), strides = strides_of(source);
+  if (one_channel) strides[1] = strides[0];
   sizes[1] *= sizes[0], sizes[0] = 1;
   return alias(source, sizes, strides);
 }

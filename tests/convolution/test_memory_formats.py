@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from crossd_ops import crossd_conv2d, crossd_conv3d, reference, use_backend
+from crossd_ops.tuning import choice
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -174,6 +175,31 @@ def test_the_ways_around_the_operators(channels: int, pixels: tuple[int, ...]) -
     assert is_channels_last(compiled(input))
     assert compiled(input.contiguous()).is_contiguous()
     torch.testing.assert_close(compiled(input), wanted)
+
+
+@pytest.mark.usefixtures("compiled_library")
+@pytest.mark.parametrize("pixels", [(7, 6), (5, 4, 6)])
+@pytest.mark.parametrize("channels, out_channels", [(1, 3), (4, 1), (1, 1)])
+def test_one_channel_by_every_method(channels: int, out_channels: int, pixels: tuple[int, ...]) -> None:
+    """Its stride, 1 in channels-last, says nothing of where the next sample is."""
+    shapes = [(3, channels, *pixels), (out_channels, channels, 3, 3, 3), (3, 3), (out_channels,)]
+    input, *others = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    format = CHANNELS_LAST[input.dim()]
+    arguments = [tensor.requires_grad_() for tensor in (input.to(memory_format=format), *others)]
+    wanted = expected(*arguments, 1, 1)
+    of_wanted = torch.autograd.grad(wanted, arguments, grad := torch.randn_like(wanted).to(memory_format=format))
+    place = 1, 1, 1, 1
+    explained = [choice.explain(*arguments[:3], place, backward=backward) for backward in (False, True)]
+    for method in explained[0].possible:
+        for found in explained:
+            choice.set_method(found.key, method if method in found.possible else None)
+        try:
+            output = convolve(*arguments, 1, 1)
+            torch.testing.assert_close(output, wanted, rtol=0, atol=1e-11)
+            torch.testing.assert_close(torch.autograd.grad(output, arguments, grad), of_wanted, rtol=1e-11, atol=1e-10)
+        finally:
+            for found in explained:
+                choice.set_method(found.key, None)
 
 
 def test_single_pixels_in_bfloat16() -> None:
