@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import crossd_ops
 from crossd_ops.__main__ import main
+from crossd_ops.inspection.profile import measurement
 from crossd_ops.inspection.profile.problems import Problem, problems_of
 from crossd_ops.operators import convolution
 from crossd_ops.tuning import choice, saved
@@ -174,6 +175,17 @@ def test_refusals(
     with pytest.raises(SystemExit) as caught:
         main(["profile", *arguments])
     assert caught.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_images_have_no_gradient(channels: int) -> None:
+    """Of a first layer's backward pass one product is counted, and that is what is measured."""
+    place = (1, 1, 1, 1, 1, 1, 1, 0, 1)
+    problem = Problem((2, channels, 9, 8), (6, channels, 3, 3, 3), place, torch.float32, channels_last=False)
+    forward, backward = (row.choice.costs["matrix"] for row in measurement.counted(problem, [], on_gpu=False))
+    assert backward.multiply_adds == forward.multiply_adds * (1 if channels == 3 else 2)
+    found = measurement.calls_of(problem, torch.device("cpu"))["backward"].ours()
+    assert isinstance(found, tuple) and (found[0].numel() == 0) is (channels == 3)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")

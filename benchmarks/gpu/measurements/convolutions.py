@@ -20,15 +20,13 @@ from benchmarks.gpu.report_tables import convolution_title
 from benchmarks.models import CONVOLUTIONS, build_model
 from benchmarks.timing import cudnn_benchmark, measure_in_turns
 from crossd_ops.inspection.profile import measurement
-from crossd_ops.inspection.profile.measurement import Calls
-from crossd_ops.inspection.profile.problems import Problem, problems_of
+from crossd_ops.inspection.profile.problems import IMAGE_CHANNELS, Problem, problems_of
 from crossd_ops.tuning import choice
 
 # What is wanted most comes first: there may be no time for all.
 _NETWORKS, _PIXELS, _BATCHES = ("resnet18", "resnet50", "unet"), 224, (32, 4, 128)
 _DTYPES = (torch.bfloat16, torch.float32)
 _DRY_RUN_PIXELS, _DRY_RUN_WIDTH, _DRY_RUN_BATCH, _DRY_RUN_LAYERS = 16, 4, 2, 2  # the first ones of one network
-_IMAGE_CHANNELS = 3
 _RESERVE = 0.1  # of the part's time, which the last row needs to come to its end
 
 Networks = list[str]  # that have a convolution
@@ -72,7 +70,7 @@ def _layers_of(network: str, dtype: torch.dtype, dry_run: bool) -> dict[Problem,
     with torch.device("meta"):
         model = build_model(network, CONVOLUTIONS["crossd"], classes=2, width=width)
     channels_last = network_layout(dtype) is torch.channels_last
-    return problems_of(model, (2, _IMAGE_CHANNELS, pixels, pixels), dtype, channels_last=channels_last)
+    return problems_of(model, (2, IMAGE_CHANNELS, pixels, pixels), dtype, channels_last=channels_last)
 
 
 def row_of(problem: Problem, names: Networks) -> dict[str, Any]:
@@ -81,14 +79,9 @@ def row_of(problem: Problem, names: Networks) -> dict[str, Any]:
     return {"layer": str(problem), "networks": names, "batch": problem.input[0], "dtype": dtype}
 
 
-def calls_of(problem: Problem, device: torch.device) -> dict[str, Calls]:
-    """By direction; a network's images have no gradient."""
-    return measurement.calls_of(problem, device, need_input=problem.input[1] > _IMAGE_CHANNELS)
-
-
 def _measure_problem(problem: Problem, settings: Settings) -> dict[str, Any]:
     device = torch.device(settings.device)
-    calls = calls_of(problem, device)
+    calls = measurement.calls_of(problem, device)
     directions = measurement.counted(problem, [], on_gpu=device.type == "cuda")
     candidates = {
         f"{name} {one.direction}": call

@@ -182,7 +182,7 @@ def _traced_convolutions(dry_run: bool) -> list[tuple[Result, dict[str, Launches
         directions = measurement.counted(problem, [], on_gpu=True)
         found = {}
         with gpu_stand_in():
-            calls = convolutions.calls_of(problem, _CPU)
+            calls = measurement.calls_of(problem, _CPU)
             for one in directions:
                 way, both = one.direction, calls[one.direction]
                 found[f"plain {way}"] = launches_in(record(both.plain)[1])

@@ -42,7 +42,8 @@ def counted(problem: Problem, layers: list[str], *, on_gpu: bool) -> list[Row]:
     tensors = _in_format(sizes, problem), sizes(*problem.weight), sizes(problem.input[0], 3)
     rows = []
     for direction in ("forward", "backward"):
-        found = choice.explain(*tensors, problem.place, backward=direction == "backward", on_gpu=on_gpu)
+        backward = direction == "backward"
+        found = choice.explain(*tensors, problem.place, backward=backward, on_gpu=on_gpu, need_input=problem.need_input)
         rows.append(Row(problem, layers, direction, found))
     return rows
 
@@ -62,8 +63,8 @@ class Calls(NamedTuple):
     ours: Callable[[], object]
 
 
-def calls_of(problem: Problem, device: torch.device, *, need_input: bool = True) -> dict[str, Calls]:
-    """By direction; `need_input`: with the gradient of the input, which images do not have."""
+def calls_of(problem: Problem, device: torch.device) -> dict[str, Calls]:
+    """By direction."""
 
     def random(*sizes: int) -> Tensor:
         return torch.randn(sizes, dtype=problem.dtype, device=device)
@@ -82,8 +83,8 @@ def calls_of(problem: Problem, device: torch.device, *, need_input: bool = True)
             lambda: _operators.convolution(input, weight, shift, None, problem.place),
         ),
         "backward": Calls(
-            lambda: of_plain(grad, input, kernel, None, *plain, [need_input, True, False]),
-            lambda: of_ours(grad, input, weight, shift, problem.place, need_input, True, True),
+            lambda: of_plain(grad, input, kernel, None, *plain, [problem.need_input, True, False]),
+            lambda: of_ours(grad, input, weight, shift, problem.place, problem.need_input, True, True),
         ),
     }
 

@@ -13,6 +13,8 @@ from ...layers.common import CrossDLayer, padded
 from ...layers.conv3d import CrossDConv3d
 from ...operators.plan import fit
 
+IMAGE_CHANNELS = 3  # at most
+
 
 class Problem(NamedTuple):
     """A per-sample convolution, as the operator `convolution` is asked for it."""
@@ -27,6 +29,11 @@ class Problem(NamedTuple):
     def axes(self) -> int:
         """2 of an image, 3 of a volume."""
         return len(self.input) - 2
+
+    @property
+    def need_input(self) -> bool:
+        """Whether a backward pass makes the gradient of the input, which images do not have."""
+        return self.input[1] > IMAGE_CHANNELS
 
     @property
     def kernel(self) -> tuple[int, ...]:
