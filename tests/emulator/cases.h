@@ -124,7 +124,12 @@ inline std::vector<Case> size_cases() {
     if (pairs > 129) continue;
     one = cubic(5 + pairs % 3 % 2 * 2);
     one.in_channels = pairs;
-    one.samples = pairs == 33 ? 9 : 2;
+    one.samples = pairs == 33 ? 17 : 2;
+    cases.push_back(one);
+  }
+  for (const int pairs : {63, 64}) {  // of five samples and nine, four at a time
+    Case one = cubic(7);
+    one.in_channels = pairs, one.out_channels = 1, one.samples = pairs == 63 ? 5 : 9;
     cases.push_back(one);
   }
   Case many_tiles = cubic(4);  // more than sum_partials takes in one round, and two groups of samples

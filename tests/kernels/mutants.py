@@ -95,6 +95,14 @@ CUDA_SHIFT = [
            "circle.derivative[n]"),
     Mutant("shift/cuda/rows_backward.cuh", "shares[1] += h[y] * derived[y]", "shares[1] += e[y] * derived[y]"),
     Mutant("shift/cuda/rows_backward.cuh", "buffers + turn * Shared::kElements", "buffers"),
+    Mutant("shift/cuda/rows_backward.cuh", "of_lanes * strides.sample + of_sample * kWidth", "of_sample * kWidth"),
+    Mutant("shift/cuda/rows_backward.cuh", "of_lanes < left", "true", 0),
+    Mutant("shift/cuda/rows_backward.cuh", "pair < rows.count && of_lanes < left", "pair < rows.count"),
+    Mutant("shift/cuda/rows_backward.cuh", "rows.sample < rest ? rows.sample : rest - 1", "rows.sample"),
+    Mutant("shift/cuda/rows_backward.cuh", "sum_of_warp(grad_weight[x][y], kRowsFewPairs)",
+           "grad_weight[x][y]"),
+    Mutant("shift/cuda/rows_backward.cuh", "in_group + step == kRowsGroup", "false"),
+    Mutant("shift/cuda/rows_backward.cuh", "in_group + rows.sample", "in_group"),
     Mutant("shift/cuda/tile.cuh", "first % 2 * 16", "0"),
     Mutant("shift/cuda/cubic3_grad.cuh", "sample * stride()", "0"),
     Mutant("shift/cuda/cubic3_grad.cuh", "row * stride()", "0"),
@@ -102,7 +110,7 @@ CUDA_SHIFT = [
     Mutant("shift/cuda/cubic3_grad.cuh", "(slice * kCubic3Plane + i) * kLanes + warp_.lane",
            "(slice * kCubic3Plane + i) * kLanes"),
     Mutant("shift/cuda/cubic3_grad.cuh", "element * kLanes + warp_.lane", "element * kLanes"),
-    Mutant("shift/cuda/rows_backward.cuh", "vector % kOfTap * kWidth", "0"),
+    Mutant("shift/cuda/rows_backward.cuh", "tap_major ? vector % kOfTap : vector", "vector"),
     Mutant("shift/cuda/rows_backward.cuh", "vectors.grad_is_tap_major ? i % kLanes : i / rows.kPlane",
            "i / rows.kPlane"),
     Mutant("shift/cuda/partial_sums.cuh", "sums[warp * kGroup * 3 + task]", "sums[task]"),
@@ -206,15 +214,6 @@ CPU_COLUMNS = [
     Mutant("convolution/cpu/small_product_kernels.h", "(row + r) * p.bias_stride", "row * p.bias_stride"),
 ]  # fmt: skip
 
-LAST_BLOCK = [
-    Mutant("common/cuda/last_block.cuh", "*ticket = 0;", ""),
-    Mutant("common/cuda/last_block.cuh", "__syncthreads();", ""),
-    Mutant("common/cuda/last_block.cuh", "__threadfence();", "", 0),
-    Mutant("common/cuda/last_block.cuh", "__threadfence();", "", 1),
-    Mutant("common/cuda/last_block.cuh", "atomicAdd(ticket, 1u) == blocks - 1", "(atomicAdd(ticket, 1u), true)"),
-    Mutant("common/cuda/last_block.cuh", "blocks - 1", "0u"),
-]
-
 
 @dataclass(frozen=True)
 class Suite:
@@ -270,7 +269,6 @@ SUITES = [
     Suite("shift_barriers", missing_barriers("shift/cuda/*.cuh"), "check_kernels.cpp", BRIEF, "thread"),
     Suite("head_barriers", missing_barriers("head/cuda/rotation*.cuh"), "rotation_head_check.cpp", BRIEF, "thread"),
     Suite("columns_barriers", missing_barriers("convolution/cuda/columns.cuh"), "columns_check.cpp", BRIEF, "thread"),
-    Suite("last_block", LAST_BLOCK, "last_block_check.cpp", BRIEF, "thread"),
 ]
 
 

@@ -1,7 +1,7 @@
 """Faults in our own kernels, of each kind that a sanitizer or the emulator itself is there to name.
 
 mutants.py asks that each of many faults is found at all; here each must be found by what is meant to find it, in its
-own words. Missing barriers, which ThreadSanitizer names, are in mutants.py: every one of them.
+own words. Missing barriers of kernels, which ThreadSanitizer names, are in mutants.py: every one of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ADDRESS_SHIFT = [
         OUT_OF_BOUNDS,
         Mutant("shift/cuda/cubic3.cuh", "element < warp_.count * kRow", "element < kLanes * kRow"),
         Mutant("shift/cuda/rows.cuh", "i < rows.count * rows.kPlane", "i < kLanes * rows.kPlane"),
-        Mutant("shift/cuda/rows_tile.cuh", "rows.lane < rows.count", "true"),
+        Mutant("shift/cuda/rows_tile.cuh", "rows.pair < rows.count", "true"),
         Mutant("shift/cuda/general.cuh", "element < count * plane", "element < (count + 1) * plane"),
         Mutant("shift/cuda/partial_sums.cuh", "tile * stride + row", "tile * stride + row + stride"),
         Mutant("shift/cuda/cubic3_spectrum.cuh", "sample < count", "true"),
@@ -113,6 +113,16 @@ HEAD = [
     ),
     *faults(WRONG, Mutant("head/cuda/rotation.cuh", "threadIdx.x % kLanes != 0", "threadIdx.x != 0")),
 ]  # fmt: skip
+# By blocks of which nothing but the ticket tells the order.
+LAST_BLOCK = faults(
+    "ThreadSanitizer: data race",
+    Mutant("common/cuda/last_block.cuh", "*ticket = 0;", ""),
+    Mutant("common/cuda/last_block.cuh", "__syncthreads();", ""),
+    Mutant("common/cuda/last_block.cuh", "__threadfence();", "", 0),
+    Mutant("common/cuda/last_block.cuh", "__threadfence();", "", 1),
+    Mutant("common/cuda/last_block.cuh", "atomicAdd(ticket, 1u) == blocks - 1", "(atomicAdd(ticket, 1u), true)"),
+    Mutant("common/cuda/last_block.cuh", "blocks - 1", "0u"),
+)
 
 KINDS = [
     Suite("faults_address_shift", ADDRESS_SHIFT, "check_kernels.cpp", BRIEF, "address"),
@@ -120,6 +130,7 @@ KINDS = [
     Suite("faults_address_tiles", ADDRESS_TILES, "tiles_check.cpp", BRIEF, "address"),
     Suite("faults_address_tiles_input", ADDRESS_TILES_INPUT, "tiles_input_check.cpp", BRIEF, "address"),
     Suite("faults_address_tiles_kernels", ADDRESS_TILES_KERNELS, "tiles_kernels_check.cpp", BRIEF, "address"),
+    Suite("faults_last_block", LAST_BLOCK, "last_block_check.cpp", BRIEF, "thread"),
     Suite("faults_shift", SHIFT, "check_kernels.cpp", BRIEF),
     Suite("faults_head", HEAD, "rotation_head_check.cpp", BRIEF),
 ]

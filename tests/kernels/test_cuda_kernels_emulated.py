@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(why_not("plain") is not None, reason=str(why_not
 def want_one_block(csrc: Path) -> None:
     """Small problems are spread over many blocks: here each block loops over all samples and many pairs instead."""
     source = csrc / "shift" / "cuda" / "launch.cuh"
-    text, count = re.subn(r"kWantedBlocks = \d+;", "kWantedBlocks = 1;", source.read_text())
-    assert count == 1, "the constant that sets the number of blocks has another name"
+    text, count = re.subn(r"(kWantedBlocks|kWantedRowTiles) = \d+;", r"\1 = 1;", source.read_text())
+    assert count == 2, "the constants that set the number of blocks have other names"
     source.write_text(text)
 
 

@@ -178,6 +178,10 @@ SHARINGS = (  # the first that fits holds, EDGES where none does
         "^(rotation|shifted)_", "read (shift|grad_shift|statistics)$", "by each block of a sample",
         lambda plan: plan.blocks / plan.case.samples,
     ),
+    Sharing(
+        "^backward_rows<.*Float16", "read grad$", "8 pairs, of a tap half a sector",
+        lambda plan: 2 if plan.case.tap_major else 1, lambda plan: plan.case.samples,
+    ),
     Sharing("^backward_general", "read grad$", "a piece of each sample", pieces=lambda plan: plan.case.samples),
     Sharing(
         "^head_join_few", "read weight1$", "by each 32 elements of its gradient",

@@ -15,6 +15,7 @@ _WANTED_BLOCKS = _WANTED_WARPS = 1024
 _CUBIC3_WARPS, _SUM_THREADS, _SUM_ROWS = 4, 512, 8
 _UNROLLED = 4  # iterations of a loop of unknown length in one of the machine code's
 _GROUP, _PHASES, _ROWS_GROUP = 32, 5, 16  # samples whose phases are computed at a time, phases of each; K = 5, 7
+_WANTED_ROW_TILES, _ROWS_SAMPLE_LANES = 128, 4
 _HEAD_THREADS, _HEAD_WANTED_BLOCKS, _HEAD_SMALLEST_PART, _HEAD_CHANNELS = 256, 512, 1024, 4
 TYPES = {"float64": ("double", 8), "float32": ("float", 4), "bfloat16": ("BFloat16", 2), "float16": ("Float16", 2)}
 
@@ -152,9 +153,10 @@ def backward_launches(problem: ShiftProblem) -> list[Launch]:
     """Of the gradients of weight and shift."""
     samples, size = problem.samples, problem.size
     if size != 3:
-        kernel, warps, tiles = f"backward_rows<{problem.types}, {size}>", size, math.ceil(problem.pairs / _LANES)
+        kernel, warps, lanes = f"backward_rows<{problem.types}, {size}>", size, _rows_sample_lanes(problem)
+        tiles = math.ceil(problem.pairs * lanes / _LANES)
         turns = _turns(samples, _ROWS_GROUP, 3, size)
-        turn = samples * problem.slices
+        turn = math.ceil(samples / lanes) * problem.slices
         loops = {"backward_rows.turn": turn, "compute_rows_taps.task": turns, "write_partial.task": turns}
     else:
         kernel = f"backward_cubic3<{problem.types}, {problem.slices}, {str(problem.tap_major).lower()}>"
@@ -172,7 +174,7 @@ def backward_launches(problem: ShiftProblem) -> list[Launch]:
             "store_cubic3_grad_weight.other": (sample_warps - 1) / _UNROLLED,
         }
     tiles_of_32 = math.ceil(problem.pairs / _LANES)
-    main_tiles = tiles_of_32 * (_sample_warps(problem) if size == 3 else 1)
+    main_tiles = tiles_of_32 * _sample_warps(problem) if size == 3 else tiles
     partial = tiles * problem.shift_bytes
     arrays = {"grad": problem.out_bytes, "weight": problem.weight_bytes, "shift": problem.shift_bytes}
     arrays |= {"grad_weight": problem.weight_bytes, "partial": partial}
@@ -200,6 +202,11 @@ def _sample_warps(problem: ShiftProblem) -> int:
     if warps >= _WANTED_WARPS or problem.samples < 8:
         return 1
     return 2 if warps >= _WANTED_WARPS // 2 or problem.samples < 16 else 4
+
+
+def _rows_sample_lanes(problem: ShiftProblem) -> int:
+    few = math.ceil(problem.pairs / _LANES) < _WANTED_ROW_TILES and problem.samples >= _ROWS_SAMPLE_LANES
+    return _ROWS_SAMPLE_LANES if few else 1
 
 
 def _turns(samples: int, group: int, tasks: int, warps: int) -> float:

@@ -18,6 +18,7 @@ namespace crossd_ops::cuda {
 // Enough blocks and warps to fill every GPU of today: constants, so that results do not depend on the device.
 constexpr int64_t kWantedBlocks = 1024;
 constexpr int64_t kWantedWarps = 1024;
+constexpr int64_t kWantedRowTiles = 128;  // of 5 or 7 warps
 
 inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -81,9 +82,18 @@ inline int64_t cubic3_backward_tiles(const ShiftShape& shape) {
   return ceil_divide(pair_count(shape), kCubic3Threads / cubic3_sample_warps(shape));
 }
 
+// Whether a block of backward_rows takes fewer pairs, and several samples of each at a time: where tiles of 32 pairs
+// are too few to fill a GPU.
+inline bool rows_have_few_pairs(const ShiftShape& shape) {
+  return shape.samples >= kRowsSampleLanes && ceil_divide(pair_count(shape), kLanes) < kWantedRowTiles;
+}
+inline int64_t rows_backward_tiles(const ShiftShape& shape) {
+  return ceil_divide(pair_count(shape), rows_have_few_pairs(shape) ? kRowsFewPairs : kLanes);
+}
+
 inline size_t backward_partial_elements(const ShiftShape& shape) {
   int64_t tiles = plan_general(shape, true).tiles;
-  tiles = std::max(tiles, is_cubic(shape, 3) ? cubic3_backward_tiles(shape) : ceil_divide(pair_count(shape), kLanes));
+  tiles = std::max(tiles, is_cubic(shape, 3) ? cubic3_backward_tiles(shape) : rows_backward_tiles(shape));
   return static_cast<size_t>(tiles * partial_stride(shape.samples));
 }
 
@@ -171,9 +181,10 @@ int64_t launch_backward_cubic3(const BackwardProblem& problem, cudaStream_t stre
 
 template <typename Acc, typename Grad, int kSize>
 int64_t launch_backward_rows(const BackwardProblem& problem, cudaStream_t stream) {
-  const int64_t tiles = ceil_divide(pair_count(problem.shape), kLanes);
+  const int64_t tiles = rows_backward_tiles(problem.shape);
   launch(backward_rows<Acc, Grad, kSize>, dim3(static_cast<unsigned>(tiles)), Rows<kSize>::kThreads,
-         BackwardRowsShared<Acc, Grad, kSize>::kTotal, stream, problem, access_of(problem));
+         BackwardRowsShared<Acc, Grad, kSize>::kTotal, stream, problem, access_of(problem),
+         rows_have_few_pairs(problem.shape));
   return tiles;
 }
 

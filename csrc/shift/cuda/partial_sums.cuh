@@ -16,10 +16,10 @@ inline __host__ __device__ int64_t partial_stride(int64_t samples) {
   return (3 * samples + kSumRows - 1) / kSumRows * kSumRows;
 }
 
-// After it lane i < nearest holds the sum over the lanes i, i + nearest, i + 2 nearest ...
-template <typename Acc>
+// After it lane i < nearest of each kCount neighbours holds the sum over their lanes i, i + nearest, i + 2 nearest ...
+template <int kCount = kLanes, typename Acc>
 __device__ __forceinline__ Acc sum_of_warp(Acc value, int nearest = 1) {
-  for (int distance = kLanes / 2; distance >= nearest; distance /= 2)
+  for (int distance = kCount / 2; distance >= nearest; distance /= 2)
     value += __shfl_xor_sync(kAllLanes, value, distance);
   return value;
 }

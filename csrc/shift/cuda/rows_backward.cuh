@@ -23,34 +23,44 @@ struct BackwardRowsShared {  // byte offsets; the planes k and e and the buffers
                 kElements * sizeof(Grad) % kVectorBytes == 0);
 };
 
-// Starts to bring the gradients of a slice into `buffer`, [pairs, K, K], or [K, K, pairs] where they are tap-major;
-// zeros where there is no pair.
+// Starts to bring the gradients of a slice into `buffer`, [lanes, K, K], or [K, K, lanes] where they are tap-major;
+// zeros where there is no pair, or no sample.
 template <int kSize, typename Grad>
 __device__ __forceinline__ void fetch_rows_grad(const BackwardProblem& problem, const TileAccess& vectors,
                                                 const Rows<kSize>& rows, int64_t sample, int slice, Grad* buffer) {
   constexpr int kWidth = kVectorElements<Grad>, kOfTap = kLanes / kWidth, kVectors = kOfTap * rows.kPlane;
+  constexpr int kOfFewPairs = kVectors / kRowsSampleLanes, kOfFewTaps = kOfTap / kRowsSampleLanes;  // of a sample
   const GradStrides& strides = problem.grad_strides;
   const Grad* grad = static_cast<const Grad*>(problem.grad) + sample * strides.sample + slice * strides.kernel[0];
-  if (vectors.grad && problem.shape.slices == 1 && rows.count == kLanes) {
+  const int64_t left = problem.shape.samples - sample;
+  if (vectors.grad && problem.shape.slices == 1 && rows.count == rows.pairs) {
     const bool tap_major = vectors.grad_is_tap_major;
     grad += rows.first * (tap_major ? 1 : rows.kPlane);
 #pragma unroll
     for (int first = 0; first < kVectors; first += rows.kThreads) {
       const int vector = first + threadIdx.x;
       if (vector >= kVectors) break;
-      copy_vector_async(
-          buffer + vector * kWidth,
-          grad + (tap_major ? vector / kOfTap * strides.kernel[2] + vector % kOfTap * kWidth : vector * kWidth));
+      int of_sample = tap_major ? vector % kOfTap : vector, of_lanes = 0;
+      if (rows.few) {
+        const int each = tap_major ? kOfFewTaps : kOfFewPairs;
+        of_lanes = of_sample / each, of_sample -= of_lanes * each;
+      }
+      const int64_t offset = of_lanes * strides.sample + of_sample * kWidth;
+      copy_vector_async<false>(buffer + vector * kWidth,
+                               grad + offset + (tap_major ? vector / kOfTap * strides.kernel[2] : 0), of_lanes < left);
     }
     return;
   }
 #pragma unroll 1
   for (int i = threadIdx.x; i < kLanes * rows.kPlane; i += rows.kThreads) {
-    const int pair = vectors.grad_is_tap_major ? i % kLanes : i / rows.kPlane;
-    const int element = vectors.grad_is_tap_major ? i / kLanes : i - pair * rows.kPlane;
-    buffer[i] = pair < rows.count ? grad[pair_offset(strides, problem.shape.in_channels, rows.first + pair) +
-                                         kernel_offset(strides, 0, element / kSize, element % kSize)]
-                                  : Grad{};
+    const int lane = vectors.grad_is_tap_major ? i % kLanes : i / rows.kPlane;
+    const int element = vectors.grad_is_tap_major ? i / kLanes : i - lane * rows.kPlane;
+    const int pair = rows.few ? lane % kRowsFewPairs : lane, of_lanes = rows.few ? lane / kRowsFewPairs : 0;
+    buffer[i] =
+        pair < rows.count && of_lanes < left
+            ? grad[of_lanes * strides.sample + pair_offset(strides, problem.shape.in_channels, rows.first + pair) +
+                   kernel_offset(strides, 0, element / kSize, element % kSize)]
+            : Grad{};
   }
 }
 
@@ -96,24 +106,28 @@ __device__ __forceinline__ void backward_rows_column(const Acc* taps, int slice,
   }
 }
 
+// Adds what the lanes of a pair have, of their samples, in a fixed order, and stores it.
 template <int kSize, typename Acc>
 __device__ __forceinline__ void store_rows_grad_weight(const BackwardProblem& problem, bool vectors,
                                                        const Rows<kSize>& rows, Acc* tile,
                                                        const Acc (&grad_weight)[kSize][kSize]) {
   const WeightStrides& strides = problem.grad_weight_strides;
-  vectors = vectors && rows.count == kLanes;
+  vectors = vectors && rows.count == rows.pairs;
   const RowsOrder order(strides, vectors, kSize);
 #pragma unroll
   for (int x = 0; x < kSize; ++x) {
 #pragma unroll
-    for (int y = 0; y < kSize; ++y)
-      tile[rows.lane * rows.kVolume + x * order.x + y * order.y + rows.warp * order.z] = grad_weight[x][y];
+    for (int y = 0; y < kSize; ++y) {
+      const Acc sum = rows.few ? sum_of_warp(grad_weight[x][y], kRowsFewPairs) : grad_weight[x][y];
+      if (rows.sample == 0) tile[rows.pair * rows.kVolume + x * order.x + y * order.y + rows.warp * order.z] = sum;
+    }
   }
   __syncthreads();
   if (vectors) {
     with_weight_type<Acc>(problem.weight_dtype, [&](auto type) {
-      store_vectors<kLanes * rows.kVolume, rows.kThreads>(
-          threadIdx.x, tile, static_cast<decltype(type)*>(problem.grad_weight) + rows.first * rows.kVolume);
+      auto* to = static_cast<decltype(type)*>(problem.grad_weight) + rows.first * rows.kVolume;
+      with_tile_elements(
+          rows, [&](auto elements) { store_vectors<decltype(elements)::value, rows.kThreads>(threadIdx.x, tile, to); });
     });
   } else if (rows.lane < rows.count) {
     const int64_t offset = pair_offset(strides, problem.shape.in_channels, rows.first + rows.lane);
@@ -125,13 +139,22 @@ __device__ __forceinline__ void store_rows_grad_weight(const BackwardProblem& pr
   }
 }
 
-// grid: tiles of 32 pairs; a block takes all samples in turn, so that grad_weight is summed in one fixed order.
+// Of a lane's sample, over the pairs of a block: each lane of the sample has the sum then.
+template <int kSize, typename Acc>
+__device__ __forceinline__ Acc sum_of_pairs(const Rows<kSize>& rows, Acc value) {
+  if (!rows.few) value = sum_of_warp(value, kRowsFewPairs);
+  return sum_of_warp<kRowsFewPairs>(value);
+}
+
+// grid: tiles of 32 pairs, or of 8; a block takes all samples in turn, or four at a time, so that grad_weight is summed
+// in one fixed order.
 template <typename Acc, typename Grad, int kSize>
 __global__ void __launch_bounds__(Rows<kSize>::kThreads, sizeof(Acc) == 4 && kSize == 5 ? 2 : 1)
-    backward_rows(const BackwardProblem problem, TileAccess vectors) {
+    backward_rows(const BackwardProblem problem, TileAccess vectors, bool few_pairs) {
   using Shared = BackwardRowsShared<Acc, Grad, kSize>;
   const ShiftShape& shape = problem.shape;
-  const Rows<kSize> rows(shape);
+  const Rows<kSize> rows(shape, few_pairs);
+  const int step = rows.few ? kRowsSampleLanes : 1;
   char* shared = dynamic_shared<char>();
   Acc* all_taps = reinterpret_cast<Acc*>(shared);
   Acc* sums = reinterpret_cast<Acc*>(shared + Shared::kSums);
@@ -148,7 +171,7 @@ __global__ void __launch_bounds__(Rows<kSize>::kThreads, sizeof(Acc) == 4 && kSi
   int slice = 0;
   for (int turn = 0; sample < shape.samples; turn ^= 1) {
     const int in_group = static_cast<int>(sample - group);
-    const int64_t next_sample = slice + 1 < shape.slices ? sample : sample + 1;
+    const int64_t next_sample = slice + 1 < shape.slices ? sample : sample + step;
     const int next_slice = slice + 1 < shape.slices ? slice + 1 : 0;
     if (next_sample < shape.samples)
       fetch_rows_grad(problem, vectors, rows, next_sample, next_slice, buffers + (turn ^ 1) * Shared::kElements);
@@ -159,7 +182,9 @@ __global__ void __launch_bounds__(Rows<kSize>::kThreads, sizeof(Acc) == 4 && kSi
     }
     wait_copies<1>();
     __syncthreads();
-    const Acc* taps = all_taps + in_group * kRowsTapStride;
+    const int rest = static_cast<int>(shape.samples - sample < step ? shape.samples - sample : step);
+    // A lane without a sample has gradients of zero, and the taps of the last one.
+    const Acc* taps = all_taps + (in_group + (rows.sample < rest ? rows.sample : rest - 1)) * kRowsTapStride;
     Acc values[kSize], h[kSize], e[kSize];
     read_rows_grad(rows, vectors.grad_is_tap_major, buffers + turn * Shared::kElements, values);
     apply_taps<true>(taps + kRowsAxis2, values, h);
@@ -174,13 +199,13 @@ __global__ void __launch_bounds__(Rows<kSize>::kThreads, sizeof(Acc) == 4 && kSi
     if (next_slice == 0) {
 #pragma unroll
       for (int axis = 0; axis < 3; ++axis) {
-        const Acc sum = sum_of_warp(shares[axis]);
-        if (rows.lane == 0) sums[(rows.warp * kRowsGroup + in_group) * 3 + axis] = sum;
+        const Acc sum = sum_of_pairs(rows, shares[axis]);
+        if (rows.pair == 0) sums[(rows.warp * kRowsGroup + in_group + rows.sample) * 3 + axis] = sum;
         shares[axis] = 0;
       }
-      if (in_group + 1 == kRowsGroup || next_sample == shape.samples) {
+      if (in_group + step == kRowsGroup || next_sample >= shape.samples) {
         __syncthreads();  // also: the taps are no longer read
-        if (need_shift) write_partial<kSize, kRowsGroup>(problem, group, in_group + 1, sums);
+        if (need_shift) write_partial<kSize, kRowsGroup>(problem, group, in_group + rest, sums);
         group = next_sample;
       }
     }

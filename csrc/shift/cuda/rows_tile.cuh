@@ -1,7 +1,12 @@
 // What the kernels of odd cubic sizes 5 and 7 share. A block has K warps and 32 pairs, one for each lane: warp z holds
 // W[:, :, z] of the pairs in registers, K^2 of them, so the axes 0 and 1 need no other thread; for axis 2 a plane
 // passes through shared memory and warp y takes row y. All strides there are odd: no bank conflicts.
+//
+// Of few pairs, as a network's stem has, a block of the backward takes 8 instead, and its lanes four samples of them at
+// a time: four times the blocks, and the sums of grad_weight still end in registers, over lanes in a fixed order.
 #pragma once
+#include <type_traits>
+
 #include "common/cuda/element.cuh"
 #include "shift/cuda/pairs.cuh"
 #include "shift/cuda/taps.cuh"
@@ -9,8 +14,12 @@
 
 namespace crossd_ops::cuda {
 
-constexpr int kRowsGroup = 16;      // samples whose taps are computed at a time
-constexpr int kRowsTapStride = 48;  // of a sample: axis 0, derivative of axis 0, axis 1, axis 2 from these offsets on
+constexpr int kRowsGroup = 16;  // samples whose taps are computed at a time
+// Of a sample: axis 0, derivative of axis 0, axis 1, axis 2 from these offsets on. Those of four samples are in banks
+// of their own.
+constexpr int kRowsTapStride = 52;
+constexpr int kRowsSampleLanes = 4;                       // that have a pair each, where there are few pairs
+constexpr int kRowsFewPairs = kLanes / kRowsSampleLanes;  // of a block then
 constexpr int kRowsDerivative = 16, kRowsAxis1 = 32, kRowsAxis2 = 40;
 
 template <int kSize>
@@ -18,15 +27,23 @@ struct Rows {
   static constexpr int kThreads = kSize * kLanes, kPlane = kSize * kSize, kVolume = kSize * kPlane;
   static_assert(kSize % 2 == 1 && 2 * kSize - 1 <= 16 && kSize <= 8);
 
-  __device__ explicit Rows(const ShiftShape& shape)
-      : lane(threadIdx.x % kLanes), warp(threadIdx.x / kLanes), first(static_cast<int64_t>(blockIdx.x) * kLanes) {
+  __device__ explicit Rows(const ShiftShape& shape, bool few_pairs = false)
+      : few(few_pairs),
+        lane(threadIdx.x % kLanes),
+        warp(threadIdx.x / kLanes),
+        pairs(few ? kRowsFewPairs : kLanes),
+        pair(few ? lane % kRowsFewPairs : lane),
+        sample(few ? lane / kRowsFewPairs : 0),
+        first(static_cast<int64_t>(blockIdx.x) * pairs) {
     const int64_t left = pair_count(shape) - first;
-    count = left < kLanes ? static_cast<int>(left) : kLanes;
+    count = left < pairs ? static_cast<int>(left) : pairs;
   }
-  __device__ int at(int y, int z) const { return lane * kPlane + y * kSize + z; }  // of a plane, [pairs, K, K]
+  __device__ int at(int y, int z) const { return lane * kPlane + y * kSize + z; }  // of a plane, [lanes, K, K]
 
-  int lane, warp, count;
-  int64_t first;
+  const bool few;
+  const int lane, warp, pairs, pair, sample;  // sample: which one of those that the lanes take together
+  const int64_t first;
+  int count;  // of the pairs
 };
 
 // Position of an element of a pair in a tile of weights, see Cubic3Order.
@@ -38,23 +55,34 @@ struct RowsOrder {
   const int x, y, z;
 };
 
+// function(elements), of a tile's whole weights, as a constant.
+template <int kSize, typename Function>
+__device__ __forceinline__ void with_tile_elements(const Rows<kSize>& rows, Function&& function) {
+  if (rows.few)
+    function(std::integral_constant<int, kRowsFewPairs * rows.kVolume>{});
+  else
+    function(std::integral_constant<int, kLanes * rows.kVolume>{});
+}
+
 // W[:, :, warp] of the lane's pair, zeros without a pair. `scratch`: 32 K^3 elements of the block.
 template <int kSize, typename Acc>
 __device__ __forceinline__ void load_rows_weight(const ShiftShape& shape, Dtype dtype, const void* weight,
                                                  const WeightStrides& strides, bool vectors, const Rows<kSize>& rows,
                                                  Acc* scratch, Acc (&values)[kSize][kSize]) {
-  vectors = vectors && rows.count == kLanes;
+  vectors = vectors && rows.count == rows.pairs;
   if (vectors) {
     with_weight_type<Acc>(dtype, [&](auto type) {
-      load_vectors<kLanes * rows.kVolume, rows.kThreads>(
-          threadIdx.x, static_cast<const decltype(type)*>(weight) + rows.first * rows.kVolume, scratch);
+      const auto* from = static_cast<const decltype(type)*>(weight) + rows.first * rows.kVolume;
+      with_tile_elements(rows, [&](auto elements) {
+        load_vectors<decltype(elements)::value, rows.kThreads>(threadIdx.x, from, scratch);
+      });
     });
-  } else {
-    const bool active = rows.lane < rows.count;
-    const int64_t offset = active ? pair_offset(strides, shape.in_channels, rows.first + rows.lane) : 0;
+  } else if (rows.sample == 0) {
+    const bool active = rows.pair < rows.count;
+    const int64_t offset = active ? pair_offset(strides, shape.in_channels, rows.first + rows.pair) : 0;
 #pragma unroll 1
     for (int i = 0; i < rows.kPlane; ++i)
-      scratch[rows.lane * rows.kVolume + i * kSize + rows.warp] =
+      scratch[rows.pair * rows.kVolume + i * kSize + rows.warp] =
           active ? load_as<Acc>(dtype, weight, offset + kernel_offset(strides, i / kSize, i % kSize, rows.warp)) : 0;
   }
   __syncthreads();
@@ -63,7 +91,7 @@ __device__ __forceinline__ void load_rows_weight(const ShiftShape& shape, Dtype 
   for (int x = 0; x < kSize; ++x) {
 #pragma unroll
     for (int y = 0; y < kSize; ++y)
-      values[x][y] = scratch[rows.lane * rows.kVolume + x * order.x + y * order.y + rows.warp * order.z];
+      values[x][y] = scratch[rows.pair * rows.kVolume + x * order.x + y * order.y + rows.warp * order.z];
   }
   __syncthreads();
 }
