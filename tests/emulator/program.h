@@ -4,10 +4,22 @@
 #pragma once
 #include <cstdio>
 #include <exception>
+#include <numeric>
 #include <set>
 #include <string>
 
 namespace check {
+
+// Cases that are unlike follow each other, so that a fault of one kind is found soon.
+template <typename Cases>
+Cases far_apart(const Cases& cases) {
+  const size_t count = cases.size();
+  size_t step = count * 5 / 8 + 1;
+  while (std::gcd(step, count) > 1) ++step;
+  Cases mixed;
+  for (size_t i = 0; i < count; ++i) mixed.push_back(cases[i * step % count]);
+  return mixed;
+}
 
 class Program {
  public:

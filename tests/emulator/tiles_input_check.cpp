@@ -116,5 +116,5 @@ std::string fault_of(const Case& one, int orders) {
 
 int main(int count, char** arguments) {
   check::Program program(count, arguments);
-  return program.check(check::all_cases(program.has("brief")), check::fault_of);
+  return program.check(check::far_apart(check::all_cases(program.has("brief"))), check::fault_of);
 }

@@ -11,45 +11,62 @@
 
 namespace meter {
 
+// What decides who goes first is one number, the least of which does: there are many events.
 struct Event {
-  enum Kind { basic_block, access, barrier };  // barrier: of the warp
-  Kind kind;
-  uintptr_t instruction;
-  uintptr_t depth;  // of the stack
-  int array;
-  bool write;
-  Access what;
+  static constexpr int kNoArray = -3;  // of a basic block, or a barrier
+  static constexpr uint64_t kBarrier = uint64_t{1} << 63, kNone = ~uint64_t{0};
+  static constexpr uintptr_t kStackBytes = 64 * 1024;  // at least what the emulator gives a thread
+  static constexpr int kAddressBits = 47;
 
-  bool goes_before(const Event& other) const {
-    if ((kind == barrier) != (other.kind == barrier)) return other.kind == barrier;  // it opens when all are there
-    if (depth != other.depth) return depth > other.depth;
-    return instruction < other.instruction;
+  uint64_t turn;
+  Access what;
+  int array = kNoArray;
+  bool write = false;
+
+  // Of the warp: it opens when all lanes are there.
+  static Event barrier() { return {kBarrier, {}}; }
+  // depth: of the stack.
+  static uint64_t turn_of(uintptr_t instruction, uintptr_t depth) {
+    return (kStackBytes - 1 - depth) << kAddressBits | instruction;
   }
-  bool goes_with(const Event& other) const {
-    if (kind == barrier) return other.kind == barrier;
-    return kind == other.kind && depth == other.depth && instruction == other.instruction && array == other.array;
-  }
+  uintptr_t instruction() const { return turn & ((uint64_t{1} << kAddressBits) - 1); }
 };
 
 // Calls request(event, accesses) for what lanes ask together; `event` is that of one of them.
 template <typename Function>
 void in_lockstep(const std::vector<Event>* lanes, unsigned count, Function&& request) {
-  size_t next[kLanes] = {};
+  const Event* next[kLanes];
+  uint64_t turns[kLanes];
+  std::fill_n(turns, kLanes, Event::kNone);
+  for (unsigned lane = 0; lane < count; ++lane) {
+    next[lane] = lanes[lane].data();
+    if (!lanes[lane].empty()) turns[lane] = next[lane]->turn;
+  }
+  const auto pass = [&](unsigned lane) {
+    ++next[lane];
+    turns[lane] = next[lane] == lanes[lane].data() + lanes[lane].size() ? Event::kNone : next[lane]->turn;
+  };
   for (;;) {
-    const Event* first = nullptr;
-    for (unsigned lane = 0; lane < count; ++lane) {
-      if (next[lane] == lanes[lane].size()) continue;
-      const Event& event = lanes[lane][next[lane]];
-      if (!first || event.goes_before(*first)) first = &event;
+    const unsigned first = unsigned(std::min_element(turns, turns + kLanes) - turns);
+    const uint64_t turn = turns[first];
+    if (turn == Event::kNone) return;
+    const Event& event = *next[first];
+    if (event.array == Event::kNoArray) {
+      uint64_t others = Event::kNone;
+      unsigned passed = 0;
+      for (unsigned lane = 0; lane < count; ++lane)
+        if (turns[lane] == turn)
+          pass(lane), ++passed;
+        else
+          others = std::min(others, turns[lane]);
+      // One lane often goes on alone: it does in the emulator what an instruction of all lanes does.
+      while (passed == 1 && turns[first] < others && next[first]->array == Event::kNoArray) pass(first);
+      continue;
     }
-    if (!first) return;
     Request accesses;
-    for (unsigned lane = 0; lane < count; ++lane) {
-      if (next[lane] == lanes[lane].size()) continue;
-      const Event& event = lanes[lane][next[lane]];
-      if (event.goes_with(*first)) accesses[lane] = event.what, ++next[lane];
-    }
-    if (first->kind == Event::access) request(*first, accesses);
+    for (unsigned lane = first; lane < count; ++lane)
+      if (turns[lane] == turn && next[lane]->array == event.array) accesses[lane] = next[lane]->what, pass(lane);
+    request(event, accesses);
   }
 }
 

@@ -83,14 +83,17 @@ class Recorder final : public emu::Observer {
 
   // What a thread does, at an instruction and with a stack that ends at `frame`.
   void basic_block(size_t thread, uintptr_t instruction, uintptr_t frame) {
-    if (in_launch_) add(thread, frame, {Event::basic_block, instruction, 0, 0, false, {}});
+    if (in_launch_) add(thread, instruction, frame, {});
   }
+  // A block begins where a thread passes its first barrier, on its own stack.
   void barrier(size_t thread, uintptr_t frame) {
-    if (in_launch_) add(thread, frame, {Event::barrier, 0, 0, 0, false, {}});
+    if (!in_launch_) return;
+    if (bases_[thread] == 0) bases_[thread] = frame;
+    if (is_of_thread(thread, frame)) lanes_[thread].push_back(Event::barrier());
   }
   void access(size_t thread, Access what, bool write, uintptr_t instruction, uintptr_t frame) {
     const int array = in_launch_ ? array_at(what.address) : kUnknown;
-    if (array != kUnknown) add(thread, frame, {Event::access, instruction, 0, array, write, what});
+    if (array != kUnknown) add(thread, instruction, frame, {0, what, array, write});
   }
 
  private:
@@ -98,8 +101,7 @@ class Recorder final : public emu::Observer {
     uintptr_t begin, end;
     bool holds(uintptr_t address) const { return address >= begin && address < end; }
   };
-  static constexpr uintptr_t kStackBytes = 64 * 1024;  // at least what the emulator gives a thread
-  static constexpr int kUnknown = -2;                  // the emulator's own, a stack, parameters of the kernel
+  static constexpr int kUnknown = -2;  // the emulator's own, a stack, parameters of the kernel
 
   int array_at(uintptr_t address) const {
     if (dynamic_shared_.holds(address)) return kShared;
@@ -110,12 +112,14 @@ class Recorder final : public emu::Observer {
     return kUnknown;
   }
 
-  // A block begins where the thread passes its first barrier, on its own stack. What the emulator does on the stack of
-  // the code that launches, on the way from one thread to the next, is none of the thread's.
-  void add(size_t thread, uintptr_t frame, Event event) {
-    if (bases_[thread] == 0 && event.kind == Event::barrier) bases_[thread] = frame;
-    if (bases_[thread] < frame || bases_[thread] - frame >= kStackBytes) return;
-    event.depth = bases_[thread] - frame;
+  // What the emulator does on the stack of the code that launches, on the way from one thread to the next, is none of
+  // the thread's.
+  bool is_of_thread(size_t thread, uintptr_t frame) const {
+    return bases_[thread] >= frame && bases_[thread] - frame < Event::kStackBytes;
+  }
+  void add(size_t thread, uintptr_t instruction, uintptr_t frame, Event event) {
+    if (!is_of_thread(thread, frame)) return;
+    event.turn = Event::turn_of(instruction, bases_[thread] - frame);
     lanes_[thread].push_back(event);
   }
 
@@ -130,7 +134,7 @@ class Recorder final : public emu::Observer {
 
   void count_request(const Event& source, const Request& request, unsigned lanes) {
     Launch& launch = launches_.back();
-    InstructionCounts& counts = launch.instructions[{source.array, source.write, source.instruction}];
+    InstructionCounts& counts = launch.instructions[{source.array, source.write, source.instruction()}];
     unsigned taking_part = 0;
     for (const Access& access : request)
       counts.size = std::max(counts.size, access.size), taking_part += access.size > 0;
