@@ -107,7 +107,7 @@ inline bool can_have_tiles(const ConvolutionProblem& problem, bool backward) {
   for (const auto* numbers : {&stride, &padding, &dilation})
     for (const int64_t number : *numbers)
       if (number > kMostStep) return false;
-  const double of_kernels = static_cast<double>(problem.rows() * problem.shape.in_channels * problem.kernel_elements());
+  const double of_kernels = elements_of({problem.rows(), problem.shape.in_channels, problem.kernel_elements()});
   const double of_result = static_cast<double>(problem.rows() * problem.pixels());
   return problem.input_elements / static_cast<double>(problem.samples()) <= kMostElements &&
          of_kernels <= kMostElements && (!backward || of_result <= kMostElements) &&

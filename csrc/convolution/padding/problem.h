@@ -19,6 +19,13 @@ namespace crossd_ops {
 
 inline int64_t in_whole(int64_t count, int64_t vector) { return (count + vector - 1) / vector * vector; }
 
+// Zeros count up to 64 times: more than what fits as whole numbers may come of sizes that were checked.
+inline double elements_of(const std::vector<int64_t>& sizes) {
+  double elements = 1;
+  for (const int64_t size : sizes) elements *= static_cast<double>(size);
+  return elements;
+}
+
 // Of one group alone, of images.
 inline bool is_padded(const ConvolutionProblem& problem) {
   const int64_t vector = tiles_vector(problem.dtype);
@@ -48,8 +55,7 @@ inline ConvolutionProblem padded_problem(const ConvolutionProblem& problem) {
     padded.geometry.stride[1] /= fold, padded.geometry.padding[1] = 0;
     padded.image[1] = (problem.result[3] - 1) * padded.geometry.stride[1] + padded.kernel[1];
   }
-  padded.input_elements =
-      static_cast<double>(problem.samples() * padded.shape.in_channels * padded.image[0] * padded.image[1]);
+  padded.input_elements = elements_of({padded.samples(), padded.shape.in_channels, padded.image[0], padded.image[1]});
   return padded;
 }
 
@@ -59,9 +65,9 @@ inline PaddingCosts padding_costs(const ConvolutionProblem& problem, const Convo
                                   bool need_input) {
   const double image = padded.input_elements, parts = static_cast<double>(folded_pixels(problem));
   const double kernels =
-      static_cast<double>(padded.samples() * padded.rows() * padded.shape.in_channels * padded.kernel_elements());
+      elements_of({padded.samples(), padded.rows(), padded.shape.in_channels, padded.kernel_elements()});
   const bool of_result = padded.rows() != problem.rows();
-  const double result = of_result ? static_cast<double>(ConvolutionProblem::product(padded.result)) : 0;
+  const double result = of_result ? elements_of(padded.result) : 0;
   if (!backward) return {3 * (image + kernels) + 2 * result, 3 + parts + of_result};
   if (!need_input) return {3 * (image + result) + 2 * kernels, 2 + parts + 2 * of_result};
   return {(5 * (image + kernels) + 3 * result) / 2, (4 + 2 * parts + 2 * of_result) / 2};
