@@ -3,7 +3,7 @@
 //
 //   y[p, o] = sum_{e,c} U[p, e, c] W[o, e, c],   g_W = g^T U,   g_U = g W
 //
-// The products are the library's: of matrices, but in float32 1x1 convolutions of an image whose pixels are the rows,
+// The products are the library's: of matrices, but in float32 1x1 convolutions of images whose pixels are the rows,
 // which round to TF32 where torch lets convolutions do so, and nowhere else. The weight is copied once to the order and
 // type of U, and so is its gradient back; both are small beside the kernels of each sample, which do not exist.
 #pragma once
@@ -88,12 +88,14 @@ class SharedColumnsConvolution {
 
   bool goes_by_convolution() const { return problem_.dtype == Dtype::float32; }
   Geometry of_rows() const { return {{1, 1}, {0, 0}, {1, 1}, problem_.geometry.groups}; }
-  // Rows (rows, channels) of memory as the pixels of an image, channels-last.
-  static Tensor image_of_rows(const Tensor& memory, int64_t first, int64_t rows, int64_t channels) {
-    return alias(memory, {1, channels, rows, 1}, {rows * channels, 1, channels, channels}, first * channels);
+  // Rows (rows, channels) of memory as the pixels of their samples' images, channels-last.
+  static Tensor image_of_rows(const Tensor& memory, int64_t first, const PixelRows& rows, int64_t channels) {
+    const int64_t pixels = rows.count / rows.samples;
+    return alias(memory, {rows.samples, channels, pixels, 1}, {pixels * channels, 1, channels, channels},
+                 first * channels);
   }
   Tensor image_of_columns(const PixelRows& rows) const {
-    return image_of_rows(columns_, 0, rows.count, channels() * problem_.weight_elements());
+    return image_of_rows(columns_, 0, rows, channels() * problem_.weight_elements());
   }
   Tensor pointwise_weight() const {  // (O, E C / groups, 1, 1)
     const int64_t wide = weight_.size(2);
@@ -109,7 +111,7 @@ class SharedColumnsConvolution {
         MemoryFormat::channels_last);
     if (is_one_part()) return result = alias(y, sizes, strides_of_format(sizes, MemoryFormat::channels_last)), void();
     if (!result.defined()) result = new_result();
-    Tensor target = image_of_rows(result, first_of_all(rows), rows.count, problem_.rows());
+    Tensor target = image_of_rows(result, first_of_all(rows), rows, problem_.rows());
     torch::stable::copy_(target, y);
   }
 
@@ -117,8 +119,8 @@ class SharedColumnsConvolution {
   void add_convolution(const PixelRows& rows, const Tensor& grad, bool need_input, bool need_weight, bool need_shift) {
     if (need_weight) of(rows).make(columns_);
     const LibraryGradients found = library_convolution_backward(
-        image_of_rows(grad, first_of_all(rows), rows.count, problem_.rows()), image_of_columns(rows),
-        pointwise_weight(), of_rows(), problem_.geometry.groups, need_input || need_shift, need_weight);
+        image_of_rows(grad, first_of_all(rows), rows, problem_.rows()), image_of_columns(rows), pointwise_weight(),
+        of_rows(), problem_.geometry.groups, need_input || need_shift, need_weight);
     if (need_input || need_shift)
       take_back(rows, in_format(found.input, MemoryFormat::channels_last), need_input, need_shift);
     if (need_weight) {

@@ -95,12 +95,12 @@ class _Shared:
         return self.weight.as_strided((len(self.problem.weight), wide, 1, 1), (wide, 1, wide, wide))
 
     def image_of_columns(self, part: _Part) -> Tensor:
-        return _image_of_rows(self.columns[: part.rows * self.wide].view(part.rows, -1))
+        return _image_of_rows(self.columns[: part.rows * self.wide].view(part.rows, -1), part)
 
     def image_of_result(self, result: Tensor, part: _Part) -> Tensor:
         """Of a channels-last result."""
         first = part.sample * self.pixels + part.first
-        return _image_of_rows(result.movedim(1, -1).reshape(self.rows, -1)[first : first + part.rows])
+        return _image_of_rows(result.movedim(1, -1).reshape(self.rows, -1)[first : first + part.rows], part)
 
     def sizes(self) -> tuple[Any, ...]:
         """Along three axes, of which images have a depth of 1."""
@@ -122,10 +122,11 @@ class _Shared:
         return math.ceil(self.pixels / of_part)
 
 
-def _image_of_rows(rows: Tensor) -> Tensor:
-    """(1, channels, rows, 1), channels-last."""
-    count, channels = rows.shape
-    return rows.as_strided((1, channels, count, 1), (rows.numel(), 1, channels, channels), rows.storage_offset())
+def _image_of_rows(rows: Tensor, part: _Part) -> Tensor:
+    """(samples, channels, pixels, 1), channels-last."""
+    channels, pixels = rows.shape[1], part.rows // part.samples
+    strides = pixels * channels, 1, channels, channels
+    return rows.as_strided((part.samples, channels, pixels, 1), strides, rows.storage_offset())
 
 
 def convolve(problem: Problem, bias: Tensor | None) -> None:
@@ -137,7 +138,7 @@ def convolve(problem: Problem, bias: Tensor | None) -> None:
         if of.goes_by_convolution:
             y = torch.ops.aten.convolution(of.image_of_columns(part), of.pointwise_weight, None, *of.numbers)
             if part.rows == of.rows:
-                result = y[0, :, :, 0].unflatten(1, (problem.samples, *problem.result)).transpose(0, 1)
+                result = y[..., 0].unflatten(2, problem.result)
                 continue
         if result is None:
             result = torch.empty(sizes, dtype=problem.input.dtype, memory_format=of.format)
