@@ -56,6 +56,8 @@ std::vector<Case> all_cases() {
   cases.push_back(many);
   for (const Dtype dtype : {Dtype::float32, Dtype::bfloat16})  // few blocks: of each sample in parts, a part or two
     cases.push_back({3, 136, 7, 7, dtype, Layout::channels_last});
+  for (const int64_t channels : {288, 520})  // more chunks than a block has warps, and more than stay in shared memory
+    cases.push_back({2, channels, 5, 3, Dtype::bfloat16, Layout::channels_last});
   Case large_mean{2, 8, 20, 20, Dtype::float32, Layout::contiguous};
   large_mean.input_mean = 1000, large_mean.need_parameters = false;  // of weight1: the difference of large sums
   cases.push_back(large_mean);

@@ -173,9 +173,9 @@ def test_every_loop_is_one_that_the_prediction_knows(architecture: str) -> None:
     head = launches.HeadProblem(2, 200 * 200, "float32", False)
     for launch in (*launches.head_forward_launches(head), *launches.head_backward_launches(head)):
         known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)
-    for packed in (False, True):
-        whole = own_models.WholeHeadProblem(2, 64, 100, "float32", packed)
-        of_few = own_models.WholeHeadProblem(2, 3, 100, "float32", packed, need_input=False)
+    for packed, dtype in itertools.product((False, True), ("float32", "bfloat16")):
+        whole = own_models.WholeHeadProblem(2, 64, 100, dtype, packed)
+        of_few = own_models.WholeHeadProblem(2, 3, 100, dtype, packed, need_input=False)
         found = [
             launches_of(problem, training=True)
             for problem in (whole, of_few)

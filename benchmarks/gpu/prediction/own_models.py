@@ -96,14 +96,21 @@ class WholeHeadProblem:
     packed: bool
     beside: bool = False  # another gradient of the input is added to it
     need_input: bool = True  # whether that of the input is wanted
+    tile_stays: bool = False  # in shared memory, for the gradient
 
     @property
     def chunks(self) -> int:
         return math.ceil(self.channels / _TILE)
 
     @property
+    def straight(self) -> bool:
+        """Whether the input's vectors are operands of products as they lie."""
+        return self.on_tensor_cores and self.packed and self.chunks <= 2 * _WARPS
+
+    @property
     def ways(self) -> int:
-        return min(_WARPS, 1 << (self.chunks - 1).bit_length())
+        of_warp = 2 if self.straight and not self.tile_stays else 1
+        return min(_WARPS, 1 << (math.ceil(self.chunks / of_warp) - 1).bit_length())
 
     @property
     def few(self) -> bool:
@@ -129,7 +136,8 @@ class WholeHeadProblem:
     @property
     def ranges(self) -> int:
         """Of pixels of one sample, that blocks have."""
-        firsts = [self.samples * self.parts * block // self.blocks for block in range(self.blocks + 1)]
+        each, more = divmod(self.samples * self.parts, self.blocks)
+        firsts = [each * block + min(block, more) for block in range(self.blocks + 1)]
         return sum((last - 1) // self.parts - first // self.parts + 1 for first, last in itertools.pairwise(firsts))
 
     @property
@@ -158,9 +166,9 @@ class WholeHeadProblem:
         """One for few channels."""
         tiles = self.samples * math.ceil(self.pixels / _THREADS) / self.blocks
         ranges = self.ranges / self.blocks
-        named = {f"{kernel}.item": ranges, f"{kernel}.first": tiles, "advance.while": 0.0}
+        named = {f"{kernel}.item": ranges, f"{kernel}.left": tiles, "advance.while": 0.0}
         # Of 1024 pixels at once, of which a range need not be full.
-        named |= {"write_few_moments.item": ranges, "write_few_moments.first": max(tiles / 4, ranges)}
+        named |= {"write_few_moments.item": ranges, "write_few_moments.left": max(tiles / 4, ranges)}
         kernel = f"{kernel}<{launches.TYPES[self.dtype][0]}>"
         arrays = {"input": self.input_bytes, "weight1": self.weight_bytes, **arrays}
         return launches.Launch(kernel, self.blocks, _THREADS, named | loops, arrays)
@@ -170,15 +178,15 @@ class WholeHeadProblem:
         tile = _TILE * _WARPS // self.ways
         tiles = self.samples * math.ceil(self.pixels / tile) / self.blocks
         chunks, pixels = self.chunks / self.ways, 4 / self.ways  # pixels: of the quarters of a tile, a warp's turns
-        of_all = {"item": self.ranges / self.blocks, "first": tiles, "advance.while": 0.0}
+        of_all = {"item": self.ranges / self.blocks, "left": tiles, "advance.while": 0.0, "write_rows.i": 2.0}
         of_all |= {"for_each_pixel.pixel": tiles * pixels, "for_each_pixel.other": tiles * pixels * self.ways}
-        of_all |= {"make_hidden.chunk": tiles * chunks}
-        of_all["load_weights.h"] = (8.0 if self.on_tensor_cores else 4.0) * (1 if self.stays else tiles * chunks)
+        of_all |= {"add_vectors.chunk" if self.straight else "add_tiles.chunk": tiles * chunks}
+        of_all |= self._loads(tiles * chunks)
         if not self.on_tensor_cores:
             of_all["add_hidden.channel"] = tiles * self.vectors
-        of_all |= {"load_tile.i": 2 * tiles * chunks} if self.packed else {"load_tile.channel": tiles * self.vectors}
         named = {name if "." in name else f"{kernel}.{name}": count for name, count in (of_all | loops).items()}
-        weights = (self.blocks * slabs * (1 if self.stays else math.ceil(tiles)) - 1) * self.weight_bytes
+        once = self.straight or self.stays
+        weights = (self.blocks * slabs * (1 if once else math.ceil(tiles)) - 1) * self.weight_bytes
         kernel = f"{kernel}<{launches.TYPES[self.dtype][0]}>"
         return launches.Launch(
             kernel,
@@ -188,6 +196,15 @@ class WholeHeadProblem:
             {"input": self.input_bytes, "weight1": self.weight_bytes, **arrays},
             again=weights + (slabs if slabs > 1 else 0) * self.input_bytes,  # by each slab, and its own once more
         )
+
+    def _loads(self, chunks: float) -> dict[str, float]:
+        """Of weights and tiles: loops that a warp goes through with so many chunks of channels of its tiles."""
+        if self.straight:
+            own = self.chunks / _WARPS
+            return {"HeadTiles.chunk": own, "HeadTiles.chunk/load_weights.row": 8 * own, "load_weights.row": 0.0}
+        rows = {"load_weights.row": 8.0} if self.on_tensor_cores else {"load_weights.h": 4.0}
+        of_tile = {"load_tile.i": 2 * chunks} if self.packed else {"load_tile.channel": chunks * self.vectors}
+        return {name: count * (1 if self.stays else chunks) for name, count in rows.items()} | of_tile
 
 
 def whole_head_forward_launches(problem: WholeHeadProblem, *, training: bool) -> list[launches.Launch]:
@@ -219,32 +236,36 @@ def whole_head_backward_launches(problem: WholeHeadProblem, *, training: bool) -
     """Of every gradient of the parameters."""
     if problem.few and not problem.need_input:
         return _few_backward_launches(problem)
-    blocks, slabs = problem.blocks, problem.slabs
-    sums, columns = 4 * blocks * _SUMS, problem.chunks * _TILE
-    weights = 4 * blocks * _HIDDEN * columns
+    sums, columns = 4 * problem.blocks * _SUMS, problem.chunks * _TILE
     first = problem.launch("head_sums", {"thread": 64 * 3 / _WARPS}, partial=sums)
+    again = 4 * problem.blocks * 32 if training else 0  # of the sums, which every block reads
+    loops = {"join_sums.block": problem.blocks / _WARPS if training else 0.0}
+    problem = replace(problem, tile_stays=True)
+    blocks, slabs = problem.blocks, problem.slabs
+    weights = 4 * blocks * _HIDDEN * columns
     tiles = problem.samples * math.ceil(problem.pixels / (_TILE * _WARPS // problem.ways)) / blocks
     of_warp = problem.chunks / problem.ways / slabs  # chunks of channels of its own, in the mean
     vectors = tiles * math.ceil(problem.channels / 4) / problem.ways / slabs
-    loops = {
-        "join_sums.block": blocks / _WARPS if training else 0.0,
-        "write_grad_weight.i": problem.ways / 2,
-        "write_grad_weight.warp": _WARPS / 2,
-    }
+    loops |= {"write_grad_weight.i": problem.ways / 2, "write_grad_weight.warp": _WARPS / 2}
     if not problem.on_tensor_cores:
         loops |= {"add_grad_weight.pixel": _TILE * tiles * of_warp, "make_grad_input.channel": vectors}
-    loops |= {"store_tile.i": 2 * tiles * of_warp} if problem.packed else {"store_tile.channel": vectors}
+    if not problem.packed:
+        loops["store_tile.channel"] = vectors
+    elif not problem.on_tensor_cores:
+        loops["store_tile.i"] = 2 * tiles * of_warp
     # Weights and tile again, where others came after them.
-    for name in ("load_weights.h", "load_tile.i", "load_tile.channel"):
-        if problem.stays:
-            loops[f"head_gradient.item/head_gradient.first/{name}"] = 0.0
+    inner = "head_gradient.item/head_gradient.left"
+    if problem.stays:
+        names = ("load_weights.h", "load_weights.row", "load_tile.i", "load_tile.channel")
+        loops |= {f"{inner}/{name}": 0.0 for name in names}
+    elif problem.straight:
+        loops[f"{inner}/load_tile.i"] = 2 * tiles * of_warp
     if not problem.need_input:
         loops |= {"make_grad_input.channel": 0.0, "store_tile.i": 0.0, "store_tile.channel": 0.0}
     arrays = {
         "grad_input": problem.input_bytes if problem.need_input else 0,
         "beside": problem.input_bytes if problem.beside else 0,
     }
-    again = 4 * blocks * 32 if training else 0  # of the sums, which every block reads
     main = problem.launch("head_gradient", loops, slabs, partial=weights + again, **arrays)
     count = (_SUMS + _HIDDEN * columns) // 32 + 1
     return [first, main, _join_launch(problem, "head_join<double>", count, sums + weights)]

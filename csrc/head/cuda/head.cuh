@@ -21,15 +21,19 @@ __device__ __forceinline__ void write_rows(const HeadParameters& parameters, con
   const auto value = [](const HeadValues& values, int index) {
     return load_as<float>(values.dtype, values.data, index);
   };
-  const int thread = threadIdx.x, score = thread / kHiddenChannels, channel = thread % kHiddenChannels;
-  if (thread < kHeadChannels) shared.bias2[thread] = value(parameters.bias2, thread);
-  if (score < kHeadChannels) shared.rows[kWeight2 + score][channel] = value(parameters.weight2, thread);
-  if (threadIdx.x >= kHiddenChannels) return;
-  shared.rows[kBias][channel] = value(parameters.bias1, channel);
-  shared.rows[kMean][channel] = mean[channel];
-  shared.rows[kScale][channel] = static_cast<float>(1 / sqrt(variance[channel] + parameters.epsilon));
-  shared.rows[kGain][channel] = value(parameters.gain, channel);
-  shared.rows[kOffset][channel] = value(parameters.offset, channel);
+  const int channel = threadIdx.x;
+  if (threadIdx.x < kLanes) {
+    if (channel < kHeadChannels) shared.bias2[channel] = value(parameters.bias2, channel);
+    float* weight2 = shared.rows[kWeight2];
+    for (int i = channel; i < kHeadChannels * kHiddenChannels; i += kLanes) weight2[i] = value(parameters.weight2, i);
+    if (channel < kHiddenChannels) {
+      shared.rows[kBias][channel] = value(parameters.bias1, channel);
+      shared.rows[kMean][channel] = mean[channel];
+      shared.rows[kScale][channel] = static_cast<float>(1 / sqrt(variance[channel] + parameters.epsilon));
+      shared.rows[kGain][channel] = value(parameters.gain, channel);
+      shared.rows[kOffset][channel] = value(parameters.offset, channel);
+    }
+  }
 }
 
 // What a thread needs for its quarter of every pixel, from shared memory: weight2 is [4][16].
@@ -138,12 +142,12 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadForwardBlocks)
     const PixelRange range = tiles.items.next_range(item);
     PixelWalk walk = tiles.walk(range);
     Pooled<float> pooled;
-    for (int64_t first = range.first; first < range.last; first += tiles.pixels()) {
-      tiles.make_hidden(range.sample, walk.place(problem.input.strides));
-      walk.advance(tiles.pixels(), problem.input.shape.columns);
+    for (int left = length_of(range); left > 0; left -= tiles.pixels()) {
+      tiles.make_hidden(range.sample, walk.place(problem.input.strides, tiles.inside(left)));
+      walk.advance(tiles.pixels());
       __syncthreads();
       const QuarterRows rows(tiles.shared);
-      tiles.for_each_pixel(range, first, [&](int, bool inside, const Four& hidden) {
+      tiles.for_each_pixel(left, [&](int, bool inside, const Four& hidden) {
         const float score = quarter_of(hidden, rows).score;
         if (inside) pooled.add(score);
       });

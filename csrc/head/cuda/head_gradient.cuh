@@ -14,9 +14,10 @@ constexpr int kHeadBackwardBlocks = 2;  // at once on a multiprocessor
 constexpr int kHiddenRows = 2 + kHeadChannels, kHiddenSums = kHiddenRows * kHiddenChannels;
 
 struct HeadGradientParts {
-  float* sums;      // [blocks][kHiddenSums]
+  float* sums;      // [sum_blocks][kHiddenSums]
   float* weight1;   // [blocks][16][columns]
   int64_t columns;  // channels of the input, in whole tiles
+  int sum_blocks, blocks;
 };
 
 struct ScoreGradients {
@@ -59,16 +60,17 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadBackwardBlocks)
   write_rows(problem.parameters, problem.mean, problem.variance, tiles.shared);
   float own[kHiddenRows][kOfQuarter] = {};
   for (int64_t item = tiles.items.first(); item < tiles.items.last();) {
-    const PixelRange range = tiles.items.next_range(item);
+    if (threadIdx.x < kLanes)
+      write_channels(rotation_problem(problem), tiles.items.sample_of(item), tiles.shared.channels);
+    const PixelRange range = tiles.items.next_range(item);  // not before: write_channels needs registers
     PixelWalk walk = tiles.walk(range);
-    if (threadIdx.x < kLanes) write_channels(rotation_problem(problem), range.sample, tiles.shared.channels);
-    for (int64_t first = range.first; first < range.last; first += tiles.pixels()) {
-      tiles.make_hidden(range.sample, walk.place(problem.input.strides));
-      walk.advance(tiles.pixels(), problem.input.shape.columns);
+    for (int left = length_of(range); left > 0; left -= tiles.pixels()) {
+      tiles.make_hidden(range.sample, walk.place(problem.input.strides, tiles.inside(left)));
+      walk.advance(tiles.pixels());
       __syncthreads();
       const QuarterRows rows(tiles.shared);
       const ChannelGradient<float> channel = channel_gradient(tiles.shared.channels);
-      tiles.for_each_pixel(range, first, [&](int, bool inside, const Four& hidden) {
+      tiles.for_each_pixel(left, [&](int, bool inside, const Four& hidden) {
         const HeadQuarter quarter = quarter_of(hidden, rows);
         const ScoreGradients grad = score_gradients(quarter, inside, channel, rows);
 #pragma unroll
@@ -101,22 +103,21 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadBackwardBlocks)
 
 // Means over the batch, gain S(g_z) / N and gain S(g_z n) / N, into two rows, [2][16]; 0 where statistics are given. To
 // be followed by __syncthreads; scratch belongs to the first warp, which reads it.
-__device__ __forceinline__ void join_sums(const HeadBackward& problem, const HeadWork& work, const float* sums,
+__device__ __forceinline__ void join_sums(const HeadBackward& problem, double pixels, const HeadGradientParts& parts,
                                           double* scratch, float* shared) {
   constexpr int kRows = kHeadThreads / kLanes;
   static_assert(kLanes == 2 * kHiddenChannels);
   const int column = threadIdx.x % kLanes, row = threadIdx.x / kLanes;
   double sum = 0;
 #pragma unroll 4
-  for (int block = row; problem.training && block < work.blocks; block += kRows)
-    sum += sums[block * kHiddenSums + column];
+  for (int block = row; problem.training && block < parts.sum_blocks; block += kRows)
+    sum += parts.sums[block * kHiddenSums + column];
   scratch[threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.x >= kLanes) return;
   for (int other = 1; other < kRows; ++other) sum += scratch[other * kLanes + column];
   const HeadValues& gain = problem.parameters.gain;
-  shared[column] =
-      static_cast<float>(load_as<float>(gain.dtype, gain.data, column % kHiddenChannels) * sum / work.pixels);
+  shared[column] = static_cast<float>(load_as<float>(gain.dtype, gain.data, column % kHiddenChannels) * sum / pixels);
 }
 
 // g_h of a thread's quarter; 0 of a pixel that is not inside.
@@ -162,6 +163,38 @@ __device__ __forceinline__ void write_grad_weight(HeadTiles<T>& tiles, int first
   }
 }
 
+// g_x of a chunk of channels, `beside` added to it; grad_place: of the lane's pixel.
+template <typename T>
+__device__ __forceinline__ void write_grad_input(const HeadBackward& problem, HeadTiles<T>& tiles, int64_t sample,
+                                                 int64_t grad_place, int chunk) {
+  using Products = typename HeadTiles<T>::Products;
+  const MapStrides& strides = problem.grad_strides;
+  const int64_t offset = sample * strides.sample + static_cast<int64_t>(chunk) * kTile * strides.channel;
+  T* const target = static_cast<T*>(problem.grad_input) + offset;
+  const T* beside = static_cast<const T*>(problem.grad_beside);
+  if (beside) beside += offset;
+  const auto* weights = tiles.weights(chunk);
+  const float* hidden = tiles.shared_hidden();
+  float* grad = tiles.shared.tile[tiles.warp];
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const bool has_channels = channel_of_vectors() < tiles.channels_of(chunk);
+    Products::make_grad_input(weights, hidden, [&](int i, float (&values)[8]) {
+      const int64_t place = place_of_vector(grad_place, i), at = place + channel_of_vectors();
+      if (!tiles.work.grad_packed) {
+        float* of_tile = grad + tile_place<float>(pixel_of_vector(i), channel_of_vectors());
+        store_four(of_tile, values), store_four(of_tile + 4, values + 4);
+      } else if (place >= 0 && has_channels) {
+        store_sums(values, beside ? beside + at : nullptr, target + at);
+      }
+    });
+    if (tiles.work.grad_packed) return;
+  } else {
+    __syncwarp();
+    Products::make_grad_input(weights, hidden, tiles.channels_of(chunk), grad);
+  }
+  store_tile(grad, target, beside, strides.channel, tiles.work.grad_packed, grad_place, tiles.channels_of(chunk));
+}
+
 // blockIdx.y: as many chunks of channels as a block has ways.
 template <typename T>
 __global__ void __launch_bounds__(kHeadThreads, kHeadBackwardBlocks)
@@ -170,21 +203,24 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadBackwardBlocks)
   HeadTiles<T> tiles(input, problem.parameters.weight1, work);
   HeadShared& shared = tiles.shared;
   write_rows(problem.parameters, problem.mean, problem.variance, tiles.shared);
-  join_sums(problem, work, parts.sums, reinterpret_cast<double*>(shared.hidden[0]), shared.rows[kMeanGrad]);
+  join_sums(problem, work.pixels, parts, reinterpret_cast<double*>(shared.hidden[0]), shared.rows[kMeanGrad]);
   const int first_chunk = static_cast<int>(blockIdx.y) * work.ways, chunk = first_chunk + tiles.way;
   const int channels = tiles.channels_of(chunk);
   using Products = typename HeadTiles<T>::Products;
   typename Products::GradWeight grad_weight;
   for (int64_t item = tiles.items.first(); item < tiles.items.last();) {
-    const PixelRange range = tiles.items.next_range(item);
+    if (threadIdx.x < kLanes)
+      write_channels(rotation_problem(problem), tiles.items.sample_of(item), tiles.shared.channels);
+    const PixelRange range = tiles.items.next_range(item);  // not before: write_channels needs registers
     PixelWalk walk = tiles.walk(range);
-    if (threadIdx.x < kLanes) write_channels(rotation_problem(problem), range.sample, tiles.shared.channels);
-    for (int64_t first = range.first; first < range.last; first += tiles.pixels()) {
-      const int64_t place = walk.place(input.strides), grad_place = walk.place(problem.grad_strides);
-      tiles.make_hidden(range.sample, place);
-      walk.advance(tiles.pixels(), input.shape.columns);
+    for (int left = length_of(range); left > 0; left -= tiles.pixels()) {
+      const bool is_inside = tiles.inside(left);
+      const int64_t place = walk.place(input.strides, is_inside),
+                    grad_place = walk.place(problem.grad_strides, is_inside);
+      tiles.template make_hidden<true>(range.sample, place);
+      walk.advance(tiles.pixels());
       __syncthreads();
-      tiles.for_each_pixel(range, first, [&](int pixel, bool inside, const Four& hidden) {
+      tiles.for_each_pixel(left, [&](int pixel, bool inside, const Four& hidden) {
         const Four grad = grad_of_hidden(hidden, inside, shared);
         Products::store_grad_hidden(grad.at, pixel, tiles.shared_hidden());
       });
@@ -193,16 +229,7 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadBackwardBlocks)
         if (!tiles.stays()) tiles.load(chunk, range.sample, place);
         if (problem.need_parameters)
           Products::add_grad_weight(tiles.tile(), tiles.shared_hidden(), channels, grad_weight);
-        if (problem.grad_input) {
-          __syncwarp();
-          float* grad = shared.tile[tiles.warp];
-          Products::make_grad_input(tiles.weights(), tiles.shared_hidden(), channels, grad);
-          const MapStrides& strides = problem.grad_strides;
-          const int64_t offset = range.sample * strides.sample + static_cast<int64_t>(chunk) * kTile * strides.channel;
-          const T* beside = static_cast<const T*>(problem.grad_beside);
-          store_tile(grad, static_cast<T*>(problem.grad_input) + offset, beside ? beside + offset : nullptr,
-                     strides.channel, work.grad_packed, grad_place, channels);
-        }
+        if (problem.grad_input) write_grad_input(problem, tiles, range.sample, grad_place, chunk);
       }
       __syncthreads();
     }

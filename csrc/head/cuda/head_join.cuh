@@ -59,7 +59,7 @@ __device__ __forceinline__ void sum_columns(const float* const (&columns)[kCount
 
 // A block for 32 sums, of kHiddenSums + 16 columns, and a last one. dynamic shared memory: 4 * kHeadThreads sums.
 template <typename Sum>
-__global__ void __launch_bounds__(kHeadThreads) head_join(HeadBackward problem, int blocks, HeadGradientParts parts) {
+__global__ void __launch_bounds__(kHeadThreads) head_join(HeadBackward problem, HeadGradientParts parts) {
   Sum* scratch = dynamic_shared<Sum>();
   if (blockIdx.x == gridDim.x - 1) return write_grad_bias2(problem, scratch);
   const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kHeadThreads) head_join(HeadBackward problem, 
   const int64_t step = of_sums ? kHiddenSums : kHiddenChannels * parts.columns;
   const float* from = of_sums ? parts.sums + index : parts.weight1 + (index - kHiddenSums);
   Sum sums[1] = {};
-  sum_columns({from}, step, blocks, scratch, sums);
+  sum_columns({from}, step, of_sums ? parts.sum_blocks : parts.blocks, scratch, sums);
   if (warp != 0) return;
   const Sum sum = sums[0];
   if (of_sums) return write_hidden_sum(problem, static_cast<int>(index), sum);

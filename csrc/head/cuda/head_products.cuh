@@ -116,14 +116,15 @@ struct TileProducts<float> {
   }
 };
 
-// weights: [part][row][channel], the parts of the sum one after the other. Row 8 t + 2 q + e has hidden channel
-// 4 q + 2 t + e, so that the lane that gets columns 2 q and 2 q + 1 of both products of eight has a quarter of a pixel.
+// weights: [part][row][place], the parts of the sum one after the other. Row 8 t + j has hidden channel 2 j + t, and
+// place 8 j + 2 q + e has channel 8 q + 2 j + e, so that a lane's operands of both steps of sixteen channels are eight
+// neighbours, a vector of the input or of its gradient: the order of channels is that of a sum, or of columns.
 template <>
 struct TileProducts<BFloat16> {
   static constexpr int kParts = 2, kPart = kHiddenChannels * kTile;
   static_assert(kParts * kPart * sizeof(BFloat16) <= kTile * kWeightRow * sizeof(float));
   struct Hidden {
-    float products[2][2][4] = {};  // of 16 pixels and 8 rows of weights
+    float products[kTile / 8][4] = {};  // of all rows and 8 pixels
   };
   struct GradWeight {
     float products[kTile / 8][4] = {};  // of all rows and 8 channels
@@ -145,53 +146,41 @@ struct TileProducts<BFloat16> {
     with_element_type(weight1.dtype, [&](auto type) {
       const auto* data = static_cast<const decltype(type)*>(weight1.data) + channel;
 #pragma unroll 4
-      for (int h = lane / 16; h < kHiddenChannels; h += 2) {
+      for (int row = lane / 16; row < kHiddenChannels; row += 2) {
+        const int h = row % 8 * 2 + row / 8;
         float values[2];
 #pragma unroll
         for (int i = 0; i < 2; ++i)
           values[i] = channel + i < channels ? load_element<float>(data + h * channels + i) : 0;
         const PairParts parts = split_pair(values[0], values[1]);
-        const int row = h / 2 % 2 * 8 + h / 4 * 2 + h % 2;
-        uint32_t* words = reinterpret_cast<uint32_t*>(weights + tile_place<BFloat16>(row, lane % 16 * 2)) + lane % 4;
+        uint32_t* words =
+            reinterpret_cast<uint32_t*>(weights + tile_place<BFloat16>(row, lane % 4 * 8)) + lane % 16 / 4;
         words[0] = parts.high, words[kPart / 2] = parts.low;
       }
     });
   }
 
-  // Channels of the tile behind those that are there, up to a whole 16, are 0.
-  __device__ __forceinline__ static void add_hidden(const BFloat16* tile, const BFloat16* weights, int channels,
-                                                    Hidden& sums) {
+  __device__ __forceinline__ static void add_hidden(const TileVectors& x, const BFloat16* weights, Hidden& sums) {
     const int lane = threadIdx.x % kLanes;
-    const int weight_row = lane / 16 * 8 + lane % 8;
 #pragma unroll
-    for (int channel = 0; channel < kTile; channel += 16) {
-      if (channel >= channels) break;
-      uint32_t pixels[2][4];
+    for (int part = 0; part < kParts; ++part)
 #pragma unroll
-      for (int m = 0; m < 2; ++m)
-        load_matrices<false>(tile + tile_place<BFloat16>(16 * m + lane % 16, channel + lane / 16 * 8), pixels[m]);
-#pragma unroll
-      for (int part = 0; part < kParts; ++part) {
+      for (int step = 0; step < 4; step += 2) {
         uint32_t of_rows[4];
-        load_matrices<false>(weights + part * kPart + tile_place<BFloat16>(weight_row, channel + lane / 8 % 2 * 8),
-                             of_rows);
+        load_matrices<false>(weights + part * kPart + tile_place<BFloat16>(lane % 16, (step + lane / 16) * 8), of_rows);
 #pragma unroll
-        for (int m = 0; m < 2; ++m)
-#pragma unroll
-          for (int t = 0; t < 2; ++t)
-            multiply_add<BFloat16>(sums.products[m][t], pixels[m], of_rows[2 * t], of_rows[2 * t + 1]);
+        for (int i = 0; i < kTile / 8; ++i)
+          multiply_add<BFloat16>(sums.products[i], of_rows, x.words[i][step], x.words[i][step + 1]);
       }
-    }
   }
   __device__ __forceinline__ static void store_hidden(const Hidden& sums, float* hidden) {
     const int lane = threadIdx.x % kLanes;
 #pragma unroll
-    for (int m = 0; m < 2; ++m)
+    for (int i = 0; i < kTile / 8; ++i)
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float *first = sums.products[m][0] + 2 * half, *second = sums.products[m][1] + 2 * half;
-        const float values[] = {first[0], first[1], second[0], second[1]};
-        store_four(hidden + hidden_place(16 * m + 8 * half + lane / 4, lane % 4), values);
+      for (int e = 0; e < 2; ++e) {
+        float* at = hidden + hidden_place(8 * i + lane % 4 * 2 + e, lane / 8) + lane / 4 % 2 * 2;
+        *reinterpret_cast<float2*>(at) = make_float2(sums.products[i][e], sums.products[i][2 + e]);
       }
   }
 
@@ -201,7 +190,7 @@ struct TileProducts<BFloat16> {
     uint32_t* words = reinterpret_cast<uint32_t*>(hidden) + threadIdx.x % kQuarters;
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
-      const PairParts parts = split_pair(values[2 * t], values[2 * t + 1]);
+      const PairParts parts = split_pair(values[t], values[2 + t]);
       words[hidden_place(pixel, t)] = parts.high, words[hidden_place(pixel, 2 + t)] = parts.low;
     }
   }
@@ -229,45 +218,46 @@ struct TileProducts<BFloat16> {
   }
   // To rows of hidden channels: row 4 i + q has channel 4 q + i.
   __device__ __forceinline__ static void store_grad_weight(const GradWeight& grad, float* rows, int row_length) {
-    const int lane = threadIdx.x % kLanes, row = lane / 4;  // 2 q + e of both products of eight
+    const int lane = threadIdx.x % kLanes, row = lane / 4;
 #pragma unroll
     for (int n = 0; n < kTile / 8; ++n)
 #pragma unroll
       for (int t = 0; t < 2; ++t) {
-        float* at = rows + ((2 * t + row % 2) * kQuarters + row / 2) * row_length + n * 8 + lane % 4 * 2;
+        float* at = rows + ((row % 2 * 2 + t) * kQuarters + row / 2) * row_length + n * 8 + lane % 4 * 2;
         *reinterpret_cast<float2*>(at) = make_float2(grad.products[n][2 * t], grad.products[n][2 * t + 1]);
       }
   }
 
-  // g_x in float32, in the place of a tile that all lanes have read.
-  __device__ __forceinline__ static void make_grad_input(const BFloat16* weights, const float* hidden, int,
-                                                         float* tile) {
+  // use(i, g_x of vector i), as TileVectors has them.
+  template <typename Use>
+  __device__ __forceinline__ static void make_grad_input(const BFloat16* weights, const float* hidden, Use&& use) {
     const int lane = threadIdx.x % kLanes;
-    uint32_t pixels[2][kParts][4];
+    uint32_t of_rows[kParts][2][4];
 #pragma unroll
-    for (int m = 0; m < 2; ++m)
+    for (int part = 0; part < kParts; ++part)
+#pragma unroll
+      for (int n = 0; n < 2; ++n)
+        load_matrices<true>(weights + part * kPart + tile_place<BFloat16>(lane % 16, (2 * n + lane / 16) * 8),
+                            of_rows[part][n]);
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      uint32_t pixels[kParts][4];
 #pragma unroll
       for (int part = 0; part < kParts; ++part)
-        load_matrices<false>(hidden + hidden_place(16 * m + lane % 16, 2 * part + lane / 16), pixels[m][part]);
+        load_matrices<false>(hidden + hidden_place(16 * m + lane % 16, 2 * part + lane / 16), pixels[part]);
+      float of_pixels[2][kTile / kQuarters];
 #pragma unroll
-    for (int n = 0; n < kTile / 8; n += 2) {
-      uint32_t of_rows[kParts][4];
+      for (int n = 0; n < 4; ++n) {
+        const uint32_t *high = of_rows[0][n / 2] + n % 2 * 2, *low = of_rows[1][n / 2] + n % 2 * 2;
+        float grad[4] = {};
+        multiply_add<BFloat16>(grad, pixels[0], high[0], high[1]);
+        multiply_add<BFloat16>(grad, pixels[1], high[0], high[1]);
+        multiply_add<BFloat16>(grad, pixels[0], low[0], low[1]);
 #pragma unroll
-      for (int part = 0; part < kParts; ++part)
-        load_matrices<true>(weights + part * kPart + tile_place<BFloat16>(lane % 16, (n + lane / 16) * 8),
-                            of_rows[part]);
+        for (int i = 0; i < 4; ++i) of_pixels[i / 2][2 * n + i % 2] = grad[i];
+      }
 #pragma unroll
-      for (int m = 0; m < 2; ++m)
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          float grad[4] = {};
-          multiply_add<BFloat16>(grad, pixels[m][0], of_rows[0][2 * i], of_rows[0][2 * i + 1]);
-          multiply_add<BFloat16>(grad, pixels[m][1], of_rows[0][2 * i], of_rows[0][2 * i + 1]);
-          multiply_add<BFloat16>(grad, pixels[m][0], of_rows[1][2 * i], of_rows[1][2 * i + 1]);
-          float* at = tile + (16 * m + lane / 4) * kTileRow + (n + i) * 8 + lane % 4 * 2;
-          *reinterpret_cast<float2*>(at) = make_float2(grad[0], grad[1]);
-          *reinterpret_cast<float2*>(at + 8 * kTileRow) = make_float2(grad[2], grad[3]);
-        }
+      for (int half = 0; half < 2; ++half) use(2 * m + half, of_pixels[half]);
     }
   }
 };

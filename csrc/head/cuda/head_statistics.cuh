@@ -74,11 +74,11 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadForwardBlocks)
   for (int64_t item = tiles.items.first(); item < tiles.items.last();) {
     const PixelRange range = tiles.items.next_range(item);
     PixelWalk walk = tiles.walk(range);
-    for (int64_t first = range.first; first < range.last; first += tiles.pixels()) {
-      tiles.make_hidden(range.sample, walk.place(problem.input.strides));
-      walk.advance(tiles.pixels(), problem.input.shape.columns);
+    for (int left = length_of(range); left > 0; left -= tiles.pixels()) {
+      tiles.make_hidden(range.sample, walk.place(problem.input.strides, tiles.inside(left)));
+      walk.advance(tiles.pixels());
       __syncthreads();
-      tiles.for_each_pixel(range, first, [&](int, bool inside, const Four& hidden) {
+      tiles.for_each_pixel(left, [&](int, bool inside, const Four& hidden) {
         if (inside) own.add(hidden);
       });
       __syncthreads();

@@ -1,64 +1,19 @@
 // What the kernels of the whole head share: tiles of 32 pixels and 32 channels, one for each warp at a time.
 //
-// `ways` warps share the pixels of a tile where the input has more channels, and take other channels of them. A tile
-// goes from the input into shared memory, pixel by pixel whatever the layout: channels-last in vectors of 16 bytes, any
-// other layout with the lanes along the pixels. There a warp makes what its channels add to the hidden ones of its
-// pixels (head_products.cuh). Then four threads, the quarters, have a pixel, each with four of its hidden channels and
-// one of its scores, and add up what the ways have.
+// `ways` warps share the pixels of a tile where the input has more channels, and take other channels of them. A warp
+// makes what its channels add to the hidden ones of its pixels (head_products.cuh). Vectors of 16 bytes of a bfloat16
+// channels-last input are operands of these products as they lie in memory. Otherwise a tile goes from the input into
+// shared memory first, pixel by pixel whatever the layout: channels-last in vectors, any other layout with the lanes
+// along the pixels. Then four threads, the quarters, have a pixel, each with four of its hidden channels and one of its
+// scores, and add up what the ways have.
 #pragma once
 #include "head/cuda/head_products.cuh"
+#include "head/cuda/head_work.cuh"
 
 namespace crossd_ops::cuda {
 
-// How the pixels are dealt out: an item is a part of a sample, and each block has a run of them.
-struct HeadWork {
-  HeadParts parts;
-  int64_t items;
-  double pixels;  // of the batch
-  int blocks, ways;
-  int packed, grad_packed;  // whether the input, and its gradient, are met in vectors along the channels
-};
-
-struct HeadItems {
-  const MapShape& shape;
-  const HeadWork& work;
-
-  __device__ __forceinline__ HeadItems(const MapShape& shape_, const HeadWork& work_) : shape(shape_), work(work_) {}
-  __device__ __forceinline__ int64_t first() const { return work.items * blockIdx.x / work.blocks; }
-  __device__ __forceinline__ int64_t last() const { return work.items * (blockIdx.x + 1) / work.blocks; }
-
-  // What the block has of the next sample, whose items begin with `item`; which is then behind them.
-  __device__ __forceinline__ PixelRange next_range(int64_t& item) const {
-    PixelRange range = range_of(work.parts, shape, item);
-    const int64_t next_sample = (range.sample + 1) * work.parts.count;
-    if (next_sample <= last()) {
-      range.last = shape.rows * shape.columns, item = next_sample;
-    } else {
-      item = last();
-      range.last = (item - range.sample * work.parts.count) * work.parts.pixels;
-    }
-    return range;
-  }
-};
-
-// A lane's pixels of a range, one of each tile.
-struct PixelWalk {
-  int64_t row, column, left;  // left: of the range, from this pixel on
-
-  __device__ __forceinline__ PixelWalk(const MapShape& shape, const PixelRange& range, int64_t pixel)
-      : row(pixel / shape.columns), column(pixel % shape.columns), left(range.last - pixel) {}
-  __device__ __forceinline__ void advance(int pixels, int64_t columns) {
-    left -= pixels, column += pixels;
-    while (column >= columns) column -= columns, ++row;
-  }
-  // Where the pixel lies, from its sample's first one on, or -1 behind the range's end.
-  __device__ __forceinline__ int64_t place(const MapStrides& strides) const {
-    return left > 0 ? row * strides.row + column * strides.column : -1;
-  }
-};
-
 // A warp's channels of its pixels, of which each lane says where its own lies. channels: those from the first on;
-// behind them come zeros, of bfloat16 up to a whole 16.
+// behind them come zeros, up to a whole vector.
 template <typename T>
 __device__ __forceinline__ void load_tile(const T* first, int64_t channel_stride, bool packed, int64_t place,
                                           int channels, TileElement<T>* tile) {
@@ -101,10 +56,21 @@ __device__ __forceinline__ void load_tile(const T* first, int64_t channel_stride
       }
       *reinterpret_cast<Pack<Element>*>(tile + tile_place<Element>(lane, channel)) = pack;
     }
-    if (std::is_same_v<Element, BFloat16> && (channels - 1 & 8) == 0)
-      *reinterpret_cast<Pack<Element>*>(tile + tile_place<Element>(lane, (channels - 1 & 16) + 8)) = {};
   }
   __syncwarp();
+}
+
+// A vector of sums, in the input's type.
+template <typename T>
+__device__ __forceinline__ void store_sums(const float (&values)[Pack<T>::size], const T* beside, T* target) {
+  Pack<T> other{}, pack;
+  if (beside) other = *reinterpret_cast<const Pack<T>*>(beside);
+#pragma unroll
+  for (int i = 0; i < Pack<T>::size; ++i)
+    pack.elements[i] = convert<T>(values[i] + load_element<float>(&other.elements[i]));
+  uint4 vector;
+  memcpy(&vector, &pack, kVectorBytes);
+  store_vector(target, vector);
 }
 
 // The same way back, `beside` added to it.
@@ -121,18 +87,14 @@ __device__ __forceinline__ void store_tile(const float* tile, T* first, const T*
       const int pixel = lane / kPacks + i * (kLanes / kPacks);
       const int64_t to = __shfl_sync(kAllLanes, place, pixel);
       if (to < 0 || channel >= channels) continue;
-      Pack<T> other{}, pack;
-      if (beside) other = *reinterpret_cast<const Pack<T>*>(beside + to + channel);
+      float values[size];
 #pragma unroll
       for (int j = 0; j < size; j += 4) {
-        const Four values = load_four(tile + tile_place<float>(pixel, channel + j));
+        const Four four = load_four(tile + tile_place<float>(pixel, channel + j));
 #pragma unroll
-        for (int k = 0; k < 4; ++k)
-          pack.elements[j + k] = convert<T>(values.at[k] + load_element<float>(&other.elements[j + k]));
+        for (int k = 0; k < 4; ++k) values[j + k] = four.at[k];
       }
-      uint4 vector;
-      memcpy(&vector, &pack, kVectorBytes);
-      store_vector(first + to + channel, vector);
+      store_sums(values, beside ? beside + to + channel : nullptr, first + to + channel);
     }
     return;
   }
@@ -147,6 +109,26 @@ __device__ __forceinline__ void store_tile(const float* tile, T* first, const T*
       first[at] = convert<T>(values.at[j] + (beside ? load_element<float>(beside + at) : 0));
     }
   }
+}
+
+// Of a lane's vector, from the place of each lane's pixel.
+__device__ __forceinline__ int64_t place_of_vector(int64_t place, int i) {
+  return __shfl_sync(kAllLanes, place, pixel_of_vector(i));
+}
+__device__ __forceinline__ uint4* vector_of_tile(BFloat16* tile, int i) {
+  return reinterpret_cast<uint4*>(tile + tile_place<BFloat16>(pixel_of_vector(i), channel_of_vectors()));
+}
+__device__ __forceinline__ TileVectors vectors_of_tile(BFloat16* tile, int channels) {
+  TileVectors x{};
+  if (channel_of_vectors() >= channels) return x;  // where load_tile writes nothing
+#pragma unroll
+  for (int i = 0; i < kTile / 8; ++i) x.set(i, *vector_of_tile(tile, i));
+  return x;
+}
+__device__ __forceinline__ void store_vectors(const TileVectors& x, BFloat16* tile) {
+#pragma unroll
+  for (int i = 0; i < kTile / 8; ++i)
+    *vector_of_tile(tile, i) = uint4{x.words[i][0], x.words[i][1], x.words[i][2], x.words[i][3]};
 }
 
 // What a thread is in its block, and the way from the input to the hidden channels.
@@ -171,56 +153,102 @@ struct HeadTiles {
         lane(threadIdx.x % kLanes),
         way(warp % work_.ways),
         chunks(static_cast<int>((input_.channels + kTile - 1) / kTile)) {
-    if (stays()) load_weights(way);
+    if (work.straight) {
+      for (int chunk = warp; chunk < chunks; chunk += kHeadWarps) load_weights(chunk);
+      __syncthreads();
+    } else if (stays()) {
+      load_weights(way);
+    }
   }
 
-  // Whether a warp has one chunk alone, whose weights, and tile, stay in shared memory.
+  // Whether a warp has one chunk alone, of which what it loads stays in shared memory.
   __device__ __forceinline__ bool stays() const { return chunks <= work.ways; }
   __device__ __forceinline__ int channels_of(int chunk) const {
     const int64_t left = input.channels - static_cast<int64_t>(chunk) * kTile;
     return left >= kTile ? kTile : left > 0 ? static_cast<int>(left) : 0;
   }
   __device__ __forceinline__ int pixels() const { return kTile * (kHeadWarps / work.ways); }  // of the block
-  __device__ __forceinline__ int64_t first_of_warp(int64_t first) const { return first + warp / work.ways * kTile; }
+  __device__ __forceinline__ int before_warp() const { return warp / work.ways * kTile; }     // of these pixels
 
   __device__ __forceinline__ PixelWalk walk(const PixelRange& range) const {
-    return {input.shape, range, first_of_warp(range.first) + lane};
+    return {input.shape, static_cast<int>(range.first) + before_warp() + lane};
   }
+  // left: of the range's pixels, from the block's tile on.
+  __device__ __forceinline__ bool inside(int left) const { return before_warp() + lane < left; }
 
   __device__ __forceinline__ Element* tile() const { return reinterpret_cast<Element*>(shared.tile[warp]); }
-  __device__ __forceinline__ Element* weights() const { return reinterpret_cast<Element*>(shared.weights[warp]); }
+  // Those of every chunk where vectors are taken as they lie, else the warp's.
+  __device__ __forceinline__ Element* weights(int chunk) const {
+    if constexpr (std::is_same_v<T, BFloat16>)
+      if (work.straight) return shared.weights_of(chunk);
+    return reinterpret_cast<Element*>(shared.weights[warp]);
+  }
   __device__ __forceinline__ void load_weights(int chunk) {
-    Products::load_weights(weight1, input.channels, static_cast<int64_t>(chunk) * kTile, weights());
+    Products::load_weights(weight1, input.channels, static_cast<int64_t>(chunk) * kTile, weights(chunk));
   }
   // Weights and tile of one of the warp's chunks.
   __device__ __forceinline__ void load(int chunk, int64_t sample, int64_t place) {
-    if (!stays()) __syncwarp(), load_weights(chunk);
+    if (!stays() && !work.straight) __syncwarp(), load_weights(chunk);
     const int64_t first = sample * input.strides.sample + static_cast<int64_t>(chunk) * kTile * input.strides.channel;
     load_tile(static_cast<const T*>(input.data) + first, input.strides.channel, work.packed, place, channels_of(chunk),
               tile());
   }
 
-  // Of the lane's pixel, of the warp's channels, into shared memory. To be followed by __syncthreads.
+  // Of the lane's pixel, of the warp's channels, into shared memory. kKeep: the tile that stays is to be there too. To
+  // be followed by __syncthreads.
+  template <bool kKeep = false>
   __device__ __forceinline__ void make_hidden(int64_t sample, int64_t place) {
     typename Products::Hidden hidden;
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      if (work.straight)
+        add_vectors<kKeep>(sample, place, hidden);
+      else
+        add_tiles(sample, place, hidden);
+    } else {
+      add_tiles(sample, place, hidden);
+    }
+    Products::store_hidden(hidden, shared.hidden[warp]);
+  }
+  __device__ __forceinline__ void add_tiles(int64_t sample, int64_t place, typename Products::Hidden& hidden) {
 #pragma unroll 1
     for (int chunk = way; chunk < chunks; chunk += work.ways) {
       load(chunk, sample, place);
-      Products::add_hidden(tile(), weights(), channels_of(chunk), hidden);
+      if constexpr (std::is_same_v<Element, BFloat16>)
+        Products::add_hidden(vectors_of_tile(tile(), channels_of(chunk)), weights(chunk), hidden);
+      else
+        Products::add_hidden(tile(), weights(chunk), channels_of(chunk), hidden);
     }
-    Products::store_hidden(hidden, shared.hidden[warp]);
+  }
+  // Straight from the input. Where no pixel is the sample's first one stands in, of which nothing is used: its g_h is
+  // 0.
+  template <bool kKeep>
+  __device__ __forceinline__ void add_vectors(int64_t sample, int64_t place, typename Products::Hidden& hidden) {
+    const BFloat16* at[kTile / 8];
+#pragma unroll
+    for (int i = 0; i < kTile / 8; ++i)
+      at[i] = static_cast<const BFloat16*>(input.data) + sample * input.strides.sample + channel_of_vectors() +
+              place_of_vector(place < 0 ? 0 : place, i);
+    const int channels = static_cast<int>(input.channels) - channel_of_vectors();
+#pragma unroll 1
+    for (int chunk = way; chunk < chunks; chunk += work.ways) {
+      TileVectors x{};
+      if (chunk * kTile < channels)
+#pragma unroll
+        for (int i = 0; i < kTile / 8; ++i) x.set(i, *reinterpret_cast<const uint4*>(at[i] + chunk * kTile));
+      if (kKeep && stays()) store_vectors(x, tile());
+      Products::add_hidden(x, weights(chunk), hidden);
+    }
   }
 
   // Where the warps that share pixels have their hidden channels.
   __device__ __forceinline__ float* shared_hidden() const { return shared.hidden[warp - way]; }
 
   // After it use(pixel of the tile, whether it is inside, the hidden channels of the quarter), by whole warps: lanes of
-  // pixels outside take part in shuffles.
+  // pixels outside take part in shuffles. left: as above.
   template <typename Use>
-  __device__ __forceinline__ void for_each_pixel(const PixelRange& range, int64_t first, Use&& use) {
+  __device__ __forceinline__ void for_each_pixel(int left, Use&& use) {
     const Four bias = shared.row(kBias);
-    const int64_t pixels_left = range.last - first_of_warp(first);
-    const int inside = pixels_left < kTile ? static_cast<int>(pixels_left) : kTile;
+    const int inside = left - before_warp();
     int pixel = way * (kLanes / kQuarters) + lane / kQuarters;
     const float* at = shared_hidden() + hidden_place(pixel, lane % kQuarters);
     const int step = work.ways * (kLanes / kQuarters);

@@ -71,21 +71,21 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadBackwardBlocks)
   float *of_warps = reinterpret_cast<float*>(&shared + 1), *target = sums + static_cast<int64_t>(blockIdx.x) * kFewSums;
   write_few_moments(pixels, items, of_warps, target + kFewOfHidden);
   write_few_rows(problem.parameters, input, pixels.pivot, problem.mean, problem.variance, shared);
-  const int first_of_warp = threadIdx.x / kLanes * kLanes;
+  const int thread = threadIdx.x, first_of_warp = thread / kLanes * kLanes;
   FewSums own_sums;
   for (int64_t item = items.first(); item < items.last();) {
     const PixelRange range = items.next_range(item);
-    PixelWalk walk(input.shape, range, range.first + threadIdx.x);
+    PixelWalk walk(input.shape, static_cast<int>(range.first + threadIdx.x));
     if (threadIdx.x < kLanes) write_channels(rotation_problem(problem), range.sample, shared.channels);
     __syncthreads();
     const FewRows rows(shared);  // not before: write_channels needs registers
-    FewChannels next = pixels.load(range.sample, walk.place(input.strides));
+    FewChannels next = pixels.load(range.sample, walk.place(input.strides, thread < length_of(range)));
     const ChannelGradient<float> channel = channel_gradient(shared.channels);
-    for (int64_t first = range.first; first < range.last; first += kHeadThreads) {
+    for (int left = length_of(range); left > 0; left -= kHeadThreads) {
       const FewChannels own = next;
-      walk.advance(kHeadThreads, input.shape.columns);
-      next = pixels.load(range.sample, walk.place(input.strides));
-      const int64_t inside = range.last - first - first_of_warp;
+      walk.advance(kHeadThreads);
+      next = pixels.load(range.sample, walk.place(input.strides, thread + kHeadThreads < left));
+      const int inside = left - first_of_warp;
 #pragma unroll 1
       for (int i = 0; i < kFewTurns; ++i) {
         const FewChannels x = pixel_of_lane(own, pixel_of_turn(i));

@@ -68,18 +68,18 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadForwardBlocks)
                  shared);
   __syncthreads();
   const FewRows rows(shared);
-  const int first_of_warp = threadIdx.x / kLanes * kLanes;
+  const int thread = threadIdx.x, first_of_warp = thread / kLanes * kLanes;
   for (int64_t item = items.first(); item < items.last();) {
     const int64_t first_item = item;
     const PixelRange range = items.next_range(item);
-    PixelWalk walk(input.shape, range, range.first + threadIdx.x);
+    PixelWalk walk(input.shape, static_cast<int>(range.first + threadIdx.x));
     Pooled<float> pooled;
-    FewChannels next = pixels.load(range.sample, walk.place(input.strides));
-    for (int64_t first = range.first; first < range.last; first += kHeadThreads) {
+    FewChannels next = pixels.load(range.sample, walk.place(input.strides, thread < length_of(range)));
+    for (int left = length_of(range); left > 0; left -= kHeadThreads) {
       const FewChannels own = next;
-      walk.advance(kHeadThreads, input.shape.columns);
-      next = pixels.load(range.sample, walk.place(input.strides));
-      const int64_t inside = range.last - first - first_of_warp;
+      walk.advance(kHeadThreads);
+      next = pixels.load(range.sample, walk.place(input.strides, thread + kHeadThreads < left));
+      const int inside = left - first_of_warp;
       float scores[kFewTurns], largest = pooled.maximum;
 #pragma unroll
       for (int i = 0; i < kFewTurns; ++i) {

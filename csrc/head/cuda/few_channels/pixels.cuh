@@ -176,13 +176,13 @@ __device__ __forceinline__ void write_few_moments(const FewPixels<T>& pixels, co
   FewMoments own;
   for (int64_t item = items.first(); item < items.last();) {
     const PixelRange range = items.next_range(item);
-    PixelWalk walk(items.shape, range, range.first + threadIdx.x);
-    for (int64_t first = range.first; first < range.last; first += kAtOnce * kHeadThreads) {
+    PixelWalk walk(items.shape, static_cast<int>(range.first + threadIdx.x));
+    for (int left = length_of(range); left > 0; left -= kAtOnce * kHeadThreads) {
       FewChannels x[kAtOnce];
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
-        x[i] = pixels.load(range.sample, walk.place(strides));
-        walk.advance(kHeadThreads, items.shape.columns);
+        x[i] = pixels.load(range.sample, walk.place(strides, static_cast<int>(threadIdx.x) + i * kHeadThreads < left));
+        walk.advance(kHeadThreads);
       }
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) own.add(x[i]);
