@@ -46,6 +46,8 @@ void columns_to_image(const ColumnsProblem& problem, const void* columns, void* 
 }
 #endif
 
+constexpr int64_t kLargeColumns = 200 * 1000;
+
 struct Case {
   ColumnsProblem problem;
   Layout layout;
@@ -60,8 +62,11 @@ struct Case {
            " stride " + text_of(problem.stride) + " padding " + text_of(problem.padding) + " dilation " +
            text_of(problem.dilation);
   }
-  bool in_brief() const {  // one half type is as the other, and images that overlap are not written
+  // One half type is as the other, images that overlap are not written, and large columns take long.
+  bool in_brief() const {
     if (problem.dtype == Dtype::float16 || layout == Layout::expanded || layout == Layout::expanded_first) return false;
+    const int64_t taps = problem.kernel[0] * problem.kernel[1] * problem.kernel[2];
+    if (problem.samples * problem.channels * taps * problem.row > kLargeColumns) return false;
     return problem.channels > 20 || (problem.image[1] > 1 && problem.image[2] > 8 && layout != Layout::padded);
   }
 };

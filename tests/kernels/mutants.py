@@ -264,7 +264,7 @@ SUITES = [
     Suite("cuda_columns", CUDA_COLUMNS, "columns_check.cpp", BRIEF),
     Suite("cpu_shift", CPU_SHIFT, "check_kernels.cpp", SHIFT_STAGES),
     Suite("cpu_head", CPU_HEAD, "rotation_head_check.cpp", HEAD_STAGES),
-    Suite("cpu_columns", CPU_COLUMNS, "columns_check.cpp", ((),), "address"),
+    Suite("cpu_columns", CPU_COLUMNS, "columns_check.cpp", BRIEF, "address"),
     # ThreadSanitizer sees a race in any order of threads, which the order of a run may hide.
     Suite("shift_barriers", missing_barriers("shift/cuda/*.cuh"), "check_kernels.cpp", BRIEF, "thread"),
     Suite("head_barriers", missing_barriers("head/cuda/rotation*.cuh"), "rotation_head_check.cpp", BRIEF, "thread"),
