@@ -12,7 +12,7 @@ from crossd_ops import CrossDConv2d
 pytestmark = pytest.mark.usefixtures("compiled_library")
 
 # Of a 3x3 layer, forward and backward.
-BOUNDS = dict.fromkeys(MODES, (5, 8))
+BOUNDS = dict.fromkeys(MODES, (4, 8))
 OPERATORS = ["crossd_ops::predict_shift", "crossd_ops::convolution"]
 
 
@@ -20,7 +20,7 @@ OPERATORS = ["crossd_ops::predict_shift", "crossd_ops::convolution"]
 def test_a_layer_stays_within_its_launches(mode: str) -> None:
     forward, backward = (launches.total() for launches in of_layer("crossd", 3, mode))
     most_forward, most_backward = BOUNDS[mode]
-    assert 5 <= forward <= most_forward and 5 <= backward <= most_backward
+    assert 4 <= forward <= most_forward and 5 <= backward <= most_backward
     with_bias = [launches.total() for launches in of_layer("crossd", 3, mode, bias=True)]
     assert with_bias == [forward, backward + 1]  # its gradient; it is read as it is
 

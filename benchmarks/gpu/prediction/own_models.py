@@ -213,23 +213,24 @@ def whole_head_forward_launches(problem: WholeHeadProblem, *, training: bool) ->
     join = "join_few_moments.block" if problem.few else "join_moments.block"
     loops = {join: problem.blocks / _HIDDEN if training else 0.0, "join_lanes.distance": 3.0}
     loops["write_pooled.i"] = problem.ranges / problem.blocks  # at most once for each range
-    read = (moments if training else 0) + pooled
-    if problem.few:
-        statistics = problem.launch_few("head_moments_few", {}, partial=moments)
-        pool = problem.launch_few("head_pool_few", loops, partial=read)
-    else:
-        statistics = problem.launch("head_moments", {}, partial=moments)
-        pool = problem.launch("head_pool", loops, partial=read)
-    parts = problem.parts * 4 / 32
+    tickets = 4 * problem.samples if training else 0
+    resets = {"reset_tickets.sample": math.ceil(problem.samples / _THREADS) / problem.blocks}
     of_samples = 4 * problem.samples * 15  # statistics, and the shift
-    finish = launches.Launch(
-        "rotation_head_finish<float>",
-        problem.samples,
-        32,
-        {"join_parts.part": parts},
-        {"partial": pooled, "sums": of_samples},
-    )
-    return [statistics, pool, finish] if training else [pool, finish]
+    read = (moments if training else 0) + pooled + tickets
+    parts = {"join_parts.part": problem.parts * 4 / 32}
+    if training:  # by the last block of each sample, of whose ranges the model takes each for it
+        loops |= parts
+    results = {"partial": read, "sums": of_samples} if training else {"partial": read}
+    if problem.few:
+        statistics = problem.launch_few("head_moments_few", resets, partial=moments + tickets)
+        pool = problem.launch_few("head_pool_few", loops, **results)
+    else:
+        statistics = problem.launch("head_moments", resets, partial=moments + tickets)
+        pool = problem.launch("head_pool", loops, **results)
+    if training:
+        return [statistics, pool]
+    arrays = {"partial": pooled, "sums": of_samples}
+    return [pool, launches.Launch("rotation_head_finish<float>", problem.samples, 32, parts, arrays)]
 
 
 def whole_head_backward_launches(problem: WholeHeadProblem, *, training: bool) -> list[launches.Launch]:

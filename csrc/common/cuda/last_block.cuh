@@ -14,14 +14,15 @@ __device__ __forceinline__ void reset_ticket(unsigned* ticket) {
 }
 
 // Whether the calling block is the last of `blocks` that come here with this ticket, the same for all of its threads:
-// they see then what the threads of the other blocks wrote before. A barrier of the block. Read what others wrote by
-// plain loads: a read-only one (__ldg, or of a __restrict__ pointer to const) may be older.
-__device__ __forceinline__ bool is_last_block(unsigned* ticket, unsigned blocks) {
+// or of so many shares, of which each block brings some. They see then what the threads of the other blocks wrote
+// before. A barrier of the block. Read what others wrote by plain loads: a read-only one (__ldg, or of a __restrict__
+// pointer to const) may be older.
+__device__ __forceinline__ bool is_last_block(unsigned* ticket, unsigned blocks, unsigned share = 1) {
   __syncthreads();
   bool is_last = false;
   if ((threadIdx.x | threadIdx.y | threadIdx.z) == 0) {
     __threadfence();  // what the block wrote comes before its ticket, as the barrier makes this thread's fence theirs
-    is_last = atomicAdd(ticket, 1u) == blocks - 1;
+    is_last = atomicAdd(ticket, share) == blocks - share;
     __threadfence();  // and what the others wrote, before what this block reads
   }
   return __syncthreads_or(is_last) != 0;

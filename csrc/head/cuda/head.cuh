@@ -1,16 +1,17 @@
 // The whole head, from the input of a layer to its shift: the equations are in head/problem.h.
 //
-// In training three launches: the statistics (head_statistics.cuh), the pooled scores of each part of a sample, and
-// their join, which is that of the rotation head; in evaluation the last two. No hidden channel goes to memory: both
-// passes make them from the input, of which the second finds in L2 what is small enough; of less than 64 channels in
-// float32 the input has fewer bytes than hidden channels that are written and read again. Inputs of at most three
-// channels have kernels of their own (few_channels/). Floor in bytes: the input once for each pass.
+// In training two launches: the statistics (head_statistics.cuh), and the pooled scores of each part of a sample, which
+// the block that is last of a sample joins. In evaluation the second, and a launch that joins. No hidden channel goes
+// to memory: both passes make them from the input, of which the second finds in L2 what is small enough; of less than
+// 64 channels in float32 the input has fewer bytes than hidden channels that are written and read again. Inputs of at
+// most three channels have kernels of their own (few_channels/). Floor in bytes: the input once for each pass.
 #pragma once
+#include "common/cuda/last_block.cuh"
 #include "head/cuda/head_statistics.cuh"
 
 namespace crossd_ops::cuda {
 
-inline RotationHeadForward rotation_problem(const HeadForward& problem, float* pooled) {
+__host__ __device__ inline RotationHeadForward rotation_problem(const HeadForward& problem, float* pooled) {
   return {problem.input.shape, nullptr, {}, Dtype::float32, problem.exact, problem.shift, problem.statistics, pooled};
 }
 
@@ -128,10 +129,22 @@ __device__ __forceinline__ void write_pooled(Pooled<float> pooled, float* shared
   at[0] = total.maximum, at[1] = total.sum, at[2] = total.weighted;
 }
 
-// moments: of head_moments; pooled_parts: [samples, parts, 4, 3]
+// Joins a sample by the block that brings the last of its items, without tickets by none: in evaluation, where no
+// earlier launch has set them to zero, rotation_head_finish does it.
+__device__ __forceinline__ void finish_if_last(const HeadForward& problem, const HeadWork& work,
+                                               const HeadPooled& pooled, int64_t sample, int64_t items) {
+  if (!pooled.tickets) return;
+  const unsigned all = work.parts.count;
+  const bool is_last = is_last_block(pooled.tickets + sample, all, static_cast<unsigned>(items));
+  if (threadIdx.x < kLanes && is_last)
+    finish_sample(rotation_problem(problem, pooled.parts), sample,
+                  join_parts(pooled.parts + sample * all * kHeadChannels * 3, work.parts.count));
+}
+
+// moments: of head_moments
 template <typename T>
 __global__ void __launch_bounds__(kHeadThreads, kHeadForwardBlocks)
-    head_pool(HeadForward problem, HeadWork work, const float* moments, float* pooled_parts) {
+    head_pool(HeadForward problem, HeadWork work, const float* moments, HeadPooled target) {
   HeadTiles<T> tiles(problem.input, problem.parameters.weight1, work);
   float *scratch = tiles.shared.hidden[0], *statistics = tiles.shared.hidden[kHeadWarps / 2];
   join_moments(problem, work, moments, reinterpret_cast<double*>(scratch), statistics);
@@ -153,7 +166,8 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadForwardBlocks)
       });
       __syncthreads();
     }
-    write_pooled(pooled, tiles.shared.tile[0], pooled_parts, first_item, item);
+    write_pooled(pooled, tiles.shared.tile[0], target.parts, first_item, item);
+    finish_if_last(problem, work, target, range.sample, item - first_item);
   }
 }
 

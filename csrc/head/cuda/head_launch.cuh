@@ -55,22 +55,24 @@ inline bool has_few_channels(const HeadBackward& problem) {
 // Elements of float that a pass writes for itself.
 struct HeadWorkspace {
   size_t first, second;  // moments and pooled scores; sums, and parts of the gradient of the first convolution
-  size_t total() const { return first + second; }
+  size_t tickets;
+  size_t total() const { return first + second + tickets; }
 };
 inline HeadWorkspace head_workspace(const HeadForward& problem) {
   const HeadWork work = head_work(problem.input);
   const size_t pooled = static_cast<size_t>(items_of(problem.input.shape, work)) * kHeadChannels * 3;
   const int moments = has_few_channels(problem.input) ? kFewMomentsRow : kMomentRows * kHiddenChannels;
-  return {problem.training ? static_cast<size_t>(work.blocks) * moments : 0, pooled};
+  return {problem.training ? static_cast<size_t>(work.blocks) * moments : 0, pooled,
+          problem.training ? static_cast<size_t>(problem.input.shape.samples) : 0};
 }
 inline int64_t whole_tiles(int64_t channels) { return (channels + kTile - 1) / kTile * kTile; }
 inline HeadWorkspace head_workspace(const HeadBackward& problem) {
   const auto blocks = static_cast<size_t>(head_work(problem.input).blocks);
-  if (has_few_channels(problem)) return {blocks * kFewSums, 0};
+  if (has_few_channels(problem)) return {blocks * kFewSums, 0, 0};
   const auto of_gradient = static_cast<size_t>(head_work(problem.input, true).blocks);
   const size_t weights = of_gradient * kHiddenChannels * static_cast<size_t>(whole_tiles(problem.input.channels));
-  return {problem.training || problem.need_parameters ? blocks * kHiddenSums : 0,
-          problem.need_parameters ? weights : 0};
+  return {problem.training || problem.need_parameters ? blocks * kHiddenSums : 0, problem.need_parameters ? weights : 0,
+          0};
 }
 
 // Calls function(T{}).
@@ -85,15 +87,15 @@ void with_input_type(Dtype dtype, Function&& function) {
 }
 
 template <typename T>
-void launch_head_passes(const HeadForward& problem, const HeadWork& work, float* moments, float* pooled,
+void launch_head_passes(const HeadForward& problem, const HeadWork& work, float* moments, HeadPooled pooled,
                         cudaStream_t stream) {
   const bool few = has_few_channels(problem.input);
   const dim3 grid(static_cast<unsigned>(work.blocks)), threads(kHeadThreads);
   if (problem.training && few)
-    launch(head_moments_few<T>, grid, threads, kHeadWarps * kFewMoments * sizeof(float), stream, problem, work,
-           moments);
+    launch(head_moments_few<T>, grid, threads, kHeadWarps * kFewMoments * sizeof(float), stream, problem, work, moments,
+           pooled);
   else if (problem.training)
-    launch(head_moments<T>, grid, threads, sizeof(HeadShared), stream, problem, work, moments);
+    launch(head_moments<T>, grid, threads, sizeof(HeadShared), stream, problem, work, moments, pooled);
   if (few)
     launch(head_pool_few<T>, grid, threads, sizeof(FewShared), stream, problem, work, moments, pooled);
   else
@@ -104,12 +106,15 @@ inline void launch_head(HeadForward problem, float* workspace, cudaStream_t stre
   HeadInput& input = problem.input;
   simplify_pixels(input.shape, input.strides, nullptr);
   const HeadWork work = head_work(input);
-  const RotationHeadForward rotation = rotation_problem(problem, workspace + head_workspace(problem).first);
+  const HeadWorkspace sizes = head_workspace(problem);
+  float* parts = workspace + sizes.first;
+  unsigned* tickets = problem.training ? reinterpret_cast<unsigned*>(parts + sizes.second) : nullptr;
   with_input_type(input.dtype, [&](auto type) {
-    launch_head_passes<decltype(type)>(problem, work, workspace, static_cast<float*>(rotation.partial), stream);
+    launch_head_passes<decltype(type)>(problem, work, workspace, {parts, tickets}, stream);
   });
-  launch(rotation_head_finish<float>, dim3(static_cast<unsigned>(input.shape.samples)), dim3(kLanes), 0, stream,
-         rotation, work.parts.count);
+  if (!problem.training)
+    launch(rotation_head_finish<float>, dim3(static_cast<unsigned>(input.shape.samples)), dim3(kLanes), 0, stream,
+           rotation_problem(problem, parts), work.parts.count);
 }
 
 inline void launch_head_backward(HeadBackward problem, float* workspace, cudaStream_t stream) {

@@ -11,6 +11,17 @@ namespace crossd_ops::cuda {
 constexpr int kHeadForwardBlocks = 2;  // at once on a multiprocessor
 constexpr int kMomentRows = 3;         // of what a block has, [3][16]: count, mean, sum of squared deviations
 
+// What the second launch leaves of each part of a sample, and by which its blocks know the last part of one.
+struct HeadPooled {
+  float* parts;       // [samples, parts, 4, 3]
+  unsigned* tickets;  // [samples], which the first launch sets to zero; null without it
+};
+__device__ __forceinline__ void reset_tickets(const HeadPooled& pooled, int64_t samples) {
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * kHeadThreads + threadIdx.x;
+  for (int64_t sample = thread; sample < samples; sample += static_cast<int64_t>(gridDim.x) * kHeadThreads)
+    pooled.tickets[sample] = 0;
+}
+
 // Of a thread's quarter.
 struct HiddenMoments {
   float count = 0, mean[kOfQuarter] = {}, squares[kOfQuarter] = {};
@@ -65,7 +76,8 @@ __device__ __forceinline__ void write_moments(HiddenMoments moments, HiddenMomen
 // moments: [blocks][3][16]
 template <typename T>
 __global__ void __launch_bounds__(kHeadThreads, kHeadForwardBlocks)
-    head_moments(HeadForward problem, HeadWork work, float* moments) {
+    head_moments(HeadForward problem, HeadWork work, float* moments, HeadPooled pooled) {
+  reset_tickets(pooled, problem.input.shape.samples);
   HeadTiles<T> tiles(problem.input, problem.parameters.weight1, work);
   if (threadIdx.x < kHiddenChannels)
     tiles.shared.rows[kBias][threadIdx.x] =

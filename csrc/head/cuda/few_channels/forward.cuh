@@ -8,7 +8,8 @@ namespace crossd_ops::cuda {
 // moments: [blocks][kFewMomentsRow]
 template <typename T>
 __global__ void __launch_bounds__(kHeadThreads, kHeadForwardBlocks)
-    head_moments_few(HeadForward problem, HeadWork work, float* moments) {
+    head_moments_few(HeadForward problem, HeadWork work, float* moments, HeadPooled pooled) {
+  reset_tickets(pooled, problem.input.shape.samples);
   const FewPixels<T> pixels(problem.input, true);
   const HeadItems items(problem.input.shape, work);
   write_few_moments(pixels, items, dynamic_shared<float>(),
@@ -55,10 +56,10 @@ __device__ __forceinline__ void join_few_moments(const HeadForward& problem, con
   use_statistics(problem, work, mean, squares, shared.statistics);
 }
 
-// moments: of head_moments_few; pooled_parts: [samples, parts, 4, 3]
+// moments: of head_moments_few
 template <typename T>
 __global__ void __launch_bounds__(kHeadThreads, kHeadForwardBlocks)
-    head_pool_few(HeadForward problem, HeadWork work, const float* moments, float* pooled_parts) {
+    head_pool_few(HeadForward problem, HeadWork work, const float* moments, HeadPooled target) {
   const HeadInput& input = problem.input;
   FewShared& shared = *dynamic_shared<FewShared>();
   const FewPixels<T> pixels(input, problem.training);
@@ -91,7 +92,8 @@ __global__ void __launch_bounds__(kHeadThreads, kHeadForwardBlocks)
       for (int i = 0; i < kFewTurns; ++i)
         if (pixel_of_turn(i) < inside) pooled.add_below(scores[i]);
     }
-    write_pooled(pooled, reinterpret_cast<float*>(shared.scratch), pooled_parts, first_item, item);
+    write_pooled(pooled, reinterpret_cast<float*>(shared.scratch), target.parts, first_item, item);
+    finish_if_last(problem, work, target, range.sample, item - first_item);
     __syncthreads();
   }
 }
