@@ -94,6 +94,7 @@ void AnnotateIgnoreReadsBegin(const char*, int) {}
 void AnnotateIgnoreReadsEnd(const char*, int) {}
 void AnnotateIgnoreWritesBegin(const char*, int) {}
 void AnnotateIgnoreWritesEnd(const char*, int) {}
+void __tsan_atomic_signal_fence(int) {}
 char __tsan_atomic8_load(const volatile char* address, int) { return *address; }
 }
 
