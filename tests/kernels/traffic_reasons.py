@@ -153,6 +153,12 @@ def sums_of_few_channels(plan: Plan) -> float:
     return (blocks * (32 + 32 + 16) - 32 - 16) / (blocks * 32)
 
 
+def moments_and_parts(plan: Plan) -> float:
+    """Each block needs the moments of all, 3 rows of 16 or 1; the 12 pooled sums of a block its sample's last one."""
+    moments, parts = 16 * plan.blocks * (1 if "_few<" in plan.kernel else 3), 12 * plan.blocks
+    return (plan.blocks * moments + parts) / (moments + parts)
+
+
 @dataclass(frozen=True)
 class Sharing:
     """What several blocks need, from L2 for all but the first; kernel and what: regular expressions."""
@@ -190,6 +196,8 @@ SHARINGS = (  # the first that fits holds, EDGES where none does
     Sharing("^head_join_few", "read partial$", "sums of hidden channels by each block", sums_of_few_channels),
     Sharing("^head_.*_few<", "read input$", "32 pixels of the batch by each block", pieces=lambda plan: 32),
     Sharing("^head_", "read input$", "by each slab of channels", lambda plan: plan.along),
+    Sharing("^head_pool", "read partial$", "moments by every block", moments_and_parts),
+    Sharing("^head_pool", "write partial$", "48 bytes and a ticket of each part of a sample", pieces=lambda plan: 2),
     Sharing("^head_", "read (weight1|partial)$", "by every block", lambda plan: plan.blocks),
     Sharing("^columns_from_", "read image$", NEIGHBOURS, by_columns),
     Sharing(
