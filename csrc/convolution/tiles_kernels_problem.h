@@ -22,11 +22,13 @@ struct TilesKernelsProblem {
 // Of a block: output channels, and columns, which are input channels of one tap after the other's; pixels of a step.
 constexpr int64_t kKernelsTileRows = 64, kKernelsChunkColumns = 64, kKernelsStepPixels = 32;
 constexpr int64_t kWideChunks = 3;
+constexpr int64_t kStepsToHalve = 16;  // of so many a wide tile saves 1024 wavefronts, and takes 768 to add two halves
 
 struct KernelsPlan {
   int64_t chunks;            // of a tile's columns: 1 or kWideChunks
   int64_t tiles;             // of all samples and groups
   int64_t splits, of_split;  // pixels of each split but the last: whole steps
+  bool halved_steps;         // a warp has half of the pixels of each step
 };
 
 // In at most so many splits.
@@ -36,7 +38,7 @@ inline KernelsPlan kernels_plan(const TilesKernelsProblem& problem, int64_t chun
                         tiles_along(columns, chunks * kKernelsChunkColumns);
   const int64_t steps = tiles_along(problem.result[0] * problem.result[1], kKernelsStepPixels);
   const int64_t of_split = std::max<int64_t>(tiles_along(steps, splits), 1);
-  return {chunks, tiles, tiles_along(steps, of_split), of_split * kKernelsStepPixels};
+  return {chunks, tiles, tiles_along(steps, of_split), of_split * kKernelsStepPixels, of_split >= kStepsToHalve};
 }
 
 // Wide tiles read the gradient less often; narrow ones where wide ones would be too empty, or too few. Where even they

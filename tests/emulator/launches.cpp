@@ -128,13 +128,15 @@ void launch_all_tiles() {
 void launch_all_tiles_kernels() {
   alignas(16) char memory = 0;  // not null: for sums of pixels that blocks share
   for (const Dtype dtype : {Dtype::bfloat16, Dtype::float16, Dtype::float32})
-    for (const int64_t samples : {1, 512}) {  // in narrow tiles that share pixels, and in wide ones
-      TilesKernelsProblem problem{samples, 1, 64, 8};
-      problem.image = problem.result = {32, 32}, problem.kernel = {3, 3}, problem.stride = problem.dilation = {1, 1};
-      problem.partial = plan_of_kernels_gradient(problem).splits > 1 ? &memory : nullptr;
-      problem.dtype = dtype;
-      cuda::launch_tiles_kernels_gradient(problem, nullptr);
-    }
+    for (const int64_t samples : {1, 512})  // in narrow tiles that share pixels, and in wide ones
+      for (const int64_t side : {16, 128}) {  // in whole steps, and in halved ones
+        TilesKernelsProblem problem{samples, 1, 64, 8};
+        problem.image = problem.result = {side, side}, problem.kernel = {3, 3};
+        problem.stride = problem.dilation = {1, 1};
+        problem.partial = plan_of_kernels_gradient(problem).splits > 1 ? &memory : nullptr;
+        problem.dtype = dtype;
+        cuda::launch_tiles_kernels_gradient(problem, nullptr);
+      }
 }
 
 void launch_all_shifted_columns() {

@@ -141,6 +141,14 @@ std::string fault_of(const Case& one, int orders) {
     const std::string fault_of_three = run == 0 ? tensors.fault() : "";
     if (!fault_of_three.empty()) return "in splits: " + fault_of_three;
     if (run == 0) shared = of_three;
+    if (run == 0) {
+      KernelsPlan others[] = {narrow, wide};
+      for (KernelsPlan& other : others) other.halved_steps = !other.halved_steps;
+      const std::string of_narrow = tensors.run(others[0], false), of_wide = tensors.run(others[1], false);
+      const std::string fault_of_other = tensors.fault();
+      if (!fault_of_other.empty()) return "in steps that are halved, or not: " + fault_of_other;
+      if (of_narrow != of_wide) return "depends on tiles in steps that are halved, or not";
+    }
     if (of_three != shared) return "depends on threads where blocks share pixels";
   }
   return "";

@@ -13,6 +13,7 @@ EXPORT const char* emulated_tiles_kernels_gradient(const crossd_ops::TilesKernel
 EXPORT void plan_of_kernels_gradient(const crossd_ops::TilesKernelsProblem* problem, int64_t* numbers) {
   const crossd_ops::KernelsPlan plan = crossd_ops::plan_of_kernels_gradient(*problem);
   numbers[0] = plan.chunks, numbers[1] = plan.tiles, numbers[2] = plan.splits, numbers[3] = plan.of_split;
+  numbers[4] = plan.halved_steps;
 }
 
 // Lets the mirrored struct be compared: the size, and the offset of the last member.

@@ -62,12 +62,12 @@ class EmulatedTilesKernels:
         self._run(problem, **tensors)
         return grad_kernels.permute(0, 3, 4, 1, 2)
 
-    def plan(self, problem: TilesKernelsProblem) -> tuple[int, int, int, int]:
-        """Chunks of a tile, tiles, splits, and pixels of a split."""
-        numbers = (ctypes.c_int64 * 4)()
+    def plan(self, problem: TilesKernelsProblem) -> tuple[int, int, int, int, int]:
+        """Chunks of a tile, tiles, splits, pixels of a split, and whether steps are halved."""
+        numbers = (ctypes.c_int64 * 5)()
         self._library.plan_of_kernels_gradient(ctypes.byref(problem), numbers)
-        chunks, tiles, splits, of_split = numbers
-        return chunks, tiles, splits, of_split
+        chunks, tiles, splits, of_split, halved_steps = numbers
+        return chunks, tiles, splits, of_split, halved_steps
 
     def _run(self, problem: TilesKernelsProblem, **tensors: torch.Tensor) -> None:
         """``tensors``: those that the problem points to, for the meter."""

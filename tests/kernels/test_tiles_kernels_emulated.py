@@ -68,9 +68,9 @@ def problem_of(
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("sizes", [(2, 64, 64, 8), (32, 64, 64, 6), (1, 64, 64, 24)])
+@pytest.mark.parametrize("sizes", [(2, 64, 64, 8), (32, 64, 64, 6), (1, 64, 64, 24), (11, 64, 64, 23)])
 def test_launches_of_the_prediction_are_those_of_the_launcher(sizes: tuple[int, int, int, int], dtype: str) -> None:
-    """Narrow and wide tiles, and shared pixels: blocks, bytes, wavefronts, and tensor instructions of machine code."""
+    """Narrow and wide tiles, shared pixels, halved steps: blocks, bytes, wavefronts, and machine code's products."""
     reason = why_not("meter")
     if reason:
         pytest.skip(reason)
@@ -109,11 +109,12 @@ def test_plans_are_those_of_the_prediction() -> None:
         problem = TilesKernelsProblem(samples, 1, channels, channels)
         problem.result[:] = side, side
         problem.kernel[:] = kernel, kernel
-        *plan, of_split = tiles.plan(problem)
+        *plan, of_split, halved_steps = tiles.plan(problem)
+        plan.append(halved_steps)
         assert problem_of(samples, channels, channels, side, kernel * kernel).plan == tuple(plan)
         assert (plan[2] - 1) * of_split < side * side <= plan[2] * of_split and of_split % 32 == 0
-        plans.add((plan[0], plan[2] > 1))
-    assert plans == {(1, False), (1, True), (3, False)}
+        plans.add((plan[0], plan[2] > 1, plan[3]))
+    assert plans == {(1, False, 0), (1, False, 1), (1, True, 0), (1, True, 1), (3, False, 0), (3, False, 1)}
 
 
 @pytest.mark.parametrize("fault", ["float64", "channels", "address", "partial"])
@@ -131,7 +132,7 @@ def test_what_is_no_whole_vector_is_refused(fault: str) -> None:
         image = torch.zeros(2, 49, 9, 7).bfloat16().contiguous(memory_format=torch.channels_last)[:, 1:]
     else:
         grad, image = tensors(401)
-        tiles.plan = lambda problem: (1, 1, 1, 0)  # type: ignore[method-assign]
+        tiles.plan = lambda problem: (1, 1, 1, 0, 0)  # type: ignore[method-assign]
         message = "expected memory for sums where blocks share pixels, and only there"
     with pytest.raises(RuntimeError, match=message):
         tiles.gradient(grad, image, (3, 5), 2, 1, 1, 2)

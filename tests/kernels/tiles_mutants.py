@@ -55,6 +55,8 @@ CUDA_TILES_KERNELS = [
     Mutant(TILES_OPERANDS, "lane() / 4 % 4", "lane() % 4"),
     Mutant(TILES_KERNELS, "n % kChunkPairs", "0"),
     Mutant(TILES_KERNELS, f"{WARP} % kWarpsAcross", f"{WARP} % 2"),
+    Mutant(TILES_KERNELS, "part + (kHalvedSteps ? half_of_steps() : 0)", "part"),
+    Mutant(TILES_KERNELS, "sum += sums[at * (kKernelsThreads / 2)]", "sum"),
     Mutant(TILES_KERNELS, "is_pixel ? y_ * tiles.stride[0] : kFarAway", "y_ * tiles.stride[0]"),
     Mutant(TILES_KERNELS, "pixels_left_ > 0", "pixels_left_ >= 0"),
     Mutant(TILES_KERNELS, "x_ >= tiles.result[1]", "x_ > tiles.result[1]"),

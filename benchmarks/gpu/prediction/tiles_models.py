@@ -15,7 +15,7 @@ _STEP_VECTORS, _THREADS, _WARP_ROWS, _VECTOR_BYTES, _LANES = 4, 64, 64, 16, 32
 # csrc/convolution/tiles_kernels_problem.h
 _GRADIENT_THREADS = 128
 _GRADIENT_ROWS, _CHUNK_COLUMNS, _WIDE_CHUNKS, _STEP_PIXELS = 64, 64, 3, 32
-_WANTED_GRADIENT_BLOCKS, _LEAST_STEPS = 96, 8
+_WANTED_GRADIENT_BLOCKS, _LEAST_STEPS, _STEPS_TO_HALVE = 96, 8, 16
 
 
 def _rows_of_tile(parts: int, pixels: int, channels: int) -> int:
@@ -194,27 +194,29 @@ class TilesKernelsProblem:
         return math.ceil(self.out_channels / _GRADIENT_ROWS)
 
     @property
-    def plan(self) -> tuple[int, int, int]:
-        """Chunks of a tile, tiles, and splits."""
-        rows = self.samples * self.groups * self.down
+    def plan(self) -> tuple[int, int, int, bool]:
+        """Chunks of a tile, tiles, splits, and whether steps are halved."""
+        rows, steps = self.samples * self.groups * self.down, math.ceil(self.pixels / _STEP_PIXELS)
         wide, narrow = rows * self.across(_WIDE_CHUNKS), rows * self.across(1)
         if wide * _WIDE_CHUNKS * 10 <= narrow * 11 and wide >= _WANTED_GRADIENT_BLOCKS:
-            return _WIDE_CHUNKS, wide, 1
-        steps = math.ceil(self.pixels / _STEP_PIXELS)
+            return _WIDE_CHUNKS, wide, 1, steps >= _STEPS_TO_HALVE
         splits = min(max(steps // _LEAST_STEPS, 1), math.ceil(_WANTED_GRADIENT_BLOCKS / max(narrow, 1)))
-        return 1, narrow, math.ceil(steps / math.ceil(steps / splits))
+        of_split = math.ceil(steps / splits)
+        return 1, narrow, math.ceil(steps / of_split), of_split >= _STEPS_TO_HALVE
 
 
 def tiles_kernels_launches(problem: TilesKernelsProblem) -> list[launches.Launch]:
-    chunks, tiles, splits = problem.plan
+    chunks, tiles, splits, halved_steps = problem.plan
     type_name, size = launches.TYPES[problem.dtype]
     blocks, across = tiles * splits, problem.across(chunks)
     steps = math.ceil(problem.pixels * size / 2 / _STEP_PIXELS) / splits  # half as many pixels of float32 in a step
     # Copies and matrices of a step; a tile's results there and back, where they do not go to memory as they are.
     warps = _GRADIENT_THREADS // _LANES
     of_warp = 2 + 2 if chunks == 1 else 4 + chunks  # matrices of 16 rows or columns, of each half of a step
-    of_step = (1 + chunks) * _STEP_PIXELS + 2 * of_warp * 4 * warps
+    of_halved = 4 + 2 * chunks  # of one half
+    of_step = (1 + chunks) * _STEP_PIXELS + (of_halved if halved_steps else 2 * of_warp) * 4 * warps
     of_results = 0 if splits > 1 else size * 64 * chunks
+    of_results += 256 * chunks if halved_steps else 0  # sums of one half to another warp
     # Other tiles of columns read the gradient again; the input other tiles of output channels, and those of other taps.
     again = (across - 1) * problem.arrays["grad"]
     again += (problem.down * min(across, problem.taps) - 1) * problem.arrays["input"]
@@ -222,8 +224,8 @@ def tiles_kernels_launches(problem: TilesKernelsProblem) -> list[launches.Launch
     partial = {"partial": grad_kernels // size * 4 * splits}
     arrays = problem.arrays if splits == 1 else {name: problem.arrays[name] for name in ("input", "grad")} | partial
     main = launches.Launch(
-        f"grad_kernels_tiles<{type_name}, {chunks}>", blocks, _GRADIENT_THREADS, {"add_steps.step": steps}, arrays,
-        again, wavefronts=blocks * (steps * of_step + of_results),
+        f"grad_kernels_tiles<{type_name}, {str(halved_steps).lower()}, {chunks}>", blocks, _GRADIENT_THREADS,
+        {"add_steps.step": steps}, arrays, again, wavefronts=blocks * (steps * of_step + of_results),
     )  # fmt: skip
     if splits == 1:
         return [main]

@@ -51,17 +51,6 @@ __device__ __forceinline__ KernelsPlace kernels_place(const KernelsShape& shape)
           first_pixel + (left < shape.of_split ? left : shape.of_split)};
 }
 
-// Of a vector of columns. Behind the last column, tap[0] is the kernel's size.
-struct KernelsColumn {
-  int tap[2], channel;
-};
-template <typename T>
-__device__ __forceinline__ KernelsColumn kernels_column(const TilesShape& shape, int vector) {
-  const int vectors = shape.in_channels / kVector<T>, tap = vector / vectors;
-  const int down = tap / shape.kernel[1] < shape.kernel[0] ? tap / shape.kernel[1] : shape.kernel[0];
-  return {{down, tap % shape.kernel[1]}, (vector - tap * vectors) * kVector<T>};
-}
-
 // Brings the steps of the reduction to shared memory, one after the other. A thread has a vector of output channels and
 // one of each chunk of columns, of some pixels of every step.
 template <typename T, int kChunks>
@@ -133,15 +122,21 @@ class PixelsFetch {
 
 // A warp's part of a tile, in registers: of a chunk alone half of the output channels and half of the columns; of
 // several all output channels and a quarter of each chunk, which of three reads 28 wavefronts for 24 products, not 32.
-template <typename T, int kChunks>
+// Of halved steps it has half of the columns for half of the pixels: 40 wavefronts for 48 products of three chunks, and
+// of one 24 for 16 instead of 16 for 8; at the end one warp adds what another has of the same sums.
+template <typename T, bool kHalvedSteps, int kChunks>
 class KernelsWarpTile {
  public:
   __device__ __forceinline__ KernelsWarpTile()
       : grad_(first_row(), /*depth_is_second=*/true), input_(first_column(), /*depth_is_second=*/false) {}
 
+  // Whether the warp has the whole sums, after join().
+  __device__ __forceinline__ static bool has_sums() { return !kHalvedSteps || half_of_steps() == 0; }
+
   __device__ __forceinline__ void add_step(const uint4* stage) {
 #pragma unroll
-    for (int pixel = 0; pixel < kStepPixels<T>; pixel += Operands::kDepth) {
+    for (int part = 0; part < kStepPixels<T> / Operands::kDepth; part += kHalvedSteps ? 2 : 1) {
+      const int pixel = (part + (kHalvedSteps ? half_of_steps() : 0)) * Operands::kDepth;
       uint32_t grads[kDown][4];
 #pragma unroll
       for (int m = 0; m < kDown; ++m) grad_.load(stage, pixel, m, grads[m]);
@@ -158,9 +153,22 @@ class KernelsWarpTile {
     }
   }
 
+  // Adds what two warps have of the same sums, by way of all stages, which nobody uses before or after without a
+  // barrier.
+  __device__ __forceinline__ void join(uint4* stages) {
+    if constexpr (!kHalvedSteps) return;
+    static_assert(sizeof sums_ * kKernelsThreads / 2 <= kKernelsSharedBytes<kChunks>);
+    float* sums = reinterpret_cast<float*>(stages) + threadIdx.x % (kKernelsThreads / 2);
+    if (!has_sums()) for_each_sum([&](int at, float& sum) { sums[at * (kKernelsThreads / 2)] = sum; });
+    __syncthreads();
+    if (has_sums()) for_each_sum([&](int at, float& sum) { sum += sums[at * (kKernelsThreads / 2)]; });
+    __syncthreads();
+  }
+
   // Calls function(row, chunk, column of the chunk, two neighbouring sums) for each pair.
   template <typename Function>
   __device__ __forceinline__ void for_each_pair(Function&& function) const {
+    if (!has_sums()) return;
 #pragma unroll
     for (int n = 0; n < 2 * kPairs; ++n) {
 #pragma unroll
@@ -176,14 +184,30 @@ class KernelsWarpTile {
 
  private:
   using Operands = OperandsAcrossRows<T>;
-  static constexpr int kWarpsAcross = kChunks == 1 ? 2 : 4;
-  static constexpr int kWarpRows = kKernelsRows * kWarpsAcross / (kKernelsThreads / kLanes), kDown = kWarpRows / 16;
+  static constexpr int kWarpsAcross = kHalvedSteps || kChunks == 1 ? 2 : 4;
+  static constexpr int kWarpRows =
+      kHalvedSteps ? kKernelsRows : kKernelsRows * kWarpsAcross / (kKernelsThreads / kLanes);
+  static constexpr int kDown = kWarpRows / 16;
   static constexpr int kWarpColumns = kKernelsRows / kWarpsAcross;                       // of a chunk
   static constexpr int kChunkPairs = kWarpColumns / 16, kPairs = kChunks * kChunkPairs;  // of eight columns
 
   __device__ __forceinline__ static int lane() { return static_cast<int>(threadIdx.x) % kLanes; }
   __device__ __forceinline__ static int first_row() {
-    return static_cast<int>(threadIdx.x) / kLanes / kWarpsAcross * kWarpRows;
+    return kHalvedSteps ? 0 : static_cast<int>(threadIdx.x) / kLanes / kWarpsAcross * kWarpRows;
+  }
+  __device__ __forceinline__ static int half_of_steps() {
+    return static_cast<int>(threadIdx.x) / (kKernelsThreads / 2);
+  }
+  template <typename Function>
+  __device__ __forceinline__ void for_each_sum(Function&& function) {
+#pragma unroll
+    for (int m = 0; m < kDown; ++m) {
+#pragma unroll
+      for (int n = 0; n < 2 * kPairs; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) function((m * 2 * kPairs + n) * 4 + i, sums_[m][n][i]);
+      }
+    }
   }
   __device__ __forceinline__ static int first_column() {
     return static_cast<int>(threadIdx.x) / kLanes % kWarpsAcross * kWarpColumns;
@@ -204,15 +228,21 @@ __device__ __forceinline__ int64_t grad_kernels_offset(const KernelsShape& shape
 }
 
 // A multiprocessor has registers for two blocks of wide tiles.
-template <typename T, int kChunks>
-__global__ void __launch_bounds__(kKernelsThreads, kChunks == 1 ? 5 : 2)
+template <typename T, bool kHalvedSteps, int kChunks>
+__global__ void __launch_bounds__(kKernelsThreads, kChunks > 1    ? 2
+                                                   : kHalvedSteps ? 4
+                                                                  : 5)
     grad_kernels_tiles(KernelsShape shape, const T* grad, const T* input, float* partial, T* grad_kernels) {
   uint4* stages = dynamic_shared<uint4>();
-  const KernelsPlace place = kernels_place<T, kChunks>(shape);
+  __shared__ KernelsPlace place;  // until the tile is written: registers are for its sums
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread == 0) place = kernels_place<T, kChunks>(shape);
+  __syncthreads();
   const int steps = (place.last_pixel - place.first_pixel + kStepPixels<T> - 1) / kStepPixels<T>;
   PixelsFetch<T, kChunks> fetch(shape, place, grad, input);
-  KernelsWarpTile<T, kChunks> tile;
+  KernelsWarpTile<T, kHalvedSteps, kChunks> tile;
   add_steps<kKernelsStageVectors<kChunks>>(steps, fetch, tile, stages);
+  tile.join(stages);
   const TilesShape& tiles = shape.tiles;
   const int rows = tiles.out_channels - place.first_channel;
   if (kChunks == 1 && partial) {
@@ -231,14 +261,14 @@ __global__ void __launch_bounds__(kKernelsThreads, kChunks == 1 ? 5 : 2)
     store_pair(elements + own % kVector<T>, first, second);
   });
   __syncthreads();
-  const int vector = static_cast<int>(threadIdx.x) % kRowVectors<T>;
+  const int vector = thread % kRowVectors<T>;
 #pragma unroll
   for (int chunk = 0; chunk < kChunks; ++chunk) {
     const KernelsColumn column = kernels_column<T>(tiles, place.first_column + chunk * kRowVectors<T> + vector);
     T* to = grad_kernels + grad_kernels_offset(shape, place, column);
 #pragma unroll
     for (int i = 0; i < kKernelsRows / kRowsOfThreads<T>; ++i) {
-      const int row = static_cast<int>(threadIdx.x) / kRowVectors<T> + i * kRowsOfThreads<T>;
+      const int row = thread / kRowVectors<T> + i * kRowsOfThreads<T>;
       if (row < rows && column.tap[0] < tiles.kernel[0])
         store_vector(to + row * tiles.in_channels, stages[chunk * kTileVectors + row_place<T>(row, vector)]);
     }

@@ -1,6 +1,8 @@
 // Plans the gradient of the kernels of the convolution in tiles and launches it. The same source for nvcc and for the
 // emulator of the tests.
 #pragma once
+#include <type_traits>
+
 #include "convolution/cuda/tiles_kernels.cuh"
 #include "convolution/cuda/tiles_launch.cuh"
 #include "convolution/tiles_kernels_problem.h"
@@ -16,7 +18,7 @@ inline void check_tiles_kernels(const TilesKernelsProblem& problem, const Kernel
     throw std::runtime_error("crossd_ops: expected memory for sums where blocks share pixels, and only there");
 }
 
-template <typename T, int kChunks>
+template <typename T, bool kHalvedSteps, int kChunks>
 void launch_grad_kernels_tiles(const TilesKernelsProblem& problem, const KernelsPlan& plan, cudaStream_t stream) {
   KernelsShape shape{};
   shape.tiles = tiles_shape(problem), shape.grad_sample = problem.grad_sample;
@@ -25,8 +27,9 @@ void launch_grad_kernels_tiles(const TilesKernelsProblem& problem, const Kernels
   shape.step[1] = kRowsOfThreads<T> % shape.tiles.result[1];
   for (int i = 0; i < 2; ++i) shape.grad_pixel[i] = int_of_tiles(problem.grad_pixel[i]);
   int_of_tiles(problem.result[0] * problem.grad_pixel[0] + problem.result[1] * problem.grad_pixel[1]);
-  launch(grad_kernels_tiles<T, kChunks>, dim3(static_cast<unsigned>(int_of_tiles(plan.tiles * plan.splits))),
-         dim3(kKernelsThreads), kKernelsSharedBytes<kChunks>, stream, shape, static_cast<const T*>(problem.grad),
+  launch(grad_kernels_tiles<T, kHalvedSteps, kChunks>,
+         dim3(static_cast<unsigned>(int_of_tiles(plan.tiles * plan.splits))), dim3(kKernelsThreads),
+         kKernelsSharedBytes<kChunks>, stream, shape, static_cast<const T*>(problem.grad),
          static_cast<const T*>(problem.input), static_cast<float*>(problem.partial),
          static_cast<T*>(problem.grad_kernels));
 }
@@ -34,10 +37,13 @@ void launch_grad_kernels_tiles(const TilesKernelsProblem& problem, const Kernels
 template <typename T>
 void launch_tiles_kernels_gradient_as(const TilesKernelsProblem& problem, const KernelsPlan& plan,
                                       cudaStream_t stream) {
-  if (plan.chunks == 1)
-    launch_grad_kernels_tiles<T, 1>(problem, plan, stream);
-  else
-    launch_grad_kernels_tiles<T, kWideChunks>(problem, plan, stream);
+  const auto launched = [&](auto halved_steps) {
+    if (plan.chunks == 1)
+      launch_grad_kernels_tiles<T, decltype(halved_steps)::value, 1>(problem, plan, stream);
+    else
+      launch_grad_kernels_tiles<T, decltype(halved_steps)::value, kWideChunks>(problem, plan, stream);
+  };
+  plan.halved_steps ? launched(std::true_type{}) : launched(std::false_type{});
   if (plan.splits == 1) return;
   const int64_t fours = problem.samples * problem.kernel[0] * problem.kernel[1] * problem.groups *
                         problem.out_channels * problem.in_channels / 4;

@@ -1,4 +1,5 @@
-// Steps of the gradient of the kernels in shared memory, whose rows are pixels, and the operands of products in them.
+// Steps of the gradient of the kernels in shared memory, whose rows are pixels, what their columns are, and the
+// operands of products in them.
 #pragma once
 #include "convolution/cuda/tiles.cuh"
 #include "convolution/tiles_kernels_problem.h"
@@ -24,6 +25,17 @@ static_assert(kKernelsStepPixels % kStepPixels<BFloat16> == 0 && kKernelsStepPix
 template <typename T>
 __device__ __forceinline__ int row_place(int row, int vector) {
   return row * kRowVectors<T> + (vector ^ (sizeof(T) == 2 ? row % 8 : row % 4 * 2));
+}
+
+// Of a vector of columns. Behind the last column, tap[0] is the kernel's size.
+struct KernelsColumn {
+  int tap[2], channel;
+};
+template <typename T>
+__device__ __forceinline__ KernelsColumn kernels_column(const TilesShape& shape, int vector) {
+  const int vectors = shape.in_channels / kVector<T>, tap = vector / vectors;
+  const int down = tap / shape.kernel[1] < shape.kernel[0] ? tap / shape.kernel[1] : shape.kernel[0];
+  return {{down, tap % shape.kernel[1]}, (vector - tap * vectors) * kVector<T>};
 }
 
 // Operands of products whose reduction goes along the rows of a step: of 16 columns, in two halves of eight.
