@@ -150,14 +150,6 @@ inline LibraryGradients dispatched_convolution_backward(const Tensor& grad, cons
   return gradients;
 }
 
-// On the CPU oneDNN leaves some of what it makes of channels-last tensors of bfloat16 as memory was before
-// (torch 2.13): of the gradient of kernels, where there are few pixels, and of volumes in groups of one channel.
-inline Tensor contiguous_bfloat16(const Tensor& tensor) {
-  if (tensor.scalar_type() != torch::headeronly::ScalarType::BFloat16) return tensor;
-  const std::vector<int64_t> sizes = sizes_of(tensor), strides = dense_strides(sizes);
-  return strides_of(tensor) == strides ? tensor : alias(dense(tensor), sizes, strides);
-}
-
 // On the CPU by torch's C interface: the dispatcher's way makes every list of numbers on the heap, twice, which takes
 // 8 us of a small problem's 40. The interface for CUDA is in a library that CPU-only torch does not have.
 inline Tensor library_convolution(const Tensor& input, const Tensor& kernels, const std::optional<Tensor>& bias,
@@ -167,8 +159,7 @@ inline Tensor library_convolution(const Tensor& input, const Tensor& kernels, co
   const std::vector<int64_t> output_padding(stride.size(), 0);
   const int64_t axes = geometry.axes();
   AtenTensorHandle result = nullptr, of_bias = bias ? bias->get() : nullptr;
-  const Tensor image = axes == 3 ? contiguous_bfloat16(input) : input;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_convolution(image.get(), kernels.get(), bias ? &of_bias : nullptr,
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_convolution(input.get(), kernels.get(), bias ? &of_bias : nullptr,
                                                     stride.data(), axes, padding.data(), axes, dilation.data(), axes,
                                                     /*transposed=*/0, output_padding.data(), axes, groups, &result));
   return Tensor(result);
@@ -183,9 +174,8 @@ inline LibraryGradients library_convolution_backward(const Tensor& grad, const T
   const int64_t axes = geometry.axes();
   const std::array<int32_t, 3> mask = {need_input, need_kernels, false};
   std::array<AtenTensorHandle, 3> results{};
-  const Tensor g = contiguous_bfloat16(grad), image = contiguous_bfloat16(input);
   TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_convolution_backward(
-      g.get(), image.get(), kernels.get(), /*bias_sizes=*/nullptr, 0, stride.data(), axes, padding.data(), axes,
+      grad.get(), input.get(), kernels.get(), /*bias_sizes=*/nullptr, 0, stride.data(), axes, padding.data(), axes,
       dilation.data(), axes, /*transposed=*/0, output_padding.data(), axes, groups, mask.data(), mask.size(),
       &results[0], &results[1], &results[2]));
   (void)Tensor(results[2]);
