@@ -227,7 +227,7 @@ def test_vectorised_kernels_move_16_bytes_at_a_time(instructions: dict[str, dict
 def test_tiles_are_multiplied_by_tensor_cores(instructions: dict[str, dict[str, str]], architecture: str) -> None:
     """A step's copies and products are in one loop, and nothing there goes by generic addresses."""
     kernels = {name: code for name, code in instructions[architecture].items() if "_tiles<" in name}
-    assert len(kernels) == 18
+    assert len(kernels) == 24
     for name, code in kernels.items():
         (loop,) = (loop for loop in innermost_loops(code) if "HMMA" in loop)
         assert re.search(r"\bHMMA\.(16816\.F32|1688\.F32\.TF32)", loop), name
