@@ -11,8 +11,7 @@
 
 PYTHON ?= python3
 TORCH ?= 2.13.0
-# Files in the order of their names: those of few tests, which would come last, are the longest.
-PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST_ARGS ?= -n 2 --dist loadfile
 # Networks that the tests convert, trainers (MONAI's needs ignite), and CuTe's headers, which know the layouts of tensor
 # cores. Without their dependencies: those that the tests need are in the "test" extra, and torchvision names the one torch
 # that it is built for, and would replace the chosen one. Where something does not fit, its tests skip.
