@@ -10,7 +10,7 @@ from emulator.cuda_head_harness import EmulatedHead, want_few_blocks
 from emulator.cuda_head_metering import WholeHeadCase
 from torch import Tensor
 
-from benchmarks.gpu.prediction import own_models
+from benchmarks.gpu.prediction import whole_head_models
 
 CHECK = EMULATOR / "cuda_head_check.cpp"
 EPSILON = 1e-5
@@ -125,8 +125,8 @@ def test_launches_of_the_whole_head_are_those_of_the_launchers(
     if reason:
         pytest.skip(reason)
     sizes = 3, channels, side * side
-    problem = own_models.WholeHeadProblem(*sizes, dtype, channels_last, beside=need_input, need_input=need_input)
-    of = own_models.whole_head_forward_launches if direction == "forward" else own_models.whole_head_backward_launches
+    problem = whole_head_models.WholeHeadProblem(*sizes, dtype, channels_last, beside=need_input, need_input=need_input)
+    of = whole_head_models.forward_launches if direction == "forward" else whole_head_models.backward_launches
     expected = of(problem, training=True)
     case = WholeHeadCase(3, channels, side, side, getattr(torch, dtype), channels_last, need_input)
     got = case.measure(direction)

@@ -26,7 +26,7 @@ from emulator.metering import Launch
 from shift_problems import TYPES, expected_launches, metered
 from test_static_kernels import ARCHITECTURES, SOURCES, UPDATE, demangled, disassembler
 
-from benchmarks.gpu.prediction import bounds, launches, own_models, tiles_models
+from benchmarks.gpu.prediction import bounds, launches, tiles_models, whole_head_models
 from benchmarks.gpu.prediction.bounds import TABLE
 from benchmarks.gpu.prediction.convolution_models import shifted_columns
 from benchmarks.gpu.prediction.machine_code import ONE_WARP, Loop, loops_of, steps_of
@@ -174,12 +174,15 @@ def test_every_loop_is_one_that_the_prediction_knows(architecture: str) -> None:
     for launch in (*launches.head_forward_launches(head), *launches.head_backward_launches(head)):
         known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)
     for packed, dtype in itertools.product((False, True), ("float32", "bfloat16")):
-        whole = own_models.WholeHeadProblem(2, 64, 100, dtype, packed)
-        of_few = own_models.WholeHeadProblem(2, 3, 100, dtype, packed, need_input=False)
+        whole = whole_head_models.WholeHeadProblem(2, 64, 100, dtype, packed)
+        of_few = whole_head_models.WholeHeadProblem(2, 3, 100, dtype, packed, need_input=False)
         found = [
             launches_of(problem, training=True)
             for problem in (whole, of_few)
-            for launches_of in (own_models.whole_head_forward_launches, own_models.whole_head_backward_launches)
+            for launches_of in (
+                whole_head_models.forward_launches,
+                whole_head_models.backward_launches,
+            )
         ]
         for launch in itertools.chain(*found):
             known.setdefault(launch.kernel.partition("<")[0], set()).update(launch.loops)

@@ -17,7 +17,7 @@ operator has a model, the function that tells its launches, and is refused witho
                       often a loop runs and how many blocks there are is the arithmetic of the launchers, repeated in
                       launches.py; of the kernel for any sizes in general_launches.py, where instructions are those of
                       the steps in its innermost loops alone.
-    tiles_models.py   the same of the convolution in tiles
+    whole_head_models.py, tiles_models.py  the same of the whole head, and of the convolution in tiles
     convolution_models/  the same of shifted columns
     torch_models.py   kernels of torch and of libraries: a roofline of the bytes of their tensors and their
                       multiply-adds, at rates that are assumptions (assumptions.py)

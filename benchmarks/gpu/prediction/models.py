@@ -1,6 +1,7 @@
 """Which launches an operator makes: a function for each, by its name. An operator without one is an error.
 
-Models of crossd_ops' kernels are in own_models.py and tiles_models.py, those of torch's operators in torch_models.py.
+Models of crossd_ops' kernels are in own_models.py, whole_head_models.py and tiles_models.py, those of torch's operators
+in torch_models.py.
 """
 
 from __future__ import annotations

@@ -17,7 +17,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from benchmarks.gpu.measurements import cases, ceilings, convolutions, networks, operators
 from benchmarks.gpu.measurements.case import Case
-from benchmarks.gpu.prediction import own_models, tiles_models, torch_models  # noqa: F401  they are registered
+from benchmarks.gpu.prediction import (  # noqa: F401  they are registered
+    own_models,
+    tiles_models,
+    torch_models,
+    whole_head_models,
+)
 from benchmarks.gpu.prediction.bounds import BASES, Prediction, predict
 from benchmarks.gpu.prediction.compiled import fuse_elementwise
 from benchmarks.gpu.prediction.convolution_models import shifted_columns  # noqa: F401  they are registered

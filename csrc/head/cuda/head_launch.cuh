@@ -1,6 +1,8 @@
 // Deals the pixels of a head out to blocks, and launches its kernels. The same source for nvcc and for the emulator.
 #pragma once
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 
 #include "head/cuda/few_channels/backward.cuh"
 #include "head/cuda/few_channels/forward.cuh"
@@ -29,7 +31,8 @@ inline HeadWork head_work(const HeadInput& input, bool tile_stays = false) {
   const auto ceil_divide = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const int64_t chunks = ceil_divide(input.channels, kTile), pixels = input.shape.pixels();
   if (pixels >= kMostPixels)
-    throw std::invalid_argument("crossd_ops: the head takes less than 2^30 pixels of a sample");
+    throw std::invalid_argument("crossd_ops: expected less than 2^30 pixels of a sample, got " +
+                                std::to_string(pixels));
   HeadWork work{};
   work.packed = in_vectors(input.shape, input.channels, input.strides, input.data, input.dtype);
   work.straight = work.packed && input.dtype == Dtype::bfloat16 && chunks <= kStraightChunks;
