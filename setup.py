@@ -79,7 +79,9 @@ def library(architectures: list[str]) -> Extension:
     if CUDA_HOME:
         definitions += ["-DCROSSD_WITH_CUDA", "-DUSE_CUDA"]
         cxx += ["-isystem", f"{CUDA_HOME}/include"]
-        nvcc = ["-O3", "-lineinfo", "--threads=2", "-Xcompiler=-Wall,-Wextra,-fvisibility=hidden", *architectures]
+        # Compressed, since line information makes the kernels 2.7 times as large: 70 MB, compressed 15.
+        nvcc = ["-O3", "-lineinfo", "-Xfatbin=-compress-all", "--threads=2", *architectures]
+        nvcc += ["-Xcompiler=-Wall,-Wextra,-fvisibility=hidden"]
         # A static CUDA runtime, its symbols kept inside: loads with CPU-only torch too, and beside torch's own runtime.
         link = ["-Wl,--exclude-libs,ALL", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
         folders += [folder for name in ("lib64", "lib") if os.path.isdir(folder := f"{CUDA_HOME}/{name}")]

@@ -26,7 +26,7 @@ UNSTABLE = re.compile(r"\b(at|c10)::|\b_?Py[A-Z_]")  # C++ symbols of torch, and
 NEEDED = re.compile(r"lib(torch_cpu|c10)\.so|lib(stdc\+\+|gcc_s|m|c|pthread|dl|rt)\.so\.\d+|ld-linux-x86-64\.so\.2")
 # The newest GLIBCXX symbols of the systems that have this glibc at least, by PEP 600: from auditwheel's policies.
 GLIBCXX = {"2.17": "3.4.19", "2.28": "3.4.24", "2.31": "3.4.28", "2.34": "3.4.29", "2.35": "3.4.30", "2.39": "3.4.33"}
-MAX_WHEEL, MAX_LIBRARY = 16 << 20, 64 << 20  # bytes: three architectures' kernels and PTX, not a second CUDA library
+MAX_WHEEL, MAX_LIBRARY = 16 << 20, 24 << 20  # bytes: three architectures' kernels and PTX, not a second CUDA library
 
 
 def output(*command: str | Path, **options: object) -> str:

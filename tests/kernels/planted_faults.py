@@ -120,8 +120,10 @@ LAST_BLOCK = faults(
     Mutant("common/cuda/last_block.cuh", "__syncthreads();", ""),
     Mutant("common/cuda/last_block.cuh", "__threadfence();", "", 0),
     Mutant("common/cuda/last_block.cuh", "__threadfence();", "", 1),
-    Mutant("common/cuda/last_block.cuh", "atomicAdd(ticket, 1u) == blocks - 1", "(atomicAdd(ticket, 1u), true)"),
-    Mutant("common/cuda/last_block.cuh", "blocks - 1", "0u"),
+    Mutant(
+        "common/cuda/last_block.cuh", "atomicAdd(ticket, share) == blocks - share", "(atomicAdd(ticket, share), true)"
+    ),
+    Mutant("common/cuda/last_block.cuh", "blocks - share", "0u"),
 )
 
 KINDS = [
