@@ -189,7 +189,8 @@ inline Tensor join_samples(const std::vector<Tensor>& samples) {
 
 // out = a b, each (n, ., .). In float32 on a GPU with TF32 or without, as torch's setting of matrix products has it:
 // that of convolutions reaches no product, and to change one for the time of a call would change it for every thread.
-// So the choice of a method (convolution/choice.h) keeps from here what convolutions would not round.
+// So the choice of a method (convolution/choice.h) keeps from here what convolutions would not round, and products of
+// columns that they would go in tiles (convolution/methods/products.h).
 inline void dispatched_product(Tensor& out, const Tensor& a, const Tensor& b) {
   (void)torch::stable::detail::to<Tensor>(call_operator<1>("aten::bmm", "out", a, b, out)[0]);
 }

@@ -10,9 +10,11 @@
 #include "common/tensors.h"
 #include "convolution/choice.h"
 #include "convolution/columns.h"
+#include "convolution/methods/loop.h"
+#include "convolution/methods/products.h"
+#include "convolution/methods/tiles.h"
 #include "convolution/padding/tensors.h"
 #include "convolution/sample_kernels.h"
-#include "convolution/tiles.h"
 
 namespace crossd_ops {
 
@@ -28,7 +30,7 @@ class ConvolutionGradients {
   Tensor add(const Tensor& grad, const Tensor& kernels) {
     if (method_ == Method::matrix) return add_matrix(grad, kernels);
     if (method_ == Method::tiles) return add_tiles(grad, kernels);
-    return method_ == Method::loop && problem_.samples() > 1 ? add_samples(grad, kernels) : add_grouped(grad, kernels);
+    return method_ == Method::loop && problem_.samples() > 1 ? add_loop(grad, kernels) : add_grouped(grad, kernels);
   }
 
   // After the last block.
@@ -51,25 +53,11 @@ class ConvolutionGradients {
     return need_kernels_ ? split_samples(found.kernels, kernels.size(1)) : kernels;
   }
 
-  // (B * rows, C, ...) -> (B, rows, C, ...)
-  static Tensor split_samples(const Tensor& kernels, int64_t rows) {
-    std::vector<int64_t> sizes = sizes_of(kernels), strides = strides_of(kernels);
-    sizes[0] /= rows;
-    sizes.insert(sizes.begin() + 1, rows), strides.insert(strides.begin(), rows * strides[0]);
-    return alias(kernels, sizes, strides);
-  }
-
-  Tensor add_samples(const Tensor& grad, const Tensor& kernels) {
-    std::vector<Tensor> inputs, grads;
-    for (int64_t b = 0; b < problem_.samples(); ++b) {
-      const LibraryGradients found =
-          library_convolution_backward(part_of(grad, 0, b, 1), part_of(input_, 0, b, 1), kernels_of_sample(kernels, b),
-                                       problem_.geometry, problem_.geometry.groups, need_input_, need_kernels_);
-      if (need_input_) inputs.push_back(found.input);
-      if (need_kernels_) grads.push_back(found.kernels);
-    }
-    if (need_input_) add_to_grad_input(join_samples(inputs));
-    return need_kernels_ ? split_samples(join_samples(grads), kernels.size(1)) : kernels;
+  Tensor add_loop(const Tensor& grad, const Tensor& kernels) {
+    const LibraryGradients found =
+        gradients_of_each_sample(grad, input_, kernels, problem_, need_input_, need_kernels_);
+    if (need_input_) add_to_grad_input(found.input);
+    return need_kernels_ ? found.kernels : kernels;
   }
 
   // With columns x (B, C Kh Kw, pixels) of the input, of which y = w x:  g_w = g x^T,  g_x = w^T g. On a GPU, where
@@ -92,7 +80,7 @@ class ConvolutionGradients {
       else if (!columns_)
         columns_.emplace(image_to_columns(input_, problem_));
       multiply_into(part_of(kernel_matrices(*grad_kernels_, groups), 0, block, blocks), g_of_chunk,
-                    transposed(*columns_));
+                    transposed(*columns_), problem_);
       if (problem_.on_gpu) columns_.reset();
     }
     return need_kernels_ ? *grad_kernels_ : kernels;
@@ -102,19 +90,16 @@ class ConvolutionGradients {
   Tensor add_tiles(const Tensor& grad, const Tensor& given) {
     if (is_padded(problem_)) return add_padded_tiles(grad, given);
     const Tensor kernels = in_tap_major_order(given);
-    const ProfilerRange range("crossd_ops::convolve_tiles_backward");
-#if defined(CROSSD_WITH_CUDA)
-    if (input_.is_cuda()) {
-      const CudaDevice device(input_);
-      const Tensor whole_grad = in_whole_vectors(grad);
-      if (need_input_) {
-        grad_input_.emplace(new_tensor(input_, sizes_of(input_), MemoryFormat::channels_last));
-        cuda::tiles_input_gradient(tiles_input_problem(whole_grad, kernels, *grad_input_, problem_), device.stream());
-      }
-      return need_kernels_ ? grad_kernels_in_tiles(whole_grad, kernels, device.stream()) : kernels;
+    const Tensor whole_grad = in_whole_vectors(grad);
+    if (need_input_) {
+      grad_input_.emplace(new_tensor(input_, sizes_of(input_), MemoryFormat::channels_last));
+      input_gradient_in_tiles(whole_grad, kernels, *grad_input_, problem_);
     }
-#endif
-    return add_samples(grad, kernels);
+    if (!need_kernels_) return kernels;
+    const std::vector<int64_t> sizes = sizes_of(kernels);
+    Tensor grad_kernels = new_strided_tensor(kernels, sizes, tap_major_strides(sizes), kernels.scalar_type());
+    kernels_gradient_in_tiles(whole_grad, in_whole_vectors(input_), grad_kernels, problem_);
+    return grad_kernels;
   }
 
   Tensor add_padded_tiles(const Tensor& grad, const Tensor& given) {
@@ -126,23 +111,6 @@ class ConvolutionGradients {
     if (need_input_) grad_input_.emplace(padding.image_gradient(padded.grad_input()));
     return need_kernels_ ? padding.kernels_gradient(of_kernels) : given;
   }
-
-#if defined(CROSSD_WITH_CUDA)
-  Tensor grad_kernels_in_tiles(const Tensor& grad, const Tensor& kernels, void* stream) {
-    const std::vector<int64_t> sizes = sizes_of(kernels);
-    const Tensor image = in_whole_vectors(input_);
-    Tensor grad_kernels = new_strided_tensor(kernels, sizes, tap_major_strides(sizes), kernels.scalar_type());
-    TilesKernelsProblem tiles = tiles_kernels_problem(grad, image, grad_kernels, problem_);
-    const int64_t splits = plan_of_kernels_gradient(tiles).splits;
-    std::optional<Tensor> partial;
-    if (splits > 1) {
-      partial.emplace(new_tensor(kernels, {splits * kernels.numel()}, ScalarType::Float));
-      tiles.partial = partial->mutable_data_ptr();
-    }
-    cuda::tiles_kernels_gradient(tiles, stream);
-    return grad_kernels;
-  }
-#endif
 
   // Groups of channels-last images are no matrices.
   MemoryFormat format_of_grad_input() const {
@@ -157,7 +125,7 @@ class ConvolutionGradients {
                                 ? as_matrices(part_of(*grad_input_, 0, first, count), problem_.geometry.groups)
                                 : new_columns(input_, problem_, count));
     if (is_first)
-      multiply_into(*grad_columns_, w, g);
+      multiply_into(*grad_columns_, w, g, problem_);
     else
       add_product_on_cpu(*grad_columns_, w, g);
   }

@@ -131,6 +131,20 @@ inline double slices_of_weight(const ConvolutionProblem& problem) {
   return static_cast<double>(problem.weight_elements()) / static_cast<double>(problem.kernel_elements());
 }
 
+// With what is missing of full tiles.
+inline double tiled_columns_multiply_adds(const ConvolutionProblem& problem, bool backward) {
+  const int64_t rows = problem.rows() / problem.geometry.groups, pixels = problem.pixels();
+  const int64_t wide = problem.shape.in_channels * problem.kernel_elements();
+  const auto of = [&](int64_t height, int64_t width, int64_t inner) {
+    const int64_t tiles = tiles_along(height, kFewTileRows) * tiles_along(width, kTileColumns);
+    const int64_t products = problem.samples() * problem.geometry.groups;
+    return in_turns(static_cast<double>(products * tiles), elements_of({kFewTileRows, kTileColumns, inner}))
+        .multiply_adds;
+  };
+  if (!backward) return of(rows, pixels, wide);
+  return (of(wide, pixels, rows) + of(rows, wide, pixels)) / 2;
+}
+
 // Of one product: the backward has two, of the same sizes.
 inline GpuProblem counts_of(const ConvolutionProblem& problem, bool backward, bool need_input) {
   const double samples = static_cast<double>(problem.samples());
@@ -143,6 +157,7 @@ inline GpuProblem counts_of(const ConvolutionProblem& problem, bool backward, bo
           problem.columns_are_the_image() ? 0 : static_cast<double>(problem.columns()),
           static_cast<double>(problem.multiply_adds()),
           tiled_work(padded ? *padded : problem, backward, need_input).multiply_adds,
+          tiled_columns_multiply_adds(problem, backward),
           problem.has_weight() ? kernels / samples * slices_of_weight(problem) : 0,
           static_cast<double>(problem.columns()) * slices_of_weight(problem),
           slices_of_weight(problem),

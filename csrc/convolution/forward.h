@@ -8,9 +8,11 @@
 #include "common/tensors.h"
 #include "convolution/choice.h"
 #include "convolution/columns.h"
+#include "convolution/methods/loop.h"
+#include "convolution/methods/products.h"
+#include "convolution/methods/tiles.h"
 #include "convolution/padding/tensors.h"
 #include "convolution/sample_kernels.h"
-#include "convolution/tiles.h"
 
 namespace crossd_ops {
 
@@ -40,7 +42,7 @@ class SampleConvolution {
     if (problem_.samples() == 1)
       return library_convolution(input_, kernels_of_sample(kernels, 0), bias, problem_.geometry,
                                  problem_.geometry.groups);
-    return method_ == Method::loop ? loop(kernels, bias) : group(kernels, bias);
+    return method_ == Method::loop ? convolve_each_sample(input_, kernels, bias, problem_) : group(kernels, bias);
   }
 
  private:
@@ -59,41 +61,24 @@ class SampleConvolution {
       } else if (!columns_) {
         columns_.emplace(image_to_columns(input_, problem_));
       }
-      multiply_into(part_of(products, 0, block, blocks), part_of(w, 0, block, blocks), *columns_);
+      multiply_into(part_of(products, 0, block, blocks), part_of(w, 0, block, blocks), *columns_, problem_);
     }
     return bias ? sum_of(result, along_channels(*bias, sizes)) : result;
   }
 
-  // Tensors of the CPU, which tests send the way of GPUs, have no tensor cores. Kernels that were made for it are in
-  // that order, others are copied.
+  // Kernels that were made for it are in that order, others are copied.
   Tensor tile(const Tensor& given, const std::optional<Tensor>& bias) const {
     if (is_padded(problem_)) return tile_padded(given, bias);
     const Tensor kernels = in_tap_major_order(given);
-    const ProfilerRange range("crossd_ops::convolve_tiles");
-#if defined(CROSSD_WITH_CUDA)
-    if (input_.is_cuda()) {
-      const CudaDevice device(input_);
-      const Tensor image = in_whole_vectors(input_);
-      Tensor result = new_tensor(input_, problem_.result, MemoryFormat::channels_last);
-      cuda::convolve_tiles(tiles_problem(image, kernels, bias, result, problem_), device.stream());
-      return result;
-    }
-#endif
-    return loop(kernels, bias);
+    Tensor result = new_tensor(input_, problem_.result, MemoryFormat::channels_last);
+    convolve_in_tiles(in_whole_vectors(input_), kernels, bias, result, problem_);
+    return result;
   }
 
   Tensor tile_padded(const Tensor& given, const std::optional<Tensor>& bias) const {
     const Padding padding(problem_);
     const Tensor image = padding.image(input_), kernels = padding.kernels(given);
     return padding.result(SampleConvolution(image, padding.problem(), Method::tiles).tile(kernels, padding.bias(bias)));
-  }
-
-  Tensor loop(const Tensor& kernels, const std::optional<Tensor>& bias) const {
-    std::vector<Tensor> outputs;
-    for (int64_t b = 0; b < problem_.samples(); ++b)
-      outputs.push_back(library_convolution(part_of(input_, 0, b, 1), kernels_of_sample(kernels, b), bias,
-                                            problem_.geometry, problem_.geometry.groups));
-    return join_samples(outputs);
   }
 
   Tensor group(const Tensor& kernels, const std::optional<Tensor>& bias) const {

@@ -4,10 +4,11 @@
 // 34977, 95604) have it at a few hundredths of what the same multiply-adds take in a plain one, the weight's gradient
 // and half types worst, float32 no better for TF32; and channels-last does not exist in (1, B * C, ...), so both sides
 // are copied. Columns are written and read once, as many times the image as a kernel has elements, and multiply at the
-// library's full rate. Tiles move no more than they must, but for copies of contiguous images, and multiply by
-// instructions that reach three quarters of the library's rate on GPUs with newer ones, by the counts of `python -m
-// benchmarks.gpu predict`; what is missing of a full tile, and of a full turn of blocks, they multiply too. Per sample
-// of a layer of a network, in half precision, these two win wherever a group has more than a few channels.
+// library's full rate, float32 that may be rounded at that of tiles (methods/products.h). Tiles move no more than they
+// must, but for copies of contiguous images, and multiply by instructions that reach three quarters of the library's
+// rate on GPUs with newer ones, by the counts of `python -m benchmarks.gpu predict`; what is missing of a full tile,
+// and of a full turn of blocks, they multiply too. Per sample of a layer of a network, in half precision, these two win
+// wherever a group has more than a few channels.
 //
 // All of these have to make the kernels of each sample first: in the forward pass they are written, in the backward
 // written again, and of two products there their gradient is read once more. The shared weight has none of it, but
@@ -39,13 +40,14 @@ struct PaddingCosts {
 // Sizes in elements, of all samples together, and of one product: of the backward's two, the mean.
 struct GpuProblem {
   double input, output, kernels, columns, multiply_adds, tiled_multiply_adds;
-  double weight;           // of which the kernels are made: 0 where they are given
-  double shifted_columns;  // as many times the columns as the weight has slices
-  double slices;           // of the weight
-  double seen;             // the gradient of what pixels see, which a backward of shifted columns writes and reads
+  double tiled_columns_multiply_adds;  // of a product of columns in tiles, see methods/products.h
+  double weight;                       // of which the kernels are made: 0 where they are given
+  double shifted_columns;              // as many times the columns as the weight has slices
+  double slices;                       // of the weight
+  double seen;  // the gradient of what pixels see, which a backward of shifted columns writes and reads
   bool backward, channels_last, groups;  // groups: more than one
   Dtype dtype;
-  bool tf32;  // float32 may be rounded, in convolutions; products of matrices have another setting, by default off
+  bool tf32;             // float32 may be rounded
   PaddingCosts padding;  // for tiles
 };
 
@@ -108,8 +110,8 @@ inline double grouped_seconds(const GpuProblem& problem) {
                      grouped_launches(problem), /*tf32=*/false);
 }
 inline double columns_seconds(const GpuProblem& problem) {
-  return gpu_seconds(problem, columns_elements(problem), problem.multiply_adds, columns_launches(problem),
-                     /*tf32=*/false);
+  const double multiply_adds = problem.tf32 ? problem.tiled_columns_multiply_adds / kTilesShare : problem.multiply_adds;
+  return gpu_seconds(problem, columns_elements(problem), multiply_adds, columns_launches(problem), problem.tf32);
 }
 inline double tiles_seconds(const GpuProblem& problem) {
   return gpu_seconds(problem, tiles_elements(problem), problem.tiled_multiply_adds / kTilesShare,

@@ -152,7 +152,8 @@ def test_each_launch_of_a_layer_is_there_once() -> None:
     """Of a convolution of 64 channels in evaluation of its head: what is in the library stands for its operator."""
     with gpu_stand_in():
         layer = CrossDConv2d(64, 64, 3, padding=1, bias=False)
-        narrow, few = CrossDConv2d(6, 64, 3, padding=1, bias=False), torch.empty(8, 6, 32, 32)
+        half = {"dtype": torch.bfloat16}
+        narrow, few = CrossDConv2d(6, 64, 3, padding=1, bias=False, **half), torch.empty(8, 6, 32, 32, **half)
         image = torch.empty(8, 64, 32, 32)
         with torch.no_grad():
             _, calls = record(lambda: narrow(few))  # channels that are no vectors
@@ -161,7 +162,7 @@ def test_each_launch_of_a_layer_is_there_once() -> None:
     assert not [call for call in calls if call.operator.startswith("crossd_ops.convolution")]
     parts = Counter(call.part for call in calls if launches_of(call))
     launches = [launch for launch, part in launches_in(calls) if part == "shift"]
-    assert [type(launch) for launch in launches] == [Launch] and launches[0].kernel.startswith("forward_cubic3<float")
+    assert [type(launch) for launch in launches] == [Launch] and launches[0].kernel.startswith("forward_cubic3<")
     assert parts["convolution"] == 2  # columns and their product, straight into the result
     (product,) = (one for one, _ in launches_in(calls) if getattr(one, "kernel", "") == "aten.bmm")
     assert isinstance(product, LibraryLaunch) and product.multiply_adds == 8 * 6 * 32 * 32 * 64 * 9
@@ -178,7 +179,9 @@ def test_a_step_names_whose_work_each_launch_is_and_copies_no_gradient() -> None
     assert set(parts) == {"shift", "head", "convolution", "norm", "optimizer", "rest"}
     assert {part for _, part in plain} == {"convolution", "norm", "optimizer", "rest"}
     # 17 layers above 1x1: kernels twice, the first's once, as images want no gradient; theirs; the sum of partial ones.
-    assert parts["shift"] == 17 * 4 - 1
+    # Of those with fewest pixels the weight is taken as it is.
+    as_it_is = sum(launch.kernel.startswith("shifted_columns") for launch, part in fused if part == "convolution")
+    assert 0 < as_it_is < 4 and parts["shift"] == 17 * 4 - 1 - as_it_is
     kernels = Counter(launch.kernel for launch, part in plain)
     assert kernels["aten.copy_"] == 1  # of the loss
     assert kernels["aten._native_batch_norm_legit, values"] == 20

@@ -105,7 +105,7 @@ def test_tiles_on_a_gpu(
     assert ("tiles" in found.possible) == fits
     back = choice.explain(input, weight, shift, (1, padding, 1, groups), backward=True, on_gpu=True)
     assert ("tiles" in back.possible) == fits
-    if channels_last or dtype is torch.float32:  # copies of contiguous half types take as long as their columns here
+    if channels_last:  # copies of contiguous images take as long as their columns here
         assert (found.method == "tiles") == (back.method == "tiles") == fits
     tiles, plain = found.costs["tiles"], found.costs["plain"]
     pairs = channels * channels // groups

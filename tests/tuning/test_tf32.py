@@ -63,7 +63,7 @@ ALL = {"grouped", "matrix", "tiles", "shared"}
     ("convolutions", "products", "possible"),
     [
         (True, True, ALL),
-        (True, False, ALL),  # matrices are more exact than they have to be
+        (True, False, ALL),  # columns are multiplied in tiles
         (False, False, ALL - {"tiles"}),
         (False, True, ALL - {"tiles", "matrix"}),
     ],

@@ -13,7 +13,7 @@ from benchmarks.gpu.prediction.compositions.stand_ins import own, tap_major
 _VECTOR_BYTES = 16
 
 
-def _in_whole(count: int, vector: int) -> int:
+def in_whole(count: int, vector: int) -> int:
     return math.ceil(count / vector) * vector
 
 
@@ -39,7 +39,7 @@ class Padding:
     def __init__(self, problem: Problem) -> None:
         vector = _VECTOR_BYTES // problem.input.element_size()
         self.problem, self.fold = problem, _folded_pixels(problem, vector)
-        self.channels, self.rows = _in_whole(problem.in_channels, vector), _in_whole(problem.out_channels, vector)
+        self.channels, self.rows = in_whole(problem.in_channels, vector), in_whole(problem.out_channels, vector)
         self.image_sizes, self.kernel = [*problem.input.shape[2:]], [*problem.kernel]
         stride, padding = [*problem.stride], [*problem.padding]
         if self.fold > 1:

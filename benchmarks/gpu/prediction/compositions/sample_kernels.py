@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks.gpu.prediction.compositions.padding import Padding, is_padded
 from benchmarks.gpu.prediction.compositions.problem import Problem, as_matrices
+from benchmarks.gpu.prediction.compositions.products import multiply_into
 from benchmarks.gpu.prediction.compositions.stand_ins import own
 from crossd_ops.operators.torch_convolution import memory_format_of
 
@@ -62,9 +63,9 @@ def _multiply(problem: Problem, kernels: Tensor, bias: Tensor | None) -> Tensor:
     for chunk in problem.chunks():
         columns, blocks = problem.columns(problem.input[chunk]), problem.blocks(chunk)
         if transposed:
-            torch.bmm(columns.mT, w[blocks].mT, out=products[blocks])
+            multiply_into(products[blocks], columns.mT, w[blocks].mT)
         else:
-            torch.bmm(w[blocks], columns, out=products[blocks])
+            multiply_into(products[blocks], w[blocks], columns)
         del columns  # before there are those of the next chunk
     if transposed:
         result = products.mT.unflatten(2, problem.result)
@@ -96,13 +97,13 @@ def _matrix_gradients(problem: Problem, grad: Tensor, kernels: Tensor, needs: tu
         blocks, image = problem.blocks(chunk), problem.input[chunk]
         if needs[0]:
             of_columns = grad.new_empty(len(w[blocks]), w.shape[2], source.shape[2])
-            torch.bmm(w[blocks].mT, source[blocks], out=of_columns)
+            multiply_into(of_columns, w[blocks].mT, source[blocks])
             if not problem.columns_are_the_image:
                 images.append(own.columns_to_image(of_columns, image.shape, channels_last))
                 problem.in_format(images[-1])
             del of_columns
         if needs[1]:
-            torch.bmm(source[blocks], problem.columns(image).mT, out=product.view(w.shape)[blocks])
+            multiply_into(product.view(w.shape)[blocks], source[blocks], problem.columns(image).mT)
     return product if needs[1] else kernels
 
 
