@@ -241,7 +241,7 @@ def sample_conv3d(
 def is_plain() -> bool:
     """Whether nothing stands between arguments and compiled operators: no other backend, no transform, no tracer."""
     return (
-        backends.forced is None
+        backends.forced in (None, backends.COMPILED)
         and loaded.runs_wherever_built
         and not (_is_transformed() or forward_ad._current_level >= 0 or is_compiling() or _is_tracing())
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import crossd_ops
-from crossd_ops import CrossDConv2d
+from crossd_ops import CrossDConv2d, use_backend
 
 pytestmark = pytest.mark.usefixtures("compiled_library")
 OPTIONS: list[dict[str, Any]] = [
@@ -120,6 +120,15 @@ def test_half_types(dtype: torch.dtype, mode: str, options: dict[str, Any]) -> N
         error, size = (mine.detach().float() - wanted).norm(), wanted.detach().float().norm()
         assert error <= 2 * torch.finfo(dtype).eps * max(size, 0.5)
     assert [each.stride() for each in straight[:2]] == [each.stride() for each in general[:2]]
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_with_a_backend_asked_for_by_name(backend: str) -> None:
+    """The compiled kernels are what goes the straight way anyway."""
+    layer, _ = pair({"bias": False})
+    with use_backend(backend):
+        output = layer(torch.randn(3, 4, 9, 8))
+    assert (steps(output) == "_LayerBackward") == (backend == "compiled"), steps(output)
 
 
 @pytest.mark.parametrize("frozen", ["weights_3d", "bias", "rotation_params", "rotation_params.0.weight"])
