@@ -1,9 +1,8 @@
 // Runs the CUDA kernels in the emulator against the float64 definition: `check_kernels GROUP...`. One line for each
 // case, with the largest error as a fraction of its tolerance; exit status 1 where one fails. `--one-order` runs one
-// order of threads instead of three: enough for ThreadSanitizer, to which a race is one in any order. `--first-failure`
-// ends with the first case that fails. Both stand before the groups.
+// order of threads instead of three: enough for ThreadSanitizer, to which a race is one in any order; other options:
+// see program.h.
 #include <cstdio>
-#include <exception>
 
 #include "cases.h"
 #include "program.h"
@@ -185,21 +184,20 @@ std::string run_case(const Case& one, const Orders& orders) {
     emu::order = order;
     const std::string result = run_all(one, shape, tensors);
     if (order == orders.front()) first = result;
-    if (result != first) fault = "FAIL: the result depends on the order of the threads";
+    if (result != first) fault = "the result depends on the order of the threads";
   }
   const Errors errors = compare(one, shape, tensors, expected);
   tensors.grad_weight.poison(), run_backward(one, shape, tensors, true, false);
   tensors.grad_shift.poison(), run_backward(one, shape, tensors, false, true);
   const Errors apart = compare(one, shape, tensors, expected);
   run_backward(one, shape, tensors, false, false);
-  if (tensors.grad_weight.wrote_outside()) fault = "FAIL: grad_weight: wrote between the elements";
-  if (!apart.acceptable()) fault = "FAIL: too large an error where only one gradient is wanted";
-  if (!errors.acceptable()) fault = "FAIL: too large an error";
-  char text[300];
-  std::snprintf(text, sizeof text, "%s  %s: out %.2g grad_weight %.2g grad_shift %.2g; alone %.2g %.2g",
-                fault.empty() ? "ok" : fault.c_str(), one.name().c_str(), errors.out, errors.grad_weight,
-                errors.grad_shift, apart.grad_weight, apart.grad_shift);
-  return text;
+  if (tensors.grad_weight.wrote_outside()) fault = "grad_weight: wrote between the elements";
+  if (!apart.acceptable()) fault = "too large an error where only one gradient is wanted";
+  if (!errors.acceptable()) fault = "too large an error";
+  if (fault.empty()) std::printf("ok  %s: ", one.name().c_str());
+  std::printf("out %.2g grad_weight %.2g grad_shift %.2g; alone %.2g %.2g\n", errors.out, errors.grad_weight,
+              errors.grad_shift, apart.grad_weight, apart.grad_shift);
+  return fault;
 }
 
 std::vector<Case> cases_of(const std::string& group) {
@@ -208,49 +206,29 @@ std::vector<Case> cases_of(const std::string& group) {
   if (group == "layouts") return layout_cases();
   if (group == "sizes") return size_cases();
   if (group == "special") return special_cases();
-  if (group == "brief") return brief_cases();
-  throw std::invalid_argument("group: expected dtypes, kernels, layouts, sizes, special or brief, got " + group);
+  return brief_cases();
 }
 
-int run_groups(const std::vector<std::string>& groups, const Orders& orders, bool first_failure) {
+int run_groups(Program& program) {
+  Orders orders = {emu::Order::forward, emu::Order::reverse, emu::Order::random};
+  if (program.has("--one-order")) orders = {emu::Order::random};
   emu::dynamic_shared_limit = 163 * 1024;  // compute capability 8.0, the least of those that are built for
-  int failed = 0, total = 0;
-  for (const std::string& group : groups) {
-    for (const Case& one : far_apart(cases_of(group))) {
-      std::string line;
-      try {
-        line = run_case(one, orders);
-      } catch (const std::exception& error) {
-        line = "FAIL: " + one.name() + ": " + error.what();
-      }
-      failed += line.rfind("ok", 0) != 0;
-      ++total;
-      std::printf("%s\n", line.c_str());
-      std::fflush(stdout);
-      if (failed && first_failure) return 1;
-    }
+  std::vector<Case> cases;
+  for (const char* group : {"brief", "dtypes", "kernels", "layouts", "sizes", "special"}) {
+    if (!program.has(group)) continue;
+    const std::vector<Case> of_group = far_apart(cases_of(group));
+    cases.insert(cases.end(), of_group.begin(), of_group.end());
   }
-  std::printf("%d of %d cases failed; %llu launches, at most %zu bytes of dynamic shared memory\n", failed, total,
+  for (const Case& one : cases)
+    if (!program.goes_on_after(one.name(), [&] { return run_case(one, orders); })) break;
+  std::printf("%llu launches, at most %zu bytes of dynamic shared memory\n",
               static_cast<unsigned long long>(emu::statistics.launches), emu::statistics.largest_dynamic_shared);
-  return failed != 0;
+  return cases.empty() ? 2 : program.finish();
 }
 
 }  // namespace check
 
 int main(int count, char** arguments) {
-  std::vector<std::string> groups(arguments + 1, arguments + count);
-  const auto takes = [&](const char* option) {
-    const bool given = !groups.empty() && groups.front() == option;
-    if (given) groups.erase(groups.begin());
-    return given;
-  };
-  const bool first_failure = takes("--first-failure");
-  check::Orders orders = {emu::Order::forward, emu::Order::reverse, emu::Order::random};
-  if (takes("--one-order")) orders = {emu::Order::random};
-  try {
-    return check::run_groups(groups, orders, first_failure);
-  } catch (const std::invalid_argument& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 2;
-  }
+  check::Program program(count, arguments);
+  return check::run_groups(program);
 }

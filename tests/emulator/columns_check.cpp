@@ -250,10 +250,10 @@ std::string fault_of_products() { return ""; }
 int main(int count, char** arguments) {
   check::Program program(count, arguments);
   if (program.has("--one-order")) check::runs = 1;
-  if (!program.goes_on_after("products", check::fault_of_products)) return 1;
+  if (!program.goes_on_after("products", check::fault_of_products)) return program.finish();
   for (const check::Case& one : check::far_apart(check::all_cases())) {
     if (program.has("brief") && !one.in_brief()) continue;
-    if (!program.goes_on_after(one.name(), [&] { return check::fault_of(one); })) return 1;
+    if (!program.goes_on_after(one.name(), [&] { return check::fault_of(one); })) break;
   }
   return program.finish();
 }

@@ -1,5 +1,5 @@
 // Runs the CUDA kernels of the whole head in the emulator against its definition in float64: `cuda_head_check`. Options
-// as rotation_head_check's.
+// as rotation_head_check's, and `extreme`: the cases of very many samples, or of a large mean.
 #include <cmath>
 #include <string>
 #include <vector>
@@ -191,9 +191,10 @@ std::string fault_of(const Case& one, bool three_orders) {
 int main(int count, char** arguments) {
   check::Program program(count, arguments);
   const bool three_orders = !program.has("--one-order"), brief = program.has("brief");
+  const bool extreme = program.has("extreme");
   for (const check::Case& one : check::far_apart(check::all_cases())) {
-    if (brief && !one.in_brief()) continue;
-    if (!program.goes_on_after(one.name(), [&] { return check::fault_of(one, three_orders); })) return 1;
+    if ((brief && !one.in_brief()) || (extreme && !one.is_extreme())) continue;
+    if (!program.goes_on_after(one.name(), [&] { return check::fault_of(one, three_orders); })) break;
   }
   return program.finish();
 }

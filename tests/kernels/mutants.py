@@ -174,28 +174,6 @@ CPU_HEAD = [
            "every_lane(static_cast<Acc>(lanes))"),
     Mutant("head/cpu/rotation_kernels.h", "last < parts.pixels ? last : parts.pixels", "last"),
 ]  # fmt: skip
-GPU_COLUMNS, GPU_SHAPE = "convolution/cuda/columns.cuh", "convolution/cuda/columns_shape.cuh"
-CUDA_COLUMNS = [
-    Mutant(GPU_COLUMNS, "tap % 2", "0"),
-    Mutant(GPU_COLUMNS, "chunk * kColumnsVector<T> < left", "true"),
-    Mutant(GPU_SHAPE, "at.x * shape.stride[2] - shape.padding[2]", "at.x * shape.stride[2]"),
-    Mutant(GPU_SHAPE, "at.y * shape.dilation[1]", "at.y"),
-    Mutant(GPU_COLUMNS, "channel * shape.image_channel", "0"),
-    Mutant(GPU_COLUMNS, "(block - tile * across) * tile_pixels", "0"),
-    Mutant(GPU_COLUMNS, "tile % down * kTileRows", "0"),
-    Mutant(GPU_COLUMNS, "to + tap * shape.row", "to"),
-    Mutant(GPU_SHAPE, "pixel * shape.stride[axis] == reached", "true"),
-    Mutant(GPU_SHAPE, "pixel < shape.result[axis]", "true"),
-    Mutant(GPU_COLUMNS, "(d * shape.kernel[1] + h) * shape.kernel[2] + w",
-           "(d * shape.kernel[1] + h) * shape.kernel[2]"),
-    Mutant(GPU_COLUMNS, "i * shape.taps * shape.row", "i * shape.row"),
-    Mutant(GPU_COLUMNS, "tile.at(first + i, own)", "tile.at(first, own)"),
-    Mutant(GPU_COLUMNS, "at.y * shape.phases[1]", "at.y"),
-    Mutant(GPU_COLUMNS, "first.x + at.x * shape.phases[2]", "at.x * shape.phases[2]"),
-    Mutant(GPU_COLUMNS, "place < shape.places && is_inside(at, shape.image)", "place < shape.places"),
-    Mutant(GPU_COLUMNS, "(piece - own * of_pixel) * kStored", "0"),
-    Mutant(GPU_COLUMNS, "left < kTileRows ? left : kTileRows", "kTileRows"),
-]  # fmt: skip
 COLUMNS = "convolution/cpu/columns_cpp.h"
 CPU_COLUMNS = [
     Mutant(COLUMNS, "end - to >= (count + kRun - 1) / kRun * kRun", "true"),
@@ -213,6 +191,9 @@ CPU_COLUMNS = [
     Mutant("convolution/cpu/small_product_kernels.h", "left < 2 * kLanes<T> ? left : 2 * kLanes<T>", "2 * kLanes<T>"),
     Mutant("convolution/cpu/small_product_kernels.h", "(row + r) * p.bias_stride", "row * p.bias_stride"),
 ]  # fmt: skip
+
+
+Place = tuple[int, int]  # of a case: its stage from 0, and its number in it from 1
 
 
 @dataclass(frozen=True)
@@ -240,35 +221,50 @@ class Suite:
         source.write_text("\n".join(lines) + "\n")
         return compile_program(source, self.variant, csrc=csrc, folder=folder)
 
-    def passes(self, program: Path, mutant: int) -> bool:
-        """Whether the check is content with a mutant, or says something else of it; 0 is none."""
-        # What is to be said may be said of a later case than the first that fails.
-        stopping = () if any(mutant.finding for mutant in self.mutants) else ("--first-failure",)
-        for stage in self.stages:
-            # A mutated bound may make a kernel run for ever.
-            try:
-                command = (f"CROSSD_MUTANT={mutant}", str(program), *stopping, *stage)
-                process = run_program(Path("/usr/bin/env"), *command)
-            except subprocess.TimeoutExpired:
-                return False
-            if process.returncode:
-                return mutant > 0 and not re.search(self.mutants[mutant - 1].finding, process.stdout)
-        return True
+    def found_at(self, program: Path, mutant: int) -> Place | None:
+        """The last case that is needed to find a mutant; None where the check is content or says something else."""
+        for stage, options in enumerate(self.stages):
+            # What is to be said may be said of a later case than the first that fails.
+            for stopping in (("--first-failure",), ()):
+                returncode, output = run_mutant(program, mutant, "--numbers", *stopping, *options)
+                if returncode == 0:
+                    break
+                cases = re.findall(r"^case (\d+)$", output, re.MULTILINE)
+                if cases and re.search(self.mutants[mutant - 1].finding, output):
+                    return stage, int(cases[-1])
+            else:
+                return None
+        return None
+
+    def complaint_until(self, program: Path, last: Place) -> str:
+        """What the check says of the sources themselves, up to a case; empty where it is content."""
+        stage, case = last
+        for options in [*self.stages[:stage], (*self.stages[stage], f"--cases={case}")]:
+            returncode, output = run_mutant(program, 0, *options)
+            if returncode:
+                return output
+        return ""
+
+
+def run_mutant(program: Path, mutant: int, *options: str) -> tuple[int, str]:
+    """The exit status of a check of one mutant, or of none, and what it says."""
+    try:
+        process = run_program(Path("/usr/bin/env"), f"CROSSD_MUTANT={mutant}", str(program), *options)
+    except subprocess.TimeoutExpired as expired:  # a mutated bound may make a kernel run for ever
+        output = expired.stdout or b""
+        return -1, output if isinstance(output, str) else output.decode(errors="replace")
+    return process.returncode, process.stdout
 
 
 BRIEF = (("--one-order", "brief"),)
 SHIFT_STAGES, HEAD_STAGES = (("--one-order", "brief", "special"), ("brief", "sizes")), (*BRIEF, ())
 SUITES = [
-    Suite("cuda_shift", CUDA_SHIFT, "check_kernels.cpp", SHIFT_STAGES),
-    Suite("cuda_head", CUDA_HEAD, "rotation_head_check.cpp", HEAD_STAGES),
-    Suite("cuda_columns", CUDA_COLUMNS, "columns_check.cpp", BRIEF),
     Suite("cpu_shift", CPU_SHIFT, "check_kernels.cpp", SHIFT_STAGES),
     Suite("cpu_head", CPU_HEAD, "rotation_head_check.cpp", HEAD_STAGES),
     Suite("cpu_columns", CPU_COLUMNS, "columns_check.cpp", BRIEF, "address"),
     # ThreadSanitizer sees a race in any order of threads, which the order of a run may hide.
     Suite("shift_barriers", missing_barriers("shift/cuda/*.cuh"), "check_kernels.cpp", BRIEF, "thread"),
     Suite("head_barriers", missing_barriers("head/cuda/rotation*.cuh"), "rotation_head_check.cpp", BRIEF, "thread"),
-    Suite("columns_barriers", missing_barriers("convolution/cuda/columns.cuh"), "columns_check.cpp", BRIEF, "thread"),
 ]
 
 

@@ -68,18 +68,17 @@ CUDA_TILES_KERNELS = [
 ]  # fmt: skip
 
 
-def barriers(name: str, check: str = "") -> Suite:
-    """Of the kernels in a file, which a check looks for, of the same name unless told."""
-    mutants = missing_barriers(f"convolution/cuda/{name}.cuh")
-    return Suite(f"{name}_barriers", mutants, f"{check or name}_check.cpp", BRIEF, "thread")
+def barriers(name: str, *others: str) -> Suite:
+    """Of the kernels in a file, and in others, which the check of the first looks for."""
+    mutants = [mutant for file in (name, *others) for mutant in missing_barriers(f"convolution/cuda/{file}.cuh")]
+    return Suite(f"{name}_barriers", mutants, f"{name}_check.cpp", BRIEF, "thread")
 
 
 TILES_SUITES = [
     Suite("cuda_tiles", CUDA_TILES, "tiles_check.cpp", BRIEF),
     Suite("cuda_tiles_input", CUDA_TILES_INPUT, "tiles_input_check.cpp", BRIEF),
     Suite("cuda_tiles_kernels", CUDA_TILES_KERNELS, "tiles_kernels_check.cpp", BRIEF),
-    barriers("tiles"),
-    barriers("tiles_product", "tiles"),
+    barriers("tiles", "tiles_product"),
     barriers("tiles_input"),
     barriers("tiles_kernels"),
 ]

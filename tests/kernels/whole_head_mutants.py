@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mutants import BRIEF, HEAD_STAGES, Mutant, Suite, missing_barriers
+from mutants import BRIEF, Mutant, Suite, missing_barriers
 
 CUDA_WHOLE_HEAD = [
     Mutant("head/cuda/head_work.cuh", "inside ? row * strides.row + column * strides.column : -1",
@@ -92,8 +92,9 @@ BARRIERS = [
     for mutant in missing_barriers(files)
     if (mutant.file, mutant.old, mutant.occurrence) != ("head/cuda/head_tile.cuh", "__syncwarp();", 1)
 ]
+STAGES = (*BRIEF, ("--one-order", "extreme"), ())
 WHOLE_HEAD = [
-    Suite("cuda_whole_head", CUDA_WHOLE_HEAD, "cuda_head_check.cpp", HEAD_STAGES),
+    Suite("cuda_whole_head", CUDA_WHOLE_HEAD, "cuda_head_check.cpp", STAGES),
     Suite("whole_head_bounds", OUT_OF_BOUNDS, "cuda_head_check.cpp", BRIEF, "address"),
     Suite("whole_head_barriers", BARRIERS, "cuda_head_check.cpp", BRIEF, "thread"),
 ]
