@@ -10,8 +10,7 @@ namespace emu {
 namespace detail {
 
 // The threads of the block that bring `vote`.
-inline int block_barrier(Site site, bool vote = false) {
-  IgnoreAccesses ignore;
+EMU_OWN inline int block_barrier(Site site, bool vote = false) {
   Machine& m = machine();
   Fiber& fiber = *m.current;
   fiber.site = site;
@@ -34,42 +33,47 @@ inline void part_from_other_blocks(size_t threads) {
     if (m.fibers[t].stack) renew(m.fibers[t]);
 }
 
-inline void start_block(size_t threads) {
+EMU_OWN inline void start_block(size_t threads) {
   Machine& m = machine();
+  Fiber* const fibers = m.fibers.data();
+  Warp* const warps = m.warps.data();
   for (size_t t = 0; t < threads; ++t) {
-    Fiber& fiber = m.fibers[t];
+    Fiber& fiber = fibers[t];
     prepare(fiber);
     fiber.state = State::ready;
     fiber.site = {};
     fiber.last_atomic = nullptr, fiber.fenced = false;
     fiber.lane = unsigned(t % kLanes);
-    fiber.warp = &m.warps[t / kLanes];
+    fiber.warp = &warps[t / kLanes];
     fiber.index = {unsigned(t % blockDim.x), unsigned(t / blockDim.x % blockDim.y),
                    unsigned(t / blockDim.x / blockDim.y)};
   }
 }
 
-inline bool run_ready_fibers() {
+EMU_OWN inline bool run_ready_fibers(size_t threads) {
   Machine& m = machine();
+  Fiber* const fibers = m.fibers.data();
+  const uint32_t* const order = m.run_order.data();
   bool progress = false;
-  for (const uint32_t t : m.run_order) {
-    Fiber& fiber = m.fibers[t];
+  for (size_t i = 0; i < threads; ++i) {
+    Fiber& fiber = fibers[order[i]];
     if (fiber.state != State::ready) continue;
     progress = true;
     m.current = &fiber;
     switch_to(m.launcher, fiber);
-    if (!m.error.empty()) throw Error(m.error);
+    if (m.failed) throw Error(m.error);
   }
   return progress;
 }
 
 // No fiber can go on: the block has finished (false), or all of it stands at one barrier, which opens (true).
-inline bool open_block_barrier(size_t threads) {
+EMU_OWN inline bool open_block_barrier(size_t threads) {
   Machine& m = machine();
+  Fiber* const fibers = m.fibers.data();
   size_t done = 0;
   const Fiber* first = nullptr;
   for (size_t t = 0; t < threads; ++t) {
-    const Fiber& fiber = m.fibers[t];
+    const Fiber& fiber = fibers[t];
     if (fiber.state == State::done) {
       ++done;
     } else if (fiber.state == State::waits_for_warp) {
@@ -86,8 +90,9 @@ inline bool open_block_barrier(size_t threads) {
     throw Error("divergent barrier: " + where(*first) + " waits at a __syncthreads() that " + std::to_string(done) +
                 " threads have passed by returning");
   }
-  for (size_t t = 0; t < threads; ++t) m.fibers[t].state = State::ready;
-  m.barriers->phase ^= 1, m.barriers->votes[m.barriers->phase] = 0;
+  for (size_t t = 0; t < threads; ++t) fibers[t].state = State::ready;
+  BlockBarriers& barriers = *m.barriers;
+  barriers.phase ^= 1, barriers.votes[barriers.phase] = 0;
   if (observer) observer->barrier_opens();
   return true;
 }
@@ -97,7 +102,7 @@ inline void run_block(size_t threads, std::mt19937_64& random) {
   start_block(threads);
   do {
     if (order == Order::random) std::shuffle(m.run_order.begin(), m.run_order.end(), random);
-    while (run_ready_fibers()) {
+    while (run_ready_fibers(threads)) {
     }
   } while (open_block_barrier(threads));
 }
@@ -127,7 +132,7 @@ inline void allocate_dynamic_shared(size_t bytes) {
 
 inline void set_up_launch(dim3 grid, dim3 block, size_t dynamic_shared_bytes) {
   Machine& m = machine();
-  m.error.clear();
+  m.failed = false;
   m.fibers.resize(kMaxThreads);
   m.warps.assign((block.count() + kLanes - 1) / kLanes, {});
   m.barriers = std::make_unique<BlockBarriers>();

@@ -1,6 +1,5 @@
 // The state of the emulated block: its fibers, its warps, its shared memory.
 #pragma once
-#include <array>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -27,14 +26,16 @@ constexpr size_t kGuardSize = 4096;
 struct Site {
   const char* file = "";
   int line = 0;
-  bool operator!=(const Site& other) const { return line != other.line || std::strcmp(file, other.file) != 0; }
+  EMU_PART bool operator!=(const Site& other) const {
+    return line != other.line || (file != other.file && std::strcmp(file, other.file) != 0);
+  }
 };
 
 enum class State : uint8_t { ready, waits_for_block, waits_for_warp, done };
 
 // A warp operation from the first arrival to the last departure. Lanes of other masks may be at another one meanwhile.
 struct WarpOperation {
-  uint32_t mask = 0;  // 0: not in use
+  uint32_t mask = 0;
   uint32_t arrived = 0;
   uint32_t departed = 0;
   Site site;
@@ -44,7 +45,8 @@ struct WarpOperation {
 
 struct Warp {
   // A lane is at one operation at a time, so there are never more of them than lanes.
-  std::array<WarpOperation, kLanes> operations;
+  WarpOperation operations[kLanes];
+  uint32_t in_use = 0;  // a bit for each of them
 };
 
 struct Fiber {
@@ -78,17 +80,16 @@ struct Machine {
   Fiber launcher;
   Fiber* current = nullptr;
   std::function<void()> body;
-  std::string error;
+  std::string error;  // of the launch that has failed
+  bool failed = false;
   bool unwinding = false;
   char start_tag = 0, end_tag = 0;
   std::unique_ptr<BlockBarriers> barriers;
 };
-inline Machine& machine() {
-  static Machine instance;
-  return instance;
-}
+inline Machine the_machine;
+EMU_PART inline Machine& machine() { return the_machine; }
 
-EMU_UNSEEN_BY_TSAN inline uint3 thread_index() { return machine().current->index; }
+EMU_OWN inline uint3 thread_index() { return machine().current->index; }
 
 // An EMU_SHARED array: garbage when it is declared, and again at the start of each later block.
 struct PoisonedArray {
@@ -110,7 +111,7 @@ inline std::string where(const Fiber& fiber) {
 // Ends a fiber in the middle of the kernel, once the launch has failed. Not an std::exception: no kernel catches it.
 struct Unwind {};
 
-EMU_UNSEEN_BY_TSAN inline void switch_to(Fiber& from, Fiber& to) {
+EMU_PART inline void switch_to(Fiber& from, Fiber& to) {
   ++statistics.switches;
   from.sanitizer.before_switch_to(to.sanitizer, to.stack, kStackSize);
   switch_stack(from.context, to.context);
@@ -118,14 +119,14 @@ EMU_UNSEEN_BY_TSAN inline void switch_to(Fiber& from, Fiber& to) {
 }
 
 // The calling fiber sleeps until the launcher runs it again.
-inline void wait_for_others(Fiber& fiber, State state) {
+EMU_PART inline void wait_for_others(Fiber& fiber, State state) {
   fiber.state = state;
   switch_to(fiber, machine().launcher);
   if (machine().unwinding) throw Unwind();
 }
 
 // The last that a fiber does for a block. Nothing of it is seen, so that it ends without an IgnoreAccesses in force.
-EMU_UNSEEN_BY_TSAN inline void leave_block() {
+EMU_OWN inline void leave_block() {
   Machine& m = machine();
   Fiber& fiber = *m.current;
   fiber.state = State::done;
@@ -141,7 +142,7 @@ inline void fiber_main() {
     try {
       if (!m.unwinding) m.body();
     } catch (const std::exception& error) {
-      m.error = error.what();
+      m.error = error.what(), m.failed = true;
     } catch (const Unwind&) {
     }
     release(&m.end_tag);

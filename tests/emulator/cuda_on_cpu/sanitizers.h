@@ -8,16 +8,20 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#if defined(__SANITIZE_THREAD__)
-#define EMU_UNSEEN_BY_TSAN [[gnu::noinline, gnu::no_sanitize("thread")]]
-extern "C" {
-void AnnotateIgnoreReadsBegin(const char* file, int line);
-void AnnotateIgnoreReadsEnd(const char* file, int line);
-void AnnotateIgnoreWritesBegin(const char* file, int line);
-void AnnotateIgnoreWritesEnd(const char* file, int line);
-}
+// Code of the emulator's own, which is run more often than a kernel's, and where no sanitizer has anything to find.
+// What it calls must be such code too, or a part of it: EMU_PART comes behind the parameters of a lambda.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define EMU_OWN [[gnu::noinline, gnu::no_sanitize("thread", "address", "undefined")]]
 #else
-#define EMU_UNSEEN_BY_TSAN
+#define EMU_OWN
+#endif
+#define EMU_PART __attribute__((always_inline))
+
+#if defined(__SANITIZE_THREAD__)
+extern "C" {
+void __tsan_ignore_thread_begin();
+void __tsan_ignore_thread_end();
+}
 #endif
 
 namespace emu::detail {
@@ -25,25 +29,19 @@ namespace emu::detail {
 #if defined(__SANITIZE_THREAD__)
 // The emulator's own accesses are no part of the kernel: only barriers may order the fibers.
 struct IgnoreAccesses {
-  IgnoreAccesses() {
-    AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
-    AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
-  }
-  ~IgnoreAccesses() {
-    AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
-    AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
-  }
+  IgnoreAccesses() { __tsan_ignore_thread_begin(); }
+  ~IgnoreAccesses() { __tsan_ignore_thread_end(); }
 };
 constexpr bool kFindsRaces = true;
-inline void acquire(void* tag) { __tsan_acquire(tag); }
-inline void release(void* tag) { __tsan_release(tag); }
+EMU_PART inline void acquire(void* tag) { __tsan_acquire(tag); }
+EMU_PART inline void release(void* tag) { __tsan_release(tag); }
 #else
 constexpr bool kFindsRaces = false;
 struct IgnoreAccesses {
   IgnoreAccesses() {}  // user-provided: an object that is never named again gives no warning
 };
-inline void acquire(void*) {}
-inline void release(void*) {}
+EMU_PART inline void acquire(void*) {}
+EMU_PART inline void release(void*) {}
 #endif
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -61,11 +59,11 @@ struct SanitizerFiber {
   void create() { thread = __tsan_create_fiber(0); }
   void destroy() { __tsan_destroy_fiber(thread); }
   void adopt_current() { thread = __tsan_get_current_fiber(); }
-  EMU_UNSEEN_BY_TSAN void before_switch_to(SanitizerFiber& target, const char*, size_t) {
+  EMU_PART void before_switch_to(SanitizerFiber& target, const char*, size_t) {
     constexpr unsigned no_synchronisation = 1;
     __tsan_switch_to_fiber(target.thread, no_synchronisation);
   }
-  void after_switch_back() {}
+  EMU_PART void after_switch_back() {}
   static void on_first_entry() {}
 #elif defined(__SANITIZE_ADDRESS__)
   void* fake_stack = nullptr;
@@ -73,21 +71,21 @@ struct SanitizerFiber {
   void destroy() {}
   void adopt_current() {}
   // A null stack: the target is the thread that launched.
-  void before_switch_to(SanitizerFiber&, const char* stack, size_t size) {
+  EMU_PART void before_switch_to(SanitizerFiber&, const char* stack, size_t size) {
     if (stack) {
       __sanitizer_start_switch_fiber(&fake_stack, stack, size);
     } else {
       __sanitizer_start_switch_fiber(&fake_stack, main_stack.bottom, main_stack.size);
     }
   }
-  void after_switch_back() { __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr); }
+  EMU_PART void after_switch_back() { __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr); }
   static void on_first_entry() { __sanitizer_finish_switch_fiber(nullptr, &main_stack.bottom, &main_stack.size); }
 #else
   void create() {}
   void destroy() {}
   void adopt_current() {}
-  void before_switch_to(SanitizerFiber&, const char*, size_t) {}
-  void after_switch_back() {}
+  EMU_PART void before_switch_to(SanitizerFiber&, const char*, size_t) {}
+  EMU_PART void after_switch_back() {}
   static void on_first_entry() {}
 #endif
 };

@@ -98,7 +98,7 @@ constexpr int kReturnAddressWord = 11;
 struct StackContext {
   void* stack_pointer = nullptr;
 };
-inline void switch_stack(StackContext& from, StackContext& to) {
+__attribute__((always_inline)) inline void switch_stack(StackContext& from, StackContext& to) {
   emu_switch_stack(&from.stack_pointer, to.stack_pointer);
 }
 // Lays out the frame that emu_switch_stack pops, so that the first switch "returns" into entry.

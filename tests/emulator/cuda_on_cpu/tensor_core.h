@@ -9,20 +9,20 @@
 namespace emu {
 namespace detail {
 
-inline bool in_shared_memory(const void* address, size_t bytes) {
+EMU_PART inline bool in_shared_memory(const void* address, size_t bytes) {
   const Machine& m = machine();
   const char* const at = static_cast<const char*>(address);
-  const auto holds = [&](const void* array, size_t size) {
+  const auto holds = [&](const void* array, size_t size) EMU_PART {
     const char* const begin = static_cast<const char*>(array);
     return at >= begin && at + bytes <= begin + size;
   };
-  bool found = holds(m.dynamic_shared.get(), m.dynamic_shared_bytes);
-  for (const auto& [array, size] : m.poisoned_arrays) found = found || holds(array, size);
-  return found;
+  if (holds(m.dynamic_shared.get(), m.dynamic_shared_bytes)) return true;
+  for (const auto& [array, size] : m.poisoned_arrays)
+    if (holds(array, size)) return true;
+  return false;
 }
 
-inline void check_matrix_row(const void* row, Site site) {
-  IgnoreAccesses ignore;
+EMU_OWN inline void check_matrix_row(const void* row, Site site) {
   Fiber& fiber = *machine().current;
   fiber.site = site;
   if (reinterpret_cast<uintptr_t>(row) % 16 != 0)
@@ -32,9 +32,9 @@ inline void check_matrix_row(const void* row, Site site) {
 
 // What all lanes bring, each on its own stack: `work(records)` runs once, when all 32 have come.
 template <typename Record, typename Work>
-void as_one_warp(Record& record, Site site, Work&& work) {
-  const auto nothing = [](const WarpOperation&, unsigned) { return 0; };
-  warp_operation(0xffffffffu, to_bits(&record), site, nothing, [&](const WarpOperation& operation) {
+EMU_PART inline void as_one_warp(Record& record, Site site, Work&& work) {
+  const auto nothing = [](const WarpOperation&, unsigned) EMU_PART { return 0; };
+  warp_operation(0xffffffffu, to_bits(&record), site, nothing, [&](const WarpOperation& operation) EMU_PART {
     Record* records[kLanes];
     for (unsigned lane = 0; lane < kLanes; ++lane) records[lane] = from_bits<Record*>(operation.value[lane]);
     work(records);
@@ -51,31 +51,48 @@ struct ProductRecord {
   const uint32_t *a, *b;
 };
 
-inline uint32_t element_of(const uint32_t* registers, int element, bool half) {
+EMU_PART inline uint32_t element_of(const uint32_t* registers, int element, bool half) {
   return half ? registers[element / 2] >> element % 2 * 16 & 0xffffu : registers[element];
 }
 
-template <int kDepth, typename ToFloat>
-void multiply_fragments(ProductRecord* const* lanes, ToFloat to_float) {
+// What a function without a state makes of any 16 bits: the kernels' own takes its time under sanitizers. No local
+// static, whose guard would order threads.
+template <typename ToFloat>
+inline const float* of_halves = nullptr;
+template <typename ToFloat>
+const float* table_of_halves(ToFloat to_float) {
+  float* const table = new float[0x10000];
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) table[bits] = to_float(bits);
+  return table;
+}
+
+template <int kDepth, typename AsFloat>
+EMU_PART inline void multiply_fragments(ProductRecord* const* lanes, AsFloat as_float) {
   constexpr bool kHalf = kDepth == 16;
   constexpr int kElements = kHalf ? 8 : 4;  // of A in a lane; of B half as many
-  float a[16][kDepth], b[kDepth][8];
+  typedef float Row __attribute__((vector_size(8 * sizeof(float))));
+  float a[16][kDepth];
+  Row b[kDepth], sums[16];
   for (int lane = 0; lane < int(kLanes); ++lane) {
     for (int i = 0; i < kElements; ++i) {
       const fragment::Place at = fragment::of_a<kDepth>(lane, i);
-      a[at.row][at.column] = to_float(element_of(lanes[lane]->a, i, kHalf));
+      a[at.row][at.column] = as_float(element_of(lanes[lane]->a, i, kHalf));
     }
     for (int i = 0; i < kElements / 2; ++i) {
       const fragment::Place at = fragment::of_b<kDepth>(lane, i);
-      b[at.row][at.column] = to_float(element_of(lanes[lane]->b, i, kHalf));
+      b[at.row][at.column] = as_float(element_of(lanes[lane]->b, i, kHalf));
+    }
+    for (int i = 0; i < 4; ++i) {
+      const fragment::Place at = fragment::of_c(lane, i);
+      sums[at.row][at.column] = lanes[lane]->sums[i];
     }
   }
+  for (int row = 0; row < 16; ++row)
+    for (int k = 0; k < kDepth; ++k) sums[row] += a[row][k] * b[k];
   for (int lane = 0; lane < int(kLanes); ++lane) {
     for (int i = 0; i < 4; ++i) {
       const fragment::Place at = fragment::of_c(lane, i);
-      float sum = lanes[lane]->sums[i];
-      for (int k = 0; k < kDepth; ++k) sum += a[at.row][k] * b[k][at.column];
-      lanes[lane]->sums[i] = sum;
+      lanes[lane]->sums[i] = sums[at.row][at.column];
     }
   }
   if (observer) observer->tensor_instruction();
@@ -93,7 +110,7 @@ __forceinline__ void load_matrices(uint32_t (&registers)[kCount], const void* ro
     detail::check_matrix_row(row, {call_file, call_line});
     record.row = *static_cast<const uint4*>(row);
   }
-  detail::as_one_warp(record, {call_file, call_line}, [](detail::MatrixRecord<kCount>* const* lanes) {
+  detail::as_one_warp(record, {call_file, call_line}, [](detail::MatrixRecord<kCount>* const* lanes) EMU_PART {
     for (int lane = 0; lane < int(detail::kLanes); ++lane) {
       for (int i = 0; i < 2 * kCount; ++i) {
         const fragment::Place at = fragment::of_matrices<kTransposed>(lane, i);
@@ -112,17 +129,26 @@ template <int kDepth, typename ToFloat>
 __forceinline__ void multiply_add(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], ToFloat to_float,
                                   EMU_CALL_SITE) {
   detail::ProductRecord record{sums, a, b};
-  detail::as_one_warp(record, {call_file, call_line}, [&](detail::ProductRecord* const* lanes) {
-    detail::multiply_fragments<kDepth>(lanes, to_float);
+  detail::as_one_warp(record, {call_file, call_line}, [&](detail::ProductRecord* const* lanes) EMU_PART {
+    if constexpr (kDepth == 16 && std::is_empty_v<ToFloat>) {
+      const float*& table = detail::of_halves<ToFloat>;
+      if (!table) table = detail::table_of_halves(to_float);
+      detail::multiply_fragments<kDepth>(lanes, [&](uint32_t bits) EMU_PART { return table[bits]; });
+    } else {
+      detail::multiply_fragments<kDepth>(lanes, to_float);
+    }
   });
 }
 
 // The tensor cores take the upper 19 bits of a float32.
-inline float tf32_to_float(uint32_t bits) {
-  bits &= 0xffffe000u;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
+struct Tf32ToFloat {
+  EMU_PART float operator()(uint32_t bits) const {
+    bits &= 0xffffe000u;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+  }
+};
+constexpr Tf32ToFloat tf32_to_float;
 
 }  // namespace emu

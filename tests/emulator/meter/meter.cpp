@@ -90,10 +90,8 @@ void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
 void __tsan_release(void*) {}
 void __tsan_destroy_fiber(void*) {}
-void AnnotateIgnoreReadsBegin(const char*, int) {}
-void AnnotateIgnoreReadsEnd(const char*, int) {}
-void AnnotateIgnoreWritesBegin(const char*, int) {}
-void AnnotateIgnoreWritesEnd(const char*, int) {}
+void __tsan_ignore_thread_begin() {}
+void __tsan_ignore_thread_end() {}
 void __tsan_atomic_signal_fence(int) {}
 char __tsan_atomic8_load(const volatile char* address, int) { return *address; }
 }
