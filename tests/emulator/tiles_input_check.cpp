@@ -71,10 +71,11 @@ struct Tensors {
   int64_t count() const { return problem.samples * pixels() * channels(); }
 
   // What element `at` of the gradient is, and how far it may be from that.
-  std::pair<double, double> expected(int64_t at) const {
+  EMU_OWN std::pair<double, double> expected(int64_t at) const {
     const TilesInputProblem& p = problem;
     const int64_t channel = at % channels(), pixel = at / channels() % pixels(), sample = at / channels() / pixels();
     const int64_t group = channel / p.in_channels;
+    const double *const grads = grad.operands(), *const factors = kernels.operands();
     double sum = 0, magnitude = 0;
     for (int64_t tap = 0; tap < taps(); ++tap) {
       const int64_t y = pixel / p.image[1] + p.padding[0] - tap / p.kernel[1] * p.dilation[0];
@@ -86,7 +87,7 @@ struct Tensors {
       for (int64_t o = group * p.out_channels; o < (group + 1) * p.out_channels; ++o) {
         const int64_t of_kernels =
             ((sample * taps() + tap) * p.groups * p.out_channels + o) * p.in_channels + channel % p.in_channels;
-        const double product = grad.operand_at(of_grad + o) * kernels.operand_at(of_kernels);
+        const double product = grads[of_grad + o] * factors[of_kernels];
         sum += product, magnitude += std::fabs(product);
       }
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from emulator.build import EMULATOR, assert_check_passes, compile_program, why_not
+from emulator.build import EMULATOR, RUNS, assert_kernels_pass, compile_program, why_not
 from emulator.shifted_columns_harness import EmulatedShiftedColumns
 from emulator.shifted_columns_metering import ShiftedColumnsCase
 
@@ -22,16 +22,13 @@ from crossd_ops.reference import fourier_shift
 CHECK = EMULATOR / "shifted_columns_check.cpp"
 
 
-@pytest.mark.parametrize(
-    ("variant", "options"),
-    [("plain", ()), ("address", ("--one-order", "brief")), ("thread", ("--one-order", "brief"))],
-)
-def test_columns_and_gradients_agree_with_the_definition(variant: str, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("variant", RUNS)
+def test_columns_and_gradients_agree_with_the_definition(variant: str) -> None:
     """In three orders of threads, bit for bit the same."""
     reason = why_not(variant)
     if reason:
         pytest.skip(reason)
-    assert_check_passes(compile_program(CHECK, variant), *options)
+    assert_kernels_pass(compile_program(CHECK, variant), variant)
 
 
 @pytest.mark.parametrize("place", [None, (0, 1), (1, 0), (2, 2)], ids=str)

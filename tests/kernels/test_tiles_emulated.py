@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from emulator.build import EMULATOR, assert_check_passes, compile_program, why_not
+from emulator.build import EMULATOR, RUNS, assert_kernels_pass, compile_program, why_not
 from emulator.tiles_harness import EmulatedTiles
 from emulator.tiles_metering import TilesCase
 from torch import Tensor
@@ -16,16 +16,13 @@ from benchmarks.gpu.prediction import bounds, launches, tiles_models
 
 
 @pytest.mark.parametrize("check", ["tiles_check", "tiles_input_check"])
-@pytest.mark.parametrize(
-    ("variant", "options"),
-    [("plain", ()), ("address", ("--one-order", "brief")), ("thread", ("--one-order", "brief"))],
-)
-def test_kernels_agree_with_the_definition(check: str, variant: str, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("variant", RUNS)
+def test_kernels_agree_with_the_definition(check: str, variant: str) -> None:
     """In three orders of threads and tiles of both sizes, bit for bit the same."""
     reason = why_not(variant)
     if reason:
         pytest.skip(reason)
-    assert_check_passes(compile_program(EMULATOR / f"{check}.cpp", variant), *options)
+    assert_kernels_pass(compile_program(EMULATOR / f"{check}.cpp", variant), variant)
 
 
 def tensors(channels: int = 16) -> tuple[Tensor, Tensor, Tensor]:

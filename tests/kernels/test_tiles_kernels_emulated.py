@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from emulator.build import EMULATOR, assert_check_passes, compile_program, why_not
+from emulator.build import EMULATOR, RUNS, assert_kernels_pass, compile_program, why_not
 from emulator.tiles_kernels_harness import EmulatedTilesKernels, TilesKernelsProblem
 from emulator.tiles_kernels_metering import TilesKernelsCase
 from torch import Tensor
@@ -17,16 +17,13 @@ from benchmarks.gpu.prediction import bounds, launches, tiles_models
 CHECK = EMULATOR / "tiles_kernels_check.cpp"
 
 
-@pytest.mark.parametrize(
-    ("variant", "options"),
-    [("plain", ()), ("address", ("--one-order", "brief")), ("thread", ("--one-order", "brief"))],
-)
-def test_gradients_agree_with_the_definition(variant: str, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("variant", RUNS)
+def test_gradients_agree_with_the_definition(variant: str) -> None:
     """In three orders of threads and tiles of both sizes, bit for bit the same."""
     reason = why_not(variant)
     if reason:
         pytest.skip(reason)
-    assert_check_passes(compile_program(CHECK, variant), *options)
+    assert_kernels_pass(compile_program(CHECK, variant), variant)
 
 
 def tensors(side: int = 9, dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor]:
