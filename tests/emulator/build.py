@@ -59,10 +59,16 @@ def compiler() -> str | None:
 
 
 def compile_program(
-    source: Path, variant: str = "plain", *, csrc: Path = CSRC, folder: Path = CACHE, shared: bool = False
+    source: Path,
+    variant: str = "plain",
+    *,
+    csrc: Path = CSRC,
+    folder: Path = CACHE,
+    shared: bool = False,
+    flags: Sequence[str] = (),
 ) -> Path:
     """The program, or the shared library, made from ``source``; RuntimeError with the compiler's text."""
-    digest = _digest(source, variant, csrc, _command(variant, csrc, shared))
+    digest = _digest(source, variant, csrc, [*_command(variant, csrc, shared), *flags])
     target = folder / f"{source.stem}-{variant}-{digest}{'.so' if shared else ''}"
     if target.exists():
         return target
@@ -72,7 +78,7 @@ def compile_program(
             return target
         result = Path(scratch) / "result"
         for command in _steps(source, variant, csrc, shared, result):
-            process = subprocess.run(command, capture_output=True, text=True)
+            process = subprocess.run([*command, *flags], capture_output=True, text=True)
             if process.returncode:
                 raise RuntimeError(f"{source.name} ({variant}) does not compile:\n{process.stderr[:6000]}")
         for outdated in folder.glob(f"{source.stem}-{variant}-*"):

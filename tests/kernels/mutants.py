@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from emulator.build import CSRC, EMULATOR, altered_sources, compile_program, run_program
+from emulator.build import CSRC, EMULATOR, SANITIZER_ENVIRONMENT, altered_sources, compile_program, run_program
 from emulator.cpu_build import stand_in_for_torch
 from emulator.cuda_head_harness import want_few_blocks
 from mutant_sources import CPU_KERNELS, CPU_LAUNCH, MUTANT_HEADER, SCRATCH
@@ -201,6 +201,7 @@ class Suite:
     """Mutants that one check program looks for.
 
     `stages`: the program's arguments, cheap ones first. A later stage runs where all before it passed.
+    `level`: of optimisation. -Og compiles in half the time that -O1 takes, which long runs win back.
     """
 
     name: str
@@ -208,6 +209,7 @@ class Suite:
     check: str
     stages: tuple[tuple[str, ...], ...]
     variant: str = "plain"
+    level: str = "-Og"
 
     def program(self) -> Path:
         """The check compiled with all mutants in it, once for each state of the sources."""
@@ -219,7 +221,7 @@ class Suite:
             lines.insert(0, "#define CHECK_CPU")
         source = folder / f"{self.name}.cpp"
         source.write_text("\n".join(lines) + "\n")
-        return compile_program(source, self.variant, csrc=csrc, folder=folder)
+        return compile_program(source, self.variant, csrc=csrc, folder=folder, flags=(self.level,))
 
     def found_at(self, program: Path, mutant: int) -> Place | None:
         """The last case that is needed to find a mutant; None where the check is content or says something else."""
@@ -248,8 +250,10 @@ class Suite:
 
 def run_mutant(program: Path, mutant: int, *options: str) -> tuple[int, str]:
     """The exit status of a check of one mutant, or of none, and what it says."""
+    # Nobody reads where a mutant was found; to name functions takes as long as many a run.
+    quiet = [f"{name}={value}:symbolize=0" for name, value in SANITIZER_ENVIRONMENT.items() if mutant]
     try:
-        process = run_program(Path("/usr/bin/env"), f"CROSSD_MUTANT={mutant}", str(program), *options)
+        process = run_program(Path("/usr/bin/env"), f"CROSSD_MUTANT={mutant}", *quiet, str(program), *options)
     except subprocess.TimeoutExpired as expired:  # a mutated bound may make a kernel run for ever
         output = expired.stdout or b""
         return -1, output if isinstance(output, str) else output.decode(errors="replace")

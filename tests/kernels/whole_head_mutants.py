@@ -94,7 +94,7 @@ BARRIERS = [
 ]
 STAGES = (*BRIEF, ("--one-order", "extreme"), ())
 WHOLE_HEAD = [
-    Suite("cuda_whole_head", CUDA_WHOLE_HEAD, "cuda_head_check.cpp", STAGES),
+    Suite("cuda_whole_head", CUDA_WHOLE_HEAD, "cuda_head_check.cpp", STAGES, level="-O1"),
     Suite("whole_head_bounds", OUT_OF_BOUNDS, "cuda_head_check.cpp", BRIEF, "address"),
-    Suite("whole_head_barriers", BARRIERS, "cuda_head_check.cpp", BRIEF, "thread"),
+    Suite("whole_head_barriers", BARRIERS, "cuda_head_check.cpp", BRIEF, "thread", "-O1"),
 ]
