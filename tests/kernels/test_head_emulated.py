@@ -5,16 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from emulator.build import (
-    CACHE,
-    CSRC,
-    EMULATOR,
-    altered_sources,
-    assert_check_passes,
-    assert_kernels_pass,
-    compile_program,
-    why_not,
-)
+from emulator.build import CACHE, CSRC, EMULATOR, RUNS, altered_sources, assert_check_passes, compile_program, why_not
 from emulator.cuda_head_harness import EmulatedHead, want_few_blocks
 from emulator.cuda_head_metering import WholeHeadCase
 from torch import Tensor
@@ -26,19 +17,23 @@ EPSILON = 1e-5
 
 
 @pytest.mark.parametrize(
-    ("variant", "blocks"), [("plain", "many"), ("plain", "few"), ("address", "many"), ("thread", "few")]
+    ("variant", "blocks", "runs"),
+    [
+        ("plain", "many", RUNS["plain"]),
+        ("plain", "few", (("--one-order",),)),
+        ("address", "many", (("--one-order", "--cases=100"),)),  # of every size, layout and dtype by turns
+        ("thread", "few", RUNS["thread"]),
+    ],
 )
-def test_kernels_agree_with_the_definition(variant: str, blocks: str) -> None:
+def test_kernels_agree_with_the_definition(variant: str, blocks: str, runs: tuple[tuple[str, ...], ...]) -> None:
     """In three orders of threads, bit for bit the same; with a block for each part of a sample, and for several."""
     reason = why_not(variant)
     if reason:
         pytest.skip(reason)
     csrc, folder = (CSRC, CACHE) if blocks == "many" else altered_sources("few_head_blocks", want_few_blocks)
     program = compile_program(CHECK, variant, csrc=csrc, folder=folder)
-    if variant == "address":  # of every size, layout and dtype by turns
-        assert_check_passes(program, "--one-order", "--cases=100")
-    else:
-        assert_kernels_pass(program, variant)
+    for options in runs:
+        assert_check_passes(program, *options)
 
 
 def parameters_of(channels: int) -> list[Tensor]:
