@@ -25,7 +25,12 @@ from benchmarks.networks.step import FORWARD_RANGE, OPTIMIZER_RANGE, TrainingSte
 
 PARTS = ("head", "build", "convolution", "rest")
 _RANGES = {f"network/{part}": part for part in PARTS}
-_OPERATORS = {"crossd_ops::fourier_shift": "build", "crossd_ops::rotation_head": "head"}
+_OPERATORS = {
+    "crossd_ops::fourier_shift": "build",
+    "crossd_ops::rotation_head": "head",
+    "crossd_ops::predict_shift": "head",
+    "crossd_ops::convolution": "convolution",  # of a layer that is one step of autograd, too
+}
 _NODE = "autograd::engine::evaluate_function"
 _DISPATCHED = ("aten::", "crossd_ops::")
 _LARGEST_OPERATORS = 12

@@ -122,6 +122,7 @@ def test_breakdown_finds_what_takes_long(monkeypatch: pytest.MonkeyPatch) -> Non
         return convolve(*arguments, **options)
 
     monkeypatch.setattr(crossd_ops.layers.conv2d, "crossd_conv2d", slow_convolution)
+    monkeypatch.setattr(crossd_ops.layers.straight, "fused_type", lambda *_: None)  # head and convolution apart
     step = TrainingStep(SMALL, "fused", CPU, seed=0)
     assert breakdown(step, steps=1)["milliseconds"]["convolution forward"] >= 17 * 20
     assert crossd_ops.layers.conv2d.crossd_conv2d is slow_convolution
@@ -149,10 +150,24 @@ def test_breakdown_follows_the_backward_pass(monkeypatch: pytest.MonkeyPatch) ->
 
     with monkeypatch.context() as patched:
         patched.setattr(crossd_ops.layers.conv2d, "crossd_conv2d", slow_convolution)
+        patched.setattr(crossd_ops.layers.straight, "fused_type", lambda *_: None)  # head and convolution apart
         parts = breakdown(TrainingStep(SMALL, "fused", CPU, seed=0), steps=1)["milliseconds"]
     # that of the first layer, whose images need no gradient, never runs
     assert parts["convolution backward"] >= 16 * 50
     assert parts["head backward"] + parts["rest backward"] < 16 * 50
+
+
+def test_breakdown_parts_what_is_one_step_of_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its operators: head and convolution of a layer, in both directions."""
+    if crossd_ops.backend(CPU) != "compiled":
+        pytest.skip("the reference has no such step")
+    step = TrainingStep(SMALL, "fused", CPU, seed=0)
+    monkeypatch.setattr("benchmarks.networks.breakdown._LARGEST_OPERATORS", None)
+    parts = {(row["part"], row["operator"]) for row in breakdown(step, steps=1)["largest_operators"]}
+    for name, part in (("convolution", "convolution"), ("predict_shift", "head"), ("fourier_shift", "build")):
+        wanted = {(f"{part} forward", f"crossd_ops::{name}"), (f"{part} backward", f"crossd_ops::{name}_backward")}
+        assert wanted <= parts
+        assert {at for at, operator in parts if operator == f"crossd_ops::{name}_backward"} == {f"{part} backward"}
 
 
 def test_breakdown_counts_a_recomputed_head_as_head(monkeypatch: pytest.MonkeyPatch) -> None:
